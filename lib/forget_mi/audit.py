@@ -1,0 +1,186 @@
+"""The audit: every measure and attack of every model from one forward pass a model, with intervals by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from pydantic import Field
+
+from forget_mi.attacks import ATTACKS, Evidence
+from forget_mi.batches import make_examples
+from forget_mi.checkpoints import Checkpoint
+from forget_mi.cohorts.base import Cohort
+from forget_mi.metrics import (
+    TOWERS,
+    Measure,
+    Predictions,
+    Tower,
+    logit_cosine_distance,
+    macro_f1,
+    mean_auc,
+    predict,
+)
+from forget_mi.params import config
+from forget_mi.splits import Request, rows_of
+
+SETS = ("forget", "retain", "validation", "test")
+
+
+@config
+class AuditConfig:
+    """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap."""
+
+    draws: Annotated[int, Field(ge=50, le=100_000)] = 500
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class ModelAudit:
+    """What was measured of one model. predictions: by set. measures: one row a measure and tower, with columns
+    measure, tower, value, low, high. manifest: the checkpoint's."""
+
+    name: str
+    manifest: dict
+    predictions: Mapping[str, Predictions]
+    measures: pd.DataFrame
+
+    def value(self, measure: str, tower: Tower = "fused") -> float:
+        """One measure's value."""
+        table = self.measures
+        return float(table.value[(table.measure == measure) & (table.tower == tower)].iloc[0])
+
+
+def audit_model(
+    name: str,
+    checkpoint: Checkpoint,
+    cohort: Cohort,
+    request: Request,
+    settings: AuditConfig,
+    accelerator: Accelerator,
+) -> ModelAudit:
+    """Measure one model: AUC and F1 on each set, and every attack, for each tower and the fused prediction."""
+    model = checkpoint.model.to(accelerator.device)
+    rows = {
+        "forget": request.forget_rows(cohort),
+        "retain": request.retain_rows(cohort),
+        "validation": rows_of(cohort, "validation"),
+        "test": rows_of(cohort, "test"),
+    }
+    predictions = {
+        side: predict(
+            model, make_examples(cohort, rows[side], checkpoint.tokenizer, model.settings.max_tokens), accelerator
+        )
+        for side in SETS
+    }
+    patients = {side: predictions[side].patients for side in SETS}
+    rows = []
+    for tower in TOWERS:
+        for measure in measures_of(predictions, tower):
+            low, high = measure.interval(patients, draws=settings.draws, level=settings.level, seed=settings.seed)
+            rows.append({"measure": measure.name, "tower": tower, "value": measure.value(), "low": low, "high": high})
+    return ModelAudit(name, checkpoint.manifest, predictions, pd.DataFrame(rows))
+
+
+def measures_of(predictions: Mapping[str, Predictions], tower: Tower) -> list[Measure]:
+    """AUC, macro-F1 and mean loss on each set, and every attack's scores."""
+    measures = []
+    for side in SETS:
+        labels, probabilities = predictions[side].labels, predictions[side].probabilities(tower)
+        measures += [
+            Measure(f"{side}_auc", mean_auc, {side: (labels, probabilities)}),
+            Measure(f"{side}_f1", macro_f1, {side: (labels, probabilities)}),
+            Measure(f"{side}_loss", np.mean, {side: (predictions[side].cross_entropy(tower),)}),
+        ]
+    evidence = Evidence(predictions["forget"], predictions["retain"], predictions["test"])
+    for attack in ATTACKS.values():
+        measures += attack(evidence, tower)
+    return measures
+
+
+def against_retrained(audits: list[ModelAudit]) -> pd.DataFrame:
+    """All measures of all models in one table, each beside the retrained models.
+
+    Columns: model, measure, tower, value, low, high, retrained (mean over the retrained models), gap (value minus
+    that), retrained_spread (largest minus smallest of the retrained models; NaN with fewer than two).
+    """
+    table = pd.concat([a.measures.assign(model=a.name) for a in audits], ignore_index=True)
+    names = [a.name for a in audits if a.manifest["method"] == "retrain"]
+    if not names:
+        return table.assign(retrained=np.nan, gap=np.nan, retrained_spread=np.nan)
+    values = table[table.model.isin(names)].groupby(["measure", "tower"]).value
+    reference = values.mean().rename("retrained").to_frame()
+    reference["retrained_spread"] = values.max() - values.min() if len(names) > 1 else np.nan
+    table = table.merge(reference.reset_index(), on=["measure", "tower"])
+    table["gap"] = table.value - table.retrained
+    order = ["model", "measure", "tower", "value", "low", "high", "retrained", "gap", "retrained_spread"]
+    return table[order]
+
+
+COMPARED = {
+    "mia_svc_image": ("mia_svc", "image"),
+    "mia_svc_fused": ("mia_svc", "fused"),
+    "mia_svc_balanced": ("mia_svc_balanced", "fused"),
+    "attack_auc": ("attack_auc", "fused"),
+    "attack_tpr_1": ("attack_tpr_1", "fused"),
+    "attack_tpr_5": ("attack_tpr_5", "fused"),
+    "forget_auc": ("forget_auc", "fused"),
+    "forget_f1": ("forget_f1", "fused"),
+    "test_auc": ("test_auc", "fused"),
+    "test_f1": ("test_f1", "fused"),
+    "retain_auc": ("retain_auc", "fused"),
+    "forget_auc_image": ("forget_auc", "image"),
+    "forget_f1_image": ("forget_f1", "image"),
+    "test_auc_image": ("test_auc", "image"),
+    "test_f1_image": ("test_f1", "image"),
+}
+# The five measures whose mean absolute gap to the retrained models says how close a model is to them.
+CLOSENESS = ("mia_svc_fused", "forget_auc", "forget_f1", "test_auc", "test_f1")
+
+
+def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataFrame:
+    """One row a model: who it is, its measures, its distance to the retrained models, its cost.
+
+    Columns: model, method, setting, forget_fraction (asked for, or the request's share of the training images), seed,
+    those of COMPARED, mean_gap (mean absolute difference over CLOSENESS to the mean of the retrained models; for a
+    retrained model, to the mean of the others), logit_distance (1 - cosine of logits to the retrained models on D_r),
+    seconds, share_of_retraining (seconds over the retrained models' mean).
+    """
+    retrained = [a for a in audits if a.manifest["method"] == "retrain"]
+    seconds = float(np.mean([a.manifest["seconds"] for a in retrained])) if retrained else float("nan")
+    rows = []
+    for audit in audits:
+        others = [other for other in retrained if other is not audit]
+        row = {
+            "model": audit.name,
+            "method": audit.manifest["method"],
+            "setting": audit.manifest["setting"],
+            "forget_fraction": fraction,
+            "seed": seed,
+        }
+        row |= {column: audit.value(*which) for column, which in COMPARED.items()}
+        gaps = [
+            abs(row[column] - np.mean([other.value(*COMPARED[column]) for other in others])) for column in CLOSENESS
+        ]
+        row["mean_gap"] = float(np.mean(gaps)) if others else float("nan")
+        distances = [logit_cosine_distance(audit.predictions["retain"], o.predictions["retain"]) for o in others]
+        row["logit_distance"] = float(np.mean(distances)) if others else float("nan")
+        row["seconds"] = audit.manifest["seconds"]
+        row["share_of_retraining"] = audit.manifest["seconds"] / seconds
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def losses_by_record(audits: list[ModelAudit]) -> pd.DataFrame:
+    """Every record's cross-entropy under every model: model, set, and one column a tower. No ids are in it."""
+    parts = []
+    for audit in audits:
+        for side, predictions in audit.predictions.items():
+            columns = {tower: predictions.cross_entropy(tower) for tower in TOWERS}
+            parts.append(pd.DataFrame({"model": audit.name, "set": side, **columns}))
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,105 @@
+"""From a cohort to batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from forget_mi.cohorts.base import Cohort
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Examples(Dataset):
+    """Image and report pairs as arrays; n rows.
+
+    images: uint8 (n, 1, height, width), may be memory-mapped. input_ids, attention_mask: int64 (n, tokens), padded
+    to the longest report. labels: int64 (n). studies, patients: int64 (n), equal where the study or patient is.
+    rows: int64 (n), the row of the cohort's table behind each example.
+    """
+
+    images: np.ndarray
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+    studies: torch.Tensor
+    patients: torch.Tensor
+    rows: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, index: Sequence[int]) -> Batch:
+        """A batch: images as float in [0, 1], reports cut to the longest in the batch."""
+        index = torch.as_tensor(index)
+        mask = self.attention_mask[index]
+        longest = int(mask.sum(1).max())
+        return {
+            "images": torch.from_numpy(np.asarray(self.images[index.numpy()])).float() / 255,
+            "input_ids": self.input_ids[index, :longest],
+            "attention_mask": mask[:, :longest],
+            "labels": self.labels[index],
+            "studies": self.studies[index],
+            "index": index,
+        }
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def select(self, index: Sequence[int]) -> Examples:
+        """Some of the examples, in the order given."""
+        index = torch.as_tensor(np.asarray(index), dtype=torch.int64)
+        tensors = (self.input_ids, self.attention_mask, self.labels, self.studies, self.patients, self.rows)
+        return Examples(self.images[index.numpy()], *(t[index] for t in tensors))
+
+
+def tokenize(reports: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, torch.Tensor]:
+    """Reports as input_ids and attention_mask, int64 (n, longest), cut at max_tokens."""
+    encoded = tokenizer(list(reports), truncation=True, max_length=max_tokens, padding="longest", return_tensors="pt")
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+
+def make_examples(cohort: Cohort, rows: Sequence[int], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Examples:
+    """The examples behind some rows of a cohort's table."""
+    table = cohort.table.iloc[list(rows)]
+    text = tokenize([cohort.reports[s] for s in table.study_id], tokenizer, max_tokens)
+    codes = {c: torch.from_numpy(cohort.table[c].astype("category").cat.codes.to_numpy("int64")) for c in
+             ("study_id", "patient_id")}  # fmt: skip
+    index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+    return Examples(
+        images=cohort.images[index.numpy()],
+        input_ids=text["input_ids"],
+        attention_mask=text["attention_mask"],
+        labels=torch.from_numpy(table.label.to_numpy("int64").copy()),
+        studies=codes["study_id"][index],
+        patients=codes["patient_id"][index],
+        rows=index,
+    )
+
+
+def make_loader(examples: Examples, batch_size: int, *, seed: int | None = None, drop_last: bool = False) -> DataLoader:
+    """Batches in table order, or shuffled where a seed is given (the same seed, the same order)."""
+    if seed is None:
+        sampler = SequentialSampler(examples)
+    else:
+        sampler = RandomSampler(examples, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(
+        examples,
+        batch_sampler=BatchSampler(sampler, batch_size, drop_last),
+        # __getitems__ makes the whole batch at once, so there is nothing left to collate.
+        collate_fn=_whole_batch,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _whole_batch(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,89 @@
+"""Checkpoints: a folder with weights (safetensors), configuration, tokenizer and a manifest that says where they came
+from. A folder is whole or it isn't there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forget_mi.errors import InputError
+from forget_mi.files import replace_when_whole, sha256_of, write_text
+from forget_mi.models import ImageTextModel, ModelConfig, build_model
+from forget_mi.params import build
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WEIGHTS, MANIFEST, CONFIG, TEXT_CONFIG = "model.safetensors", "manifest.json", "config.json", "text_config"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it was saved, on CPU and in evaluation mode, with its tokenizer and manifest."""
+
+    model: ImageTextModel
+    tokenizer: PreTrainedTokenizerBase
+    manifest: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, model: ImageTextModel, tokenizer: PreTrainedTokenizerBase, manifest: dict[str, Any]
+) -> None:
+    """Write the folder under a temporary name, then rename it. The weights' SHA-256 joins the manifest."""
+    from safetensors.torch import save_file
+
+    with replace_when_whole(folder) as temporary:
+        temporary.mkdir(parents=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS)
+        classes = model.image_tower.head.out_features
+        write_text(temporary / CONFIG, json.dumps({"classes": classes, "model": asdict(model.settings)}, indent=2))
+        model.text_tower.encoder.config.save_pretrained(temporary / TEXT_CONFIG)
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        manifest = {**manifest, "weights_sha256": sha256_of(temporary / WEIGHTS)}
+        write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest. Raises InputError where there is none or it can't be read."""
+    path = Path(folder) / MANIFEST
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{folder}: holds no whole checkpoint ({MANIFEST} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the manifest is damaged ({error})") from None
+
+
+def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoint:
+    """Read a checkpoint.
+
+    fingerprint: of the cohort at hand; InputError where the checkpoint was made on another. Raises InputError too
+    where the folder is not whole, or the weights are not the bytes that were written.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if fingerprint is not None and manifest["cohort_fingerprint"] != fingerprint:
+        raise InputError(
+            f"{folder}: was made on another cohort or split (fingerprint {manifest['cohort_fingerprint']}, the cohort "
+            f"here has {fingerprint}); make the run folder anew"
+        )
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise InputError(f"{weights}: is missing")
+    if sha256_of(weights) != manifest["weights_sha256"]:
+        raise InputError(
+            f"{weights}: is truncated or was changed ({weights.stat().st_size} bytes, SHA-256 is not the manifest's)"
+        )
+    saved = json.loads((folder / CONFIG).read_text())
+    settings = build(ModelConfig, saved["model"], "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG)
+    model = build_model(settings, saved["classes"], len(tokenizer), seed=0, text_config=text_config)
+    model.load_state_dict(load_file(weights))
+    return Checkpoint(model.eval(), tokenizer, manifest)

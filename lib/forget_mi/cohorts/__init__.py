@@ -1,0 +1,35 @@
+"""A module a source; each has a config and a `load(settings)` that returns the same Cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from forget_mi.cohorts import covid_chestxray, synthetic
+from forget_mi.cohorts.base import Cohort
+from forget_mi.errors import InputError
+from forget_mi.params import build
+
+SOURCES = {
+    "synthetic": (synthetic.SyntheticConfig, synthetic.load),
+    "covid_chestxray": (covid_chestxray.CovidConfig, covid_chestxray.load),
+}
+
+
+def load_cohort(values: Mapping[str, Any]) -> Cohort:
+    """The cohort that the `cohort` section of the params describes: `source` names it, the rest are its settings."""
+    settings, load = cohort_settings(values)
+    return load(settings)
+
+
+def cohort_settings(values: Mapping[str, Any]):
+    """The source's checked settings and its load function."""
+    values = dict(values or {})
+    source = values.pop("source", None)
+    if source not in SOURCES:
+        raise InputError(f"parameter cohort.source = {source!r}: allowed are {', '.join(SOURCES)}")
+    config, load = SOURCES[source]
+    return build(config, values, "cohort"), load
+
+
+__all__ = ["SOURCES", "Cohort", "cohort_settings", "load_cohort"]

@@ -1,0 +1,55 @@
+"""Losses as plain functions of tensors, named as in the paper (Forget-MI, arXiv 2506.23145)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from forget_mi.models import Embeddings, JointEmbedding, ModelOutput
+
+MISSING = -1  # a label that is not known
+
+
+def ranking_loss(z: Embeddings, labels: Tensor, studies: Tensor) -> Tensor:
+    """Ranking loss between pairs and impostors (Chauhan et al., MICCAI 2020), all pairs of the batch at once.
+
+    For each pair i and its neighbour j = i + 1 (the last one's neighbour is the first):
+        hinge(sim(img_j, txt_i) - sim(img_i, txt_i) + m) + hinge(sim(img_i, txt_j) - sim(img_i, txt_i) + m),
+    sim the dot product; m = max(.5, |y_i - y_j|), 0 where both come from one study, .5 where a label is missing.
+
+    z: (batch, width) each; labels (int, MISSING where unknown) and studies (batch). Returns the mean, a scalar.
+    """
+    image_j, text_j = z.image.roll(-1, 0), z.text.roll(-1, 0)
+    labels_j, studies_j = labels.roll(-1), studies.roll(-1)
+    margin = (labels - labels_j).abs().clamp(min=0.5)
+    margin = torch.where((labels == MISSING) | (labels_j == MISSING), 0.5, margin)
+    margin = torch.where(studies == studies_j, 0.0, margin)
+    paired = (z.image * z.text).sum(-1)
+    impostor_image = (image_j * z.text).sum(-1)
+    impostor_text = (z.image * text_j).sum(-1)
+    return (F.relu(impostor_image - paired + margin) + F.relu(impostor_text - paired + margin)).mean()
+
+
+def classification_loss(output: ModelOutput, labels: Tensor) -> Tensor:
+    """CE(image) + CE(text), averaged over the batch; missing labels are passed over."""
+    return F.cross_entropy(output.image_logits, labels, ignore_index=MISSING) + F.cross_entropy(
+        output.text_logits, labels, ignore_index=MISSING
+    )
+
+
+def training_loss(output: ModelOutput, labels: Tensor, studies: Tensor) -> Tensor:
+    """CE(image) + CE(text) + ranking loss: what F_og and F_re are trained with."""
+    return classification_loss(output, labels) + ranking_loss(output.embeddings, labels, studies)
+
+
+def unimodal_distance(z: Embeddings, target: Embeddings) -> Tensor:
+    """d([z_img; z_txt], [z_img'; z_txt']), Euclidean, of each record (batch): UU with F_og's noisy forget targets, UR
+    with its clean retain ones."""
+    return torch.linalg.vector_norm(torch.cat(z, -1) - torch.cat(target, -1), dim=-1)
+
+
+def multimodal_distance(z: Embeddings, target: Embeddings, joint: JointEmbedding) -> Tensor:
+    """d(J(z_img, z_txt), J(z_img', z_txt')), Euclidean, of each record (batch): MU with F_og's noisy forget targets, MR
+    with its clean retain ones."""
+    return torch.linalg.vector_norm(joint(z) - joint(target), dim=-1)

@@ -1,0 +1,109 @@
+"""The chain: the five notebooks, one after the other, through papermill."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from forget_mi.errors import InputError
+from forget_mi.profiles import ROOT
+from forget_mi.runs import Run, open_run, shown
+
+NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped with an error; the message names the notebook, the cell and the error."""
+
+
+def run_chain(
+    profile: str | Path,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    notebooks: Sequence[str] = NOTEBOOKS,
+    progress: bool = True,
+) -> Run:
+    """Run the notebooks on a profile; the executed ones lie in the run folder.
+
+    Raises InputError for bad params before anything runs, NotebookError where a notebook stops: the chain ends there
+    and its partly executed notebook is kept.
+    """
+    unknown = [name for name in notebooks if name not in NOTEBOOKS]
+    if unknown:
+        raise InputError(f"unknown notebook {unknown[0]!r}; allowed are {', '.join(NOTEBOOKS)}")
+    run = open_run(profile, run_dir, overrides)
+    parameters = {"profile": str(profile), "run_dir": str(run.folder), "overrides": dict(overrides or {})}
+    for name in notebooks:
+        started = time.perf_counter()
+        execute(ROOT / "notebooks" / f"{name}.ipynb", executed_path(run, name), parameters, progress)
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+    return run
+
+
+def executed_path(run: Run, name: str) -> Path:
+    """Where the executed notebook goes: its stage's folder."""
+    folder = run.stage(name) / run.unlearned_name if name == "03_unlearn" else run.stage(name)
+    return folder / f"{name}.ipynb"
+
+
+def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress: bool = True) -> None:
+    """Execute one notebook with papermill.
+
+    Raises NotebookError; what was executed until then lies at `target`.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            cwd=str(source.parent),
+            progress_bar=progress,
+        )
+    except PapermillExecutionError as error:
+        raise NotebookError(
+            f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: {error.evalue} "
+            f"(partly executed: {shown(target)})"
+        ) from None
+
+
+def rebuild_notebooks(run_dir: str | Path = "runs/demo") -> None:
+    """Execute the committed notebooks with their own parameters (the demo profile) and write them back with clean
+    outputs: no times, no paths, no progress bars."""
+    import os
+
+    os.environ["FORGET_MI_PROGRESS"] = "0"
+    for name in NOTEBOOKS:
+        source = ROOT / "notebooks" / f"{name}.ipynb"
+        target = ROOT / run_dir / "rebuilt" / f"{name}.ipynb"
+        execute(source, target, {})
+        source.write_text(clean_notebook(target.read_text()))
+
+
+def clean_notebook(text: str) -> str:
+    """A notebook's JSON without what changes from run to run: papermill's and the kernel's metadata, cell ids of the
+    moment, standard error, and the outputs of cells tagged `timing`."""
+    notebook = json.loads(text)
+    notebook["metadata"] = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    cells = [cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number:02d}"
+        tags = cell["metadata"].get("tags", [])
+        cell["metadata"] = {"tags": tags} if tags else {}
+        if cell["cell_type"] == "code":
+            outputs = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+            cell["outputs"] = [] if "timing" in tags else outputs
+            for output in cell["outputs"]:
+                output.pop("metadata", None) if output["output_type"] == "stream" else output.update(metadata={})
+    notebook["cells"] = cells
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

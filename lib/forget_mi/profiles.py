@@ -1,0 +1,139 @@
+"""Profiles: one YAML file in params/ holds every parameter of a run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from forget_mi import cohorts, unlearning
+from forget_mi.audit import AuditConfig
+from forget_mi.devices import DeviceConfig
+from forget_mi.errors import InputError
+from forget_mi.models import ModelConfig, model_config
+from forget_mi.params import build
+from forget_mi.splits import RequestConfig, SplitConfig
+from forget_mi.training import TrainingConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = ("seed", "cohort", "split", "request", "model", "training", "retrained", "unlearning", "audit", "device")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Every parameter of a run, checked.
+
+    seed: of the split, the request, the training and the unlearning, unless their sections say otherwise. cohort: the
+    settings of the source, with its name. retrained: how many models are retrained without the request; more than one
+    shows how far two honest models lie apart. method, unlearning: the unlearning method and its settings.
+    """
+
+    profile: str
+    seed: int
+    cohort: dict[str, Any]
+    split: SplitConfig
+    request: RequestConfig
+    model: ModelConfig
+    training: TrainingConfig
+    retrained: int
+    method: str
+    unlearning: Any
+    audit: AuditConfig
+    device: DeviceConfig
+
+    def as_dict(self, *names: str) -> dict[str, Any]:
+        """Plain values, JSON- and YAML-ready, of the named sections or of all."""
+        names = names or tuple(self.__dataclass_fields__)
+        return {name: plain(getattr(self, name)) for name in names}
+
+    def to_yaml(self) -> str:
+        """The resolved params as a YAML text."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+
+def plain(value: Any) -> Any:
+    """A config, path or tuple as what JSON and YAML can hold."""
+    if is_dataclass(value):
+        return {name: plain(item) for name, item in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def load_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read a profile by its name in params/ or by a path, change what `overrides` says, check everything.
+
+    overrides: dotted names to values, {'unlearning.epochs': 4}.
+    Raises InputError that names the file or parameter, its value, and what is allowed.
+    """
+    values = read_yaml(profile)
+    for name, value in (overrides or {}).items():
+        set_dotted(values, name, value)
+    return resolve(values, Path(profile).stem)
+
+
+def read_yaml(profile: str | Path) -> dict[str, Any]:
+    """The mapping in a profile's file, unchecked."""
+    path = Path(profile)
+    if path.suffix not in (".yaml", ".yml"):
+        path = ROOT / "params" / f"{profile}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml"))
+        raise InputError(f"profile {str(profile)!r}: there is no {path}; known profiles: {', '.join(known)}") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: can't be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no mapping of sections ({', '.join(SECTIONS)})")
+    return values
+
+
+def set_dotted(values: dict[str, Any], name: str, value: Any) -> None:
+    """values['a']['b'] = value for the name 'a.b'."""
+    *parents, last = str(name).split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise InputError(f"unknown parameter {name} = {value!r}: {parent} is not a section")
+    values[last] = value
+
+
+def resolve(values: Mapping[str, Any], profile: str) -> Params:
+    """Check a profile's mapping and fill in defaults. A section's seed defaults to the run's seed; the cohort's does
+    not, so that runs with different seeds share their patients."""
+    values = copy.deepcopy(dict(values))
+    unknown = [name for name in values if name not in SECTIONS]
+    if unknown:
+        raise InputError(f"unknown section {unknown[0]!r} in profile {profile}; allowed are {', '.join(SECTIONS)}")
+    seed = _whole_number(values.get("seed", 0), "seed", 0)
+    method_values = {"method": "forget_mi", **(values.get("unlearning") or {})}
+    method = method_values.pop("method")
+    source = (values.get("cohort") or {}).get("source")
+    settings, _ = cohorts.cohort_settings(values.get("cohort") or {})
+    return Params(
+        profile=profile,
+        seed=seed,
+        cohort={"source": source, **plain(settings)},
+        split=build(SplitConfig, {"seed": seed, **(values.get("split") or {})}, "split"),
+        request=build(RequestConfig, {"seed": seed, **(values.get("request") or {"fraction": 0.1})}, "request"),
+        model=model_config(values.get("model")),
+        training=build(TrainingConfig, values.get("training"), "training"),
+        retrained=_whole_number(values.get("retrained", 2), "retrained", 1),
+        method=method,
+        unlearning=build(unlearning.find(method).Config, method_values, "unlearning"),
+        audit=build(AuditConfig, values.get("audit"), "audit"),
+        device=build(DeviceConfig, values.get("device"), "device"),
+    )
+
+
+def _whole_number(value: Any, name: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"parameter {name} = {value!r}: a whole number of at least {least} is allowed")
+    return value

@@ -1,0 +1,282 @@
+"""A run is a folder: one sub-folder a notebook, each with the executed notebook, its params, its results, and a
+manifest written last. The next notebook reads only that."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from accelerate import Accelerator
+
+from forget_mi.checkpoints import Checkpoint, load_checkpoint, read_manifest, save_checkpoint
+from forget_mi.cohorts.base import Cohort
+from forget_mi.devices import describe_device, make_accelerator, peak_memory_bytes
+from forget_mi.errors import InputError
+from forget_mi.files import sha256_of_text, write_text
+from forget_mi.models import ImageTextModel
+from forget_mi.profiles import ROOT, Params, load_profile, plain
+from forget_mi.splits import Request, read_forget_csv, rows_of
+from forget_mi.training import train_new
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Which sections of the params each stage depends on: a stage made with others is refused, not read.
+STAGES = {
+    "01_cohort": ("cohort", "split", "request"),
+    "02_train": ("seed", "cohort", "split", "request", "model", "training", "retrained"),
+    "03_unlearn": ("seed", "cohort", "split", "request", "model", "training", "method", "unlearning"),
+    "04_audit": ("seed", "cohort", "split", "request", "model", "training", "retrained", "audit"),
+}
+PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "scikit-learn", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the params that rule it. seeds: original 1000 x seed, k-th retrained model 1000 x seed + k, so
+    that no two models of a study share one."""
+
+    folder: Path
+    params: Params
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.folder / name
+
+    @property
+    def original_seed(self) -> int:
+        """Of F_og's weights and batches."""
+        return 1000 * self.params.seed
+
+    def retrained_seeds(self) -> dict[str, int]:
+        """Names and seeds of the retrained models."""
+        return {f"retrained-{k}": self.original_seed + k for k in range(1, self.params.retrained + 1)}
+
+    @property
+    def unlearned_name(self) -> str:
+        """Method and setting, as in folder names and tables."""
+        setting = getattr(self.params.unlearning, "setting", "")
+        return f"{self.params.method}-{setting}" if setting else self.params.method
+
+    def accelerator(self) -> Accelerator:
+        """Device and precision as the params say."""
+        return make_accelerator(self.params.device)
+
+    # -- stages ----------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> Path:
+        """Begin a stage: its folder, with the resolved params in it and no manifest yet."""
+        folder = self.stage(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        write_text(folder / "params.yaml", self.params.to_yaml())
+        return folder
+
+    def finish(self, name: str, **facts: Any) -> dict[str, Any]:
+        """End a stage by writing its manifest: nothing reads a stage that has none."""
+        manifest = {"stage": name, "params": self.params.as_dict(*STAGES[name.split("/")[0]]), **provenance(), **facts}
+        write_text(self.stage(name) / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        return manifest
+
+    def require(self, name: str) -> Path:
+        """The folder of an earlier stage.
+
+        Raises InputError where it is missing or was not finished, or was made with other params.
+        """
+        folder, notebook = self.stage(name), name.split("/")[0]
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise InputError(f"{shown(folder)}: this stage has not been finished; run notebook {notebook} first")
+        try:
+            made_with = json.loads(path.read_text())["params"]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{shown(path)}: is damaged ({error}); run notebook {notebook} again") from None
+        for section, value in self.params.as_dict(*STAGES[notebook]).items():
+            if made_with.get(section) != value:
+                where, old, new = first_difference(made_with.get(section), value, section)
+                raise InputError(
+                    f"{shown(folder)}: was made with {where} = {old!r}, the params here say {new!r}; run notebook "
+                    f"{notebook} again, or use another run folder"
+                )
+        return folder
+
+    # -- what the stages leave --------------------------------------------------------------------------------
+
+    def cohort(self) -> Cohort:
+        """The split cohort that notebook 01 left."""
+        return Cohort.load(self.require("01_cohort") / "cohort")
+
+    def request(self) -> Request:
+        """The deletion request that notebook 01 left."""
+        path = next((self.require("01_cohort") / "request").glob("*.csv"), None)
+        if path is None:
+            raise InputError(f"{shown(self.stage('01_cohort'))}: holds no request; run notebook 01_cohort again")
+        return Request(path.stem, tuple(read_forget_csv(path)))
+
+    def checkpoint(self, name: str, cohort: Cohort) -> Checkpoint:
+        """A model that notebook 02 (original, retrained-1, ...) or 03 (a method's name) left."""
+        return load_checkpoint(self._checkpoint_folder(name), fingerprint=cohort.fingerprint)
+
+    def _checkpoint_folder(self, name: str) -> Path:
+        if name == "original" or name in self.retrained_seeds():
+            return self.require("02_train") / name
+        return self.require(f"03_unlearn/{name}") / "model"
+
+    def unlearned_names(self) -> list[str]:
+        """The unlearned models of this run that are finished, in order of name."""
+        return sorted(path.parent.name for path in self.stage("03_unlearn").glob("*/manifest.json"))
+
+    def train(self, name: str, cohort: Cohort, request: Request, accelerator: Accelerator) -> dict[str, Any]:
+        """Train `original` on all training patients, or `retrained-k` without the request; return its manifest.
+
+        A whole checkpoint of the same params, seed, cohort and code is reused; a training that was killed goes on from
+        its last whole epoch and ends with the same weights.
+        """
+        folder = self.stage("02_train") / name
+        retrained = name != "original"
+        seed = self.retrained_seeds()[name] if retrained else self.original_seed
+        rows = request.retain_rows(cohort) if retrained else rows_of(cohort, "train")
+        identity = {
+            **self.params.as_dict("model", "training", "device"),
+            "seed": seed,
+            "cohort": cohort.fingerprint,
+            "request": sorted(request.patients) if retrained else None,
+            "library": code_fingerprint(),
+        }
+        done = reusable(folder, identity)
+        if done is not None:
+            return done
+        state = folder.with_name(f".{name}.state-{sha256_of_text(json.dumps(plain(identity)))[:12]}")
+        model, tokenizer, log = train_new(
+            cohort,
+            rows,
+            self.params.model,
+            self.params.training,
+            seed=seed,
+            accelerator=accelerator,
+            state_folder=state,
+            description=name,
+            progress=progress_wanted(),
+        )
+        manifest = self.save_model(
+            folder,
+            (model, tokenizer),
+            cohort,
+            request,
+            accelerator=accelerator,
+            method="retrain" if retrained else "original",
+            setting="",
+            seed=seed,
+            seconds=log.seconds,
+            epochs=log.epochs,
+            best_epoch=log.best_epoch,
+            identity=plain(identity),
+        )
+        shutil.rmtree(state, ignore_errors=True)
+        return manifest
+
+    def save_model(
+        self,
+        folder: Path,
+        model_and_tokenizer: tuple[ImageTextModel, PreTrainedTokenizerBase],
+        cohort: Cohort,
+        request: Request,
+        *,
+        accelerator: Accelerator,
+        **facts: Any,
+    ) -> dict[str, Any]:
+        """Save a model with a manifest: the cohort, the request, the given facts, device and provenance."""
+        model, tokenizer = model_and_tokenizer
+        manifest = {
+            "cohort": cohort.name,
+            "cohort_fingerprint": cohort.fingerprint,
+            "request": {
+                "name": request.name,
+                "patients": len(request.patients),
+                "images": len(request.forget_rows(cohort)),
+                "fraction": round(request.fraction(cohort), 4),
+            },
+            **facts,
+            "peak_memory_bytes": peak_memory_bytes(accelerator.device),
+            "device": describe_device(accelerator.device),
+            "precision": accelerator.mixed_precision,
+            **provenance(),
+        }
+        save_checkpoint(folder, model, tokenizer, manifest)
+        return read_manifest(folder)
+
+
+def open_run(
+    profile: str | Path = "demo", run_dir: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Run:
+    """The run of a profile: runs/<profile>, or run_dir (relative to the project)."""
+    params = load_profile(profile, overrides)
+    return Run(ROOT / (run_dir or f"runs/{params.profile}"), params)
+
+
+def shown(path: Path) -> str:
+    """A path for messages and outputs: relative to the project where it lies in it."""
+    path = Path(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def first_difference(old: Any, new: Any, name: str) -> tuple[str, Any, Any]:
+    """Dotted name and both values of the first place where two nested mappings differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            if old.get(key) != new.get(key):
+                return first_difference(old.get(key), new.get(key), f"{name}.{key}")
+    return name, old, new
+
+
+def code_fingerprint() -> str:
+    """12 hex digits that change with any line of the library: a model of other code is not reused."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def provenance() -> dict[str, Any]:
+    """Code version (git commit where there is one, and the library's fingerprint), package versions, machine, time."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "code": {"commit": commit or None, "library": code_fingerprint()},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def reusable(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a whole checkpoint with this identity (params, seed, cohort, library), or None."""
+    if not (Path(folder) / "manifest.json").is_file():
+        return None
+    try:
+        manifest = read_manifest(folder)
+    except InputError:
+        return None
+    return manifest if manifest.get("identity") == plain(identity) else None
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A CSV file, whole or not at all, with six significant digits."""
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
+
+
+def progress_wanted() -> bool:
+    """Progress bars are drawn unless FORGET_MI_PROGRESS=0, as when notebooks are executed to be committed."""
+    return os.environ.get("FORGET_MI_PROGRESS", "1") != "0"

@@ -1,0 +1,211 @@
+"""Who is on which side: splits by patient, and the deletion requests drawn from the training patients."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from sklearn.model_selection import StratifiedGroupKFold
+
+from forget_mi.cohorts.base import Cohort
+from forget_mi.errors import InputError
+from forget_mi.files import write_text
+from forget_mi.params import config
+
+SIDES = ("train", "validation", "test")
+
+
+@config
+class SplitConfig:
+    """test, validation: share of the images on that side, met as well as whole patients allow. seed: of the draw."""
+
+    test: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@config
+class RequestConfig:
+    """A deletion request: exactly one of a fraction of the training images (drawn by patient with the seed), a list
+    of patient ids, or a forget CSV with a subject_id (or patient_id) column."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    patients: tuple[str, ...] | None = None
+    csv: Path | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def __post_init__(self):
+        given = [name for name in ("fraction", "patients", "csv") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(f"request: give exactly one of fraction, patients and csv; given: {given or 'none'}")
+
+
+def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
+    """The cohort with a column `split` (train, validation or test), the same for all images of a patient, stratified
+    by label as well as whole patients allow (scikit-learn's StratifiedGroupKFold).
+
+    Raises InputError where a class has too few patients to stand on all three sides.
+    """
+    table = cohort.table
+    for label, name in enumerate(cohort.classes):
+        patients = table.patient_id[table.label == label].nunique()
+        if patients < len(SIDES):
+            raise InputError(
+                f"cohort {cohort.name}: class {name!r} has {patients} patient(s); a patient-level split needs at least "
+                f"{len(SIDES)}, one each for {', '.join(SIDES)}"
+            )
+    side = np.array(["train"] * len(table), dtype=object)
+    test = _one_fold(table, settings.test, settings.seed)
+    side[test] = "test"
+    rest = np.flatnonzero(side == "train")
+    share_of_rest = settings.validation / (1 - settings.test)
+    side[rest[_one_fold(table.iloc[rest], share_of_rest, settings.seed)]] = "validation"
+    split = replace(cohort, table=table.assign(split=side))
+    missing = set(range(len(cohort.classes))) - set(split.table.label[side == "train"])
+    if missing:
+        raise InputError(f"cohort {cohort.name}: class {cohort.classes[min(missing)]!r} has no training patient")
+    return split
+
+
+def _one_fold(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
+    folds = max(2, min(round(1 / share), table.patient_id.nunique()))
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    return next(splitter.split(table, table.label, table.patient_id))[1]
+
+
+def rows_of(cohort: Cohort, side: str) -> np.ndarray:
+    """Table rows of one side (train, validation or test)."""
+    return np.flatnonzero((cohort.table.split == side).to_numpy())
+
+
+# ---- deletion requests ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """The patients who withdraw consent. name: how the request is called in tables and folder names."""
+
+    name: str
+    patients: tuple[str, ...]
+
+    def forget_rows(self, cohort: Cohort) -> np.ndarray:
+        """Table rows of D_f: the training rows of the patients in the request."""
+        return np.flatnonzero(self._asked(cohort) & (cohort.table.split == "train").to_numpy())
+
+    def retain_rows(self, cohort: Cohort) -> np.ndarray:
+        """Table rows of D_r: the training rows of everyone else."""
+        return np.flatnonzero(~self._asked(cohort) & (cohort.table.split == "train").to_numpy())
+
+    def fraction(self, cohort: Cohort) -> float:
+        """|D_f| as a share of the training images."""
+        return len(self.forget_rows(cohort)) / len(rows_of(cohort, "train"))
+
+    def _asked(self, cohort: Cohort) -> np.ndarray:
+        return cohort.table.patient_id.isin(self.patients).to_numpy()
+
+    def save(self, path: Path, cohort: Cohort) -> None:
+        """Write the request as a forget CSV (subject_id, study_id, dicom_id, edema_severity), the format that
+        `read_forget_csv` and the published forget files share."""
+        rows = cohort.table.iloc[self.forget_rows(cohort)]
+        names = {
+            "patient_id": "subject_id",
+            "study_id": "study_id",
+            "image_id": "dicom_id",
+            "label": "edema_severity",
+        }
+        write_text(path, rows[list(names)].rename(columns=names).to_csv(index=False))
+
+
+def make_request(cohort: Cohort, settings: RequestConfig) -> Request:
+    """The request that the settings describe, checked against the cohort (see `check_request`)."""
+    if settings.fraction is not None:
+        return draw_request(cohort, settings.fraction, settings.seed)
+    if settings.csv is not None:
+        return check_request(cohort, Request(settings.csv.stem, tuple(read_forget_csv(settings.csv))))
+    return check_request(cohort, Request("given", tuple(settings.patients)))
+
+
+def draw_request(cohort: Cohort, fraction: float, seed: int) -> Request:
+    """Training patients drawn at random until their images make up `fraction` of the training images, as closely as
+    whole patients allow without exceeding it."""
+    train = cohort.table.iloc[rows_of(cohort, "train")]
+    images = train.patient_id.value_counts().sort_index()
+    wanted = fraction * len(train)
+    chosen, total = [], 0
+    for patient in np.random.default_rng([seed, 7]).permutation(images.index.to_numpy()):
+        if total + images[patient] <= wanted + 0.5:
+            chosen.append(str(patient))
+            total += images[patient]
+    if not chosen:
+        raise InputError(
+            f"request: a fraction of {fraction} is {wanted:.1f} training images, fewer than any patient has "
+            f"({images.min()}); ask for at least {images.min() / len(train):.3f}"
+        )
+    return check_request(cohort, Request(f"{100 * fraction:g}pct", tuple(sorted(chosen))))
+
+
+def check_request(cohort: Cohort, request: Request) -> Request:
+    """Return the request if it can be served.
+
+    Raises InputError where it is empty, names a patient who is not in training, or leaves nothing, or no example of
+    a class, to train on.
+    """
+    if not request.patients:
+        raise InputError("request: it names no patient; name at least one training patient")
+    sides = cohort.table.drop_duplicates("patient_id").set_index("patient_id").split
+    for patient in request.patients:
+        side = sides.get(patient)
+        if side != "train":
+            where = "is not in the cohort" if side is None else f"is in {side}, not in training"
+            raise InputError(f"request: patient {patient!r} {where}; only training patients can be forgotten")
+    left = cohort.table.iloc[request.retain_rows(cohort)]
+    if len(left) == 0:
+        raise InputError("request: it names every training patient; nothing would be left to retain")
+    missing = set(cohort.table.label[rows_of(cohort, "train")]) - set(left.label)
+    if missing:
+        raise InputError(f"request: no training example of class {cohort.classes[min(missing)]!r} would be left")
+    return request
+
+
+def read_forget_csv(path: Path) -> list[str]:
+    """Patient ids in a forget CSV: the distinct values of its subject_id (or patient_id) column, in file order.
+
+    A repeated header line, as in the published files, is passed over. Raises InputError where the file is missing,
+    has no such column, or holds no patient.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file) if any(cell.strip() for cell in line)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as a forget CSV ({error})") from None
+    header = [cell.strip() for cell in lines[0]] if lines else []
+    column = next((name for name in ("subject_id", "patient_id") if name in header), None)
+    if column is None:
+        raise InputError(f"{path}: no column subject_id or patient_id; the columns are {', '.join(header) or 'none'}")
+    at = header.index(column)
+    patients = []
+    for number, line in enumerate(lines[1:], start=2):
+        if [cell.strip() for cell in line] == header:
+            continue
+        if len(line) != len(header) or not line[at].strip():
+            raise InputError(f"{path}: line {number} has no {column} ({','.join(line)!r})")
+        patients.append(line[at].strip())
+    if not patients:
+        raise InputError(f"{path}: it names no patient")
+    return list(dict.fromkeys(patients))
+
+
+def assert_disjoint(cohort: Cohort, sides: Iterable[Sequence[int]]) -> None:
+    """Raise InputError where a patient has rows in more than one of the given sets of rows."""
+    owner: dict[str, int] = {}
+    for number, rows in enumerate(sides):
+        for patient in cohort.table.patient_id.iloc[list(rows)].unique():
+            if owner.setdefault(patient, number) != number:
+                raise InputError(f"patient {patient!r} is on two sides of the split")
