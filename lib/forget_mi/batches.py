@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from forget_mi.cohorts.base import Cohort
@@ -98,6 +100,21 @@ def make_loader(examples: Examples, batch_size: int, *, seed: int | None = None,
         # __getitems__ makes the whole batch at once, so there is nothing left to collate.
         collate_fn=_whole_batch,
         pin_memory=torch.cuda.is_available(),
+    )
+
+
+def on_device(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
+    """The same batches on the accelerator's device; where there are several processes, each gets its share.
+
+    Not `accelerator.prepare`, which would keep every epoch's loader, and write it into every saved state.
+    """
+    return prepare_data_loader(
+        loader,
+        device=accelerator.device,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        put_on_device=True,
+        non_blocking=True,
     )
 
 

@@ -66,7 +66,7 @@ def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator,
     model.eval()
     parts = []
     for batch in make_loader(examples, batch_size):
-        batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
+        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.autocast():
             output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
         parts.append([t.float().cpu() for t in output])

@@ -225,18 +225,38 @@ def build_tokenizer(settings: ModelConfig, training_reports: Sequence[str]) -> P
     from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
 
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator(
-        list(training_reports), vocab_size=settings.text_vocabulary, min_frequency=2, show_progress=False
-    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=wordpiece._tokenizer,
+        tokenizer_object=BertWordPieceTokenizer(
+            vocab=wordpiece_vocabulary(training_reports, settings.text_vocabulary), lowercase=True
+        )._tokenizer,
         unk_token="[UNK]",
         sep_token="[SEP]",
         pad_token="[PAD]",
         cls_token="[CLS]",
         mask_token="[MASK]",
     )
+
+
+def wordpiece_vocabulary(reports: Sequence[str], size: int) -> dict[str, int]:
+    """A WordPiece vocabulary of at most `size` entries from some reports: the same reports, the same vocabulary.
+
+    The trainer numbers the word-internal letters (##a, ##b, ...) in the order of a hash map and breaks ties by these
+    numbers, so that its vocabulary differs from run to run (huggingface/tokenizers issue 1794). Given to it in order,
+    as special tokens that the returned vocabulary no longer treats as special, they can't.
+    """
+    from tokenizers import BertWordPieceTokenizer
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = BertWordPieceTokenizer(lowercase=True)
+    letters = sorted({letter for report in reports for letter in trainer.normalize(report) if not letter.isspace()})
+    trainer.train_from_iterator(
+        list(reports),
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=special + [f"##{letter}" for letter in letters],
+        show_progress=False,
+    )
+    return trainer.get_vocab()
 
 
 def build_model(

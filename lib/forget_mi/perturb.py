@@ -80,12 +80,14 @@ def mask_keywords(words: Sequence[str], rng: np.random.Generator) -> list[str]:
 
 
 def word_noise(words: Sequence[str], changed: Sequence[int], rng: np.random.Generator) -> list[str]:
-    """Words with each of the `changed` positions replaced by a synonym, deleted, repeated or swapped with another."""
+    """Words with each of the `changed` positions replaced by a synonym (where it has one), deleted, repeated or swapped
+    with another."""
     out: list[str] = list(words)
     for i in changed:
-        kind = rng.choice(["synonym", "delete", "repeat", "swap"])
+        synonyms = _SYNONYMS.get(re.sub(r"\W", "", out[i]).lower())
+        kind = rng.choice(["synonym", "delete", "repeat", "swap"] if synonyms else ["delete", "repeat", "swap"])
         if kind == "synonym":
-            out[i] = _synonym(out[i], rng)
+            out[i] = str(rng.choice(synonyms))
         elif kind == "delete":
             out[i] = ""
         elif kind == "repeat":
@@ -112,8 +114,3 @@ def character_noise(words: Sequence[str], changed: Sequence[int], rng: np.random
         else:
             out[i] = word[:at] + word[at : at + 2][::-1] + word[at + 2 :]
     return [word for word in out if word]
-
-
-def _synonym(word: str, rng: np.random.Generator) -> str:
-    choices = _SYNONYMS.get(re.sub(r"\W", "", word).lower())
-    return str(rng.choice(choices)) if choices else word

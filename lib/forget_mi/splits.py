@@ -74,7 +74,8 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
 
 
 def _one_fold(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
-    folds = max(2, min(round(1 / share), table.patient_id.nunique()))
+    # No more folds than there are patients, or images of the most frequent class.
+    folds = max(2, min(round(1 / share), table.patient_id.nunique(), table.label.value_counts().max()))
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     return next(splitter.split(table, table.label, table.patient_id))[1]
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from forget_mi.batches import Batch, Examples, make_examples, make_loader
+from forget_mi.batches import Batch, Examples, make_examples, make_loader, on_device
 from forget_mi.cohorts.base import Cohort
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
@@ -96,6 +96,8 @@ def train(
     steps_an_epoch = math.ceil(len(examples) / settings.batch_size)
     optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
     scheduler = linear_schedule(optimizer, settings.epochs * steps_an_epoch, settings.warmup)
+    # What an earlier training left registered would be saved with, and loaded in place of, this one's state.
+    accelerator.free_memory()
     model.to(accelerator.device)
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     state = _State(state_folder, {"settings": asdict(settings), "seed": seed, "examples": len(examples)}, accelerator)
@@ -108,7 +110,7 @@ def train(
         started = time.perf_counter()
         epoch_seed = 1_000_003 * seed + epoch
         torch.manual_seed(epoch_seed)
-        loader = accelerator.prepare(make_loader(examples, settings.batch_size, seed=epoch_seed))
+        loader = on_device(make_loader(examples, settings.batch_size, seed=epoch_seed), accelerator)
         wrapped.train()
         total = torch.zeros((), device=accelerator.device)
         for batch in loader:

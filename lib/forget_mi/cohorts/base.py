@@ -55,7 +55,7 @@ class Cohort:
         if bad.any():
             row = self.table[bad].iloc[0]
             raise InputError(
-                f"cohort {self.name}: image {row.image_id!r} has label {row.label!r}; allowed are 0 to "
+                f"cohort {self.name}: image {row.image_id!r} has label {row.label}; allowed are 0 to "
                 f"{len(self.classes) - 1}"
             )
         for study in self.table.study_id.unique():

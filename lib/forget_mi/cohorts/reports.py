@@ -13,9 +13,10 @@ def report_text(report: str) -> str:
     spaces; where none of them has text, what follows the heading FINAL REPORT, else the whole report."""
     headings = list(_HEADING.finditer(report))
     sections: dict[str, str] = {}
-    for heading, after in zip(headings, [*headings[1:], None], strict=True):
-        name = heading.group(1).strip().rstrip("S") if heading.group(1).startswith("REC") else heading.group(1).strip()
-        body = report[heading.end() : after.start() if after else len(report)].strip()
+    ends = [after.start() for after in headings[1:]] + [len(report)]
+    for heading, end in zip(headings, ends, strict=False):
+        name = next((wanted for wanted in WANTED if heading.group(1).startswith(wanted)), heading.group(1))
+        body = report[heading.end() : end].strip()
         if body:
             sections.setdefault(name, body)
     parts = [sections[name] for name in WANTED if name in sections]

@@ -45,9 +45,10 @@ SETTINGS = {
 @config
 class Config:
     """setting: weights of the four losses (SETTINGS); no_noise also takes clean targets and maximises the forget
-    distances up to `margin`. mu, sigma: image noise on [0, 1] pixels. text_noise: report noise level. steps: about so
-    many optimiser steps at most, in whole passes over D_f. batch_size: forget records a step. retain_ratio: retain
-    records a forget record. learning_rate, weight_decay: AdamW. clip: largest gradient norm. batch_norm: whether it
+    distances up to `margin`. mu, sigma: image noise on [0, 1] pixels. text_noise: report noise level. epochs: passes
+    over D_f at most. batch_size: forget records a step at most; a small request is spread over at least
+    `least_steps` steps a pass, so that those who stay are held as often as they are disturbed. retain_batch: retain
+    records a step. learning_rate, weight_decay: AdamW. clip: largest gradient norm. batch_norm: whether it
     keeps F_og's running statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the
     cross-entropy on D_f has reached that of F_og on D_v; 'never' runs all steps. start_noise: standard deviation,
     relative to each weight tensor's, of the random step away from F_og with which no_noise starts (its gradient is
@@ -60,9 +61,10 @@ class Config:
     mu: Annotated[float, Field(ge=-1, le=1)] = 0.0
     sigma: Annotated[float, Field(ge=0, le=10)] = 0.1
     text_noise: Annotated[float, Field(ge=0, le=1)] = 0.5
-    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 75
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
     batch_size: Annotated[int, Field(ge=1)] = 16
-    retain_ratio: Annotated[int, Field(ge=1, le=64)] = 1
+    least_steps: Annotated[int, Field(ge=1)] = 1
+    retain_batch: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
@@ -83,8 +85,8 @@ def unlearn(
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og (`model`, which is left as it is) and the log with each loss of each epoch.
 
-    Each step takes a forget batch and `retain_ratio` times as many retain records through F_ul in one pass, and
-    compares with what F_og said of them, computed once.
+    Each step takes a forget batch and a retain batch through F_ul in one pass, and compares with what F_og said of
+    them, computed once.
     """
     log = UnlearningLog()
     torch.manual_seed(seed)
@@ -99,26 +101,23 @@ def unlearn(
     forget_targets.prepare(np.arange(len(data.forget)))
     retain_targets = OriginalEmbeddings(original, data.retain, accelerator)
     optimizer = make_optimizer(unlearned, settings.learning_rate, settings.weight_decay)
-    steps_an_epoch = -(-len(data.forget) // settings.batch_size)
-    epochs = max(1, round(settings.steps / steps_an_epoch))
+    accelerator.free_memory()
     wrapped, optimizer = accelerator.prepare(unlearned, optimizer)
     _, validation_loss = forget_and_validation_loss(original, data, accelerator)
     rng = np.random.default_rng([seed, 17])
 
-    bar = tqdm(range(epochs), desc="Forget-MI", unit="epoch", disable=not progress)
+    bar = tqdm(range(settings.epochs), desc="Forget-MI", unit="epoch", disable=not progress)
     for epoch in bar:
         order = rng.permutation(len(data.forget))
-        retained = draw_retained(rng, len(data.retain), settings.retain_ratio * len(order))
+        steps = max(-(-len(order) // settings.batch_size), min(settings.least_steps, len(order)))
+        forget_batches = np.array_split(order, steps)
+        retained = draw_retained(rng, len(data.retain), settings.retain_batch * steps)
         retain_targets.prepare(retained)
         unlearned.train()
         if settings.batch_norm == "frozen":
             freeze_batch_norm(unlearned)
         sums = torch.zeros(5, device=accelerator.device)
-        steps = range(0, len(order), settings.batch_size)
-        for start in steps:
-            stop = start + settings.batch_size
-            forget_index = order[start:stop]
-            retain_index = retained[settings.retain_ratio * start : settings.retain_ratio * stop]
+        for forget_index, retain_index in zip(forget_batches, np.split(retained, steps), strict=True):
             z_forget, z_retain = embed_together(wrapped, data, forget_index, retain_index, accelerator.device)
             losses = four_losses(
                 z_forget,
@@ -134,7 +133,7 @@ def unlearn(
             optimizer.step()
             optimizer.zero_grad()
             sums += torch.stack([*losses, total]).detach()
-        means = (sums / len(steps)).tolist()
+        means = (sums / steps).tolist()
         forget_loss = float(predict(unlearned, data.forget, accelerator).cross_entropy("fused").mean())
         row = dict(zip(["uu", "ur", "mu", "mr", "total"], means, strict=True))
         row |= {"epoch": epoch + 1, "forget_loss": forget_loss, "validation_loss": validation_loss}

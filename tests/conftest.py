@@ -1,0 +1,67 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from forget_mi.cohorts import synthetic
+from forget_mi.cohorts.base import Cohort
+from forget_mi.devices import DeviceConfig, make_accelerator
+from forget_mi.models import ModelConfig
+from forget_mi.splits import SplitConfig, draw_request, split_by_patient
+from forget_mi.training import TrainingConfig, train_new
+from forget_mi.unlearning import UnlearningData
+
+TINY_MODEL = ModelConfig(
+    image_channels=(8, 8, 16), text_width=16, text_layers=1, text_heads=2, text_vocabulary=300, max_tokens=24
+)
+
+
+def make_cohort(patients: list[str], labels: list[int], classes=("no", "yes")) -> Cohort:
+    """A cohort of one black 8x8 image and one report a row."""
+    n = len(patients)
+    table = pd.DataFrame(
+        {
+            "patient_id": patients,
+            "study_id": [f"s{i}" for i in range(n)],
+            "image_id": [f"i{i}" for i in range(n)],
+            "label": labels,
+        }
+    )
+    reports = {f"s{i}": f"report number {i}" for i in range(n)}
+    return Cohort("made", table, np.zeros((n, 1, 8, 8), np.uint8), reports, classes, synthetic=True)
+
+
+@pytest.fixture(scope="session")
+def cohort() -> Cohort:
+    settings = synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3)
+    return split_by_patient(synthetic.load(settings), SplitConfig(test=0.25, validation=0.2))
+
+
+@pytest.fixture(scope="session")
+def request_10(cohort):
+    return draw_request(cohort, 0.1, seed=0)
+
+
+@pytest.fixture
+def accelerator():
+    return make_accelerator(DeviceConfig(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def original(cohort):
+    """A tiny trained model with its tokenizer."""
+    rows = np.flatnonzero(cohort.table.split == "train")
+    model, tokenizer, _ = train_new(
+        cohort,
+        rows,
+        TINY_MODEL,
+        TrainingConfig(epochs=2, batch_size=16),
+        seed=1,
+        accelerator=make_accelerator(DeviceConfig(device="cpu")),
+        progress=False,
+    )
+    return model, tokenizer
+
+
+@pytest.fixture(scope="session")
+def unlearning_data(cohort, request_10, original):
+    return UnlearningData.from_cohort(cohort, request_10, original[1], TINY_MODEL.max_tokens)

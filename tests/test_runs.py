@@ -1,0 +1,100 @@
+import json
+
+import pytest
+import yaml
+
+from forget_mi.errors import InputError
+from forget_mi.profiles import ROOT, load_profile
+from forget_mi.runs import first_difference, open_run
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "params").glob("*.yaml")))
+def test_every_committed_profile_resolves(profile, tmp_path):
+    overrides = {"cohort.root": str(tmp_path)} if profile == "covid" else {}
+    params = load_profile(profile, overrides)
+    assert yaml.safe_load(params.to_yaml())["profile"] == profile
+
+
+def test_sections_follow_the_runs_seed_but_the_cohort_does_not():
+    params = load_profile("tiny", {"seed": 4})
+    assert (params.split.seed, params.request.seed) == (4, 4)
+    assert params.cohort["seed"] == 0
+    assert load_profile("tiny", {"seed": 4, "split.seed": 1}).split.seed == 1
+
+
+def test_no_two_models_of_a_study_share_a_seed():
+    seeds = []
+    for seed in range(3):
+        run = open_run("tiny", overrides={"seed": seed, "retrained": 6})
+        seeds += [run.original_seed, *run.retrained_seeds().values()]
+    assert len(seeds) == len(set(seeds)) == 21
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sead": 1}, "unknown section 'sead'"),
+        ({"seed": -1}, "parameter seed = -1: a whole number of at least 0"),
+        ({"seed": "one"}, "parameter seed = 'one'"),
+        ({"retrained": 0}, "parameter retrained = 0"),
+        ({"training.epochs": 0}, r"parameter training\.epochs = 0"),
+        ({"training.epoch": 3}, r"unknown parameter training\.epoch = 3; allowed are epochs"),
+        ({"request.fraction": 1.5}, r"parameter request\.fraction = 1\.5"),
+        ({"request.patients": ["a"]}, "exactly one of fraction, patients and csv"),
+        ({"unlearning.method": "magic"}, "allowed are forget_mi"),
+        ({"unlearning.setting": "loud"}, r"unlearning\.setting = 'loud'"),
+        ({"device.device": "tpu"}, r"device\.device = 'tpu'"),
+        ({"cohort.source": "mars"}, "cohort.source = 'mars'"),
+        ({"seed.deep": 1}, "seed is not a section"),
+    ],
+)
+def test_unknown_and_impossible_parameters_stop(overrides, message):
+    with pytest.raises(InputError, match=message):
+        load_profile("tiny", overrides)
+
+
+def test_a_missing_or_broken_profile_stops(tmp_path):
+    with pytest.raises(InputError, match=r"profile 'demmo': .*known profiles: covid, demo"):
+        load_profile("demmo")
+    (tmp_path / "bad.yaml").write_text("seed: [1\n")
+    with pytest.raises(InputError, match=r"bad\.yaml: can't be read as YAML"):
+        load_profile(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(InputError, match="holds no mapping"):
+        load_profile(tmp_path / "list.yaml")
+
+
+def test_a_stage_is_read_only_when_it_was_finished_with_the_same_params(tmp_path):
+    run = open_run("tiny", tmp_path / "r")
+    with pytest.raises(InputError, match="run notebook 01_cohort first"):
+        run.require("01_cohort")
+    run.start("01_cohort")
+    with pytest.raises(InputError, match="has not been finished"):
+        run.require("01_cohort")
+    run.finish("01_cohort")
+    assert run.require("01_cohort") == tmp_path / "r" / "01_cohort"
+    other = open_run("tiny", tmp_path / "r", {"cohort.patients": 61})
+    with pytest.raises(InputError, match=r"was made with cohort\.patients = 60, the params here say 61"):
+        other.require("01_cohort")
+    # A parameter that the stage does not depend on may change.
+    assert open_run("tiny", tmp_path / "r", {"unlearning.sigma": 0.9}).require("01_cohort")
+    run.start("01_cohort")
+    with pytest.raises(InputError, match="has not been finished"):
+        run.require("01_cohort")
+
+
+def test_the_manifest_says_where_a_stage_came_from(tmp_path):
+    run = open_run("tiny", tmp_path / "r")
+    run.start("01_cohort")
+    run.finish("01_cohort", cohort_fingerprint="abc")
+    manifest = json.loads((tmp_path / "r" / "01_cohort" / "manifest.json").read_text())
+    assert manifest["cohort_fingerprint"] == "abc"
+    assert manifest["packages"]["torch"]
+    assert len(manifest["code"]["library"]) == 12
+    assert manifest["params"]["cohort"]["patients"] == 60
+    assert yaml.safe_load((tmp_path / "r" / "01_cohort" / "params.yaml").read_text())["seed"] == 0
+
+
+def test_first_difference_names_the_place():
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}, "s") == ("s.a.b", 1, 2)
+    assert first_difference({"a": 1}, {}, "s") == ("s.a", 1, None)

@@ -1,0 +1,164 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_MODEL
+
+from forget_mi.batches import make_examples, make_loader
+from forget_mi.devices import DeviceConfig, make_accelerator
+from forget_mi.errors import InputError
+from forget_mi.models import build_model
+from forget_mi.splits import rows_of
+from forget_mi.training import TrainingConfig, train, train_new
+
+SETTINGS = TrainingConfig(epochs=3, batch_size=16, translation=0.05)
+
+
+def fit(cohort, accelerator, settings=SETTINGS, seed=5, **kwargs):
+    rows = rows_of(cohort, "train")
+    return train_new(
+        cohort, rows, TINY_MODEL, settings, seed=seed, accelerator=accelerator, progress=False, **kwargs
+    )
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_same_seed_same_model(cohort, accelerator):
+    first, _, log = fit(cohort, accelerator)
+    second, _, _ = fit(cohort, accelerator)
+    other, _, _ = fit(cohort, accelerator, seed=6)
+    assert same(first, second)
+    assert not same(first, other)
+    assert [row["epoch"] for row in log.epochs] == [1, 2, 3]
+    assert log.epochs[-1]["train_loss"] < log.epochs[0]["train_loss"]
+    assert log.seconds > 0
+
+
+class StopError(Exception):
+    """Raised where a kill is simulated."""
+
+
+def test_a_stopped_training_goes_on_to_the_same_end(cohort, accelerator, tmp_path, monkeypatch):
+    whole, _, whole_log = fit(cohort, accelerator)
+    state = tmp_path / "state"
+    from forget_mi import training
+
+    calls = 0
+    real = training.predict
+
+    def stop_in_second_epoch(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise StopError
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "predict", stop_in_second_epoch)
+    with pytest.raises(StopError):
+        fit(cohort, accelerator, state_folder=state)
+    monkeypatch.setattr(training, "predict", real)
+    resumed, _, log = fit(cohort, make_accelerator(DeviceConfig(device="cpu")), state_folder=state)
+    assert same(whole, resumed)
+    assert log.epochs == whole_log.epochs
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import *
+from forget_mi.cohorts import synthetic
+settings = synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3)
+cohort = split_by_patient(synthetic.load(settings), SplitConfig(test=0.25, validation=0.2))
+from test_training import fit, SETTINGS
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+model, _, _ = fit(cohort, make_accelerator(DeviceConfig(device="cpu")), TrainingConfig(epochs=12, batch_size=16),
+                  state_folder=Path({state!r}))
+torch.save(model.state_dict(), {out!r})
+"""
+
+
+def test_kill_9_and_resume_gives_the_same_weights(tmp_path):
+    tests = os.path.dirname(__file__)
+
+    def command(state, out):
+        return [sys.executable, "-c", KILLED.format(tests=tests, state=str(tmp_path / state), out=str(tmp_path / out))]
+
+    subprocess.run(command("whole", "whole.pt"), check=True)
+    victim = subprocess.Popen(command("state", "killed.pt"))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "state" / "log.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not (tmp_path / "killed.pt").exists()
+    assert (tmp_path / "state" / "log.json").exists()
+    subprocess.run(command("state", "killed.pt"), check=True)
+    whole, resumed = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_state_of_other_settings_is_refused(cohort, accelerator, tmp_path):
+    fit(cohort, accelerator, TrainingConfig(epochs=1, batch_size=16), state_folder=tmp_path / "s")
+    with pytest.raises(InputError, match="half-finished training with other settings"):
+        fit(cohort, accelerator, TrainingConfig(epochs=2, batch_size=8), state_folder=tmp_path / "s")
+
+
+def test_best_keeps_the_epoch_of_the_best_validation_auc(cohort, accelerator):
+    settings = TrainingConfig(epochs=4, batch_size=16, keep="best")
+    best, _, log = fit(cohort, accelerator, settings)
+    aucs = [row["validation_auc"] for row in log.epochs]
+    assert aucs[log.best_epoch - 1] == max(aucs)
+    assert log.best_epoch == 4 or not same(best, fit(cohort, accelerator, TrainingConfig(epochs=4, batch_size=16))[0])
+
+
+def test_a_diverging_training_stops(cohort, accelerator):
+    tokenizer = fit(cohort, accelerator, TrainingConfig(epochs=1))[1]
+    rows = rows_of(cohort, "train")
+    examples = make_examples(cohort, rows, tokenizer, 24)
+    model = build_model(TINY_MODEL, 4, len(tokenizer), seed=0)
+
+    def infinite(model, batch):
+        return next(model.parameters()).sum() * float("inf")
+
+    with pytest.raises(FloatingPointError, match="the loss is"):
+        train(model, examples, examples, SETTINGS, seed=0, accelerator=accelerator, loss=infinite, progress=False)
+
+
+def test_every_record_is_seen_once_an_epoch_in_an_order_of_the_seed(unlearning_data):
+    examples = unlearning_data.retain
+    orders = [torch.cat([b["index"] for b in make_loader(examples, 16, seed=s)]) for s in (1, 1, 2)]
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert np.array_equal(np.sort(orders[0]), np.arange(len(examples)))
+
+
+def test_a_batch_holds_what_the_cohort_holds(cohort, unlearning_data):
+    batch = unlearning_data.forget.__getitems__([2, 0])
+    row = unlearning_data.forget.rows[2].item()
+    assert torch.equal(batch["images"][0], torch.from_numpy(cohort.images[row] / np.float32(255)))
+    assert batch["labels"][0] == cohort.table.label[row]
+    text = unlearning_data.tokenizer.decode(batch["input_ids"][0], skip_special_tokens=True)
+    assert cohort.report_of(row).lower().split()[0].strip(".,") in text
+
+
+def test_bf16_autocast_trains_to_about_the_same(cohort):
+    plain, _, a = fit(cohort, make_accelerator(DeviceConfig(device="cpu", precision="fp32")))
+    half, _, b = fit(cohort, make_accelerator(DeviceConfig(device="cpu", precision="bf16")))
+    assert next(half.parameters()).dtype == torch.float32
+    assert b.epochs[-1]["train_loss"] == pytest.approx(a.epochs[-1]["train_loss"], rel=0.1)
+    assert not same(plain, half)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_stops():
+    with pytest.raises(InputError, match="device.device = 'cuda': no CUDA device"):
+        make_accelerator(DeviceConfig(device="cuda"))

@@ -1,0 +1,176 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_MODEL
+
+from forget_mi import unlearning
+from forget_mi.errors import InputError
+from forget_mi.metrics import predict
+from forget_mi.params import build
+from forget_mi.unlearning import UnlearningData, forget_mi
+from forget_mi.unlearning.base import OriginalEmbeddings
+from forget_mi.unlearning.forget_mi import SETTINGS, Config, draw_retained, noisy_copies
+
+SETTINGS_TO_TRY = {"sigma": 0.5, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "stop": "never"}
+
+
+def unlearn(original, data, accelerator, seed=0, **settings):
+    config = Config(**{**SETTINGS_TO_TRY, **settings})
+    return forget_mi.unlearn(original[0], data, config, seed=seed, accelerator=accelerator, progress=False)
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def differs(a, b) -> bool:
+    return any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_method_is_found_by_name():
+    assert unlearning.find("forget_mi") is forget_mi
+    with pytest.raises(InputError, match=r"unlearning\.method = 'magic': allowed are forget_mi"):
+        unlearning.find("magic")
+
+
+def test_a_method_sees_no_test_set_and_no_retrained_model(cohort, request_10, unlearning_data):
+    names = {field.name for field in dataclasses.fields(UnlearningData)}
+    assert names == {"forget", "retain", "validation", "forget_reports", "tokenizer", "max_tokens"}
+    seen = {int(row) for name in ("forget", "retain", "validation") for row in getattr(unlearning_data, name).rows}
+    assert not seen & set(np.flatnonzero(cohort.table.split == "test"))
+    assert set(unlearning_data.forget.rows.tolist()) == set(request_10.forget_rows(cohort).tolist())
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_moves_the_model_and_leaves_the_original(original, unlearning_data, accelerator, setting):
+    before = weights(original[0])
+    unlearned, log = unlearn(original, unlearning_data, accelerator, setting=setting)
+    assert not differs(before, original[0].state_dict())
+    assert differs(before, unlearned.state_dict())
+    assert {"epoch", "uu", "ur", "mu", "mr", "total", "forget_loss", "validation_loss"} <= set(log.epochs[0])
+    assert all(np.isfinite(list(row.values())).all() for row in log.epochs)
+    assert log.seconds > 0
+    assert log.stopped == "all epochs were run"
+
+
+def test_same_seed_same_result(original, unlearning_data, accelerator):
+    first, second, other = (unlearn(original, unlearning_data, accelerator, seed=s)[0] for s in (1, 1, 2))
+    assert not differs(weights(first), weights(second))
+    assert differs(weights(first), weights(other))
+
+
+def test_forgetting_pulls_towards_the_noisy_targets(original, unlearning_data, accelerator):
+    _, log = unlearn(original, unlearning_data, accelerator, epochs=40)
+    assert log.epochs[-1]["uu"] < 0.7 * log.epochs[0]["uu"]
+    assert log.epochs[-1]["mu"] < log.epochs[0]["mu"]
+
+
+def test_no_noise_leaves_the_zero_gradient_and_stays_bounded(original, unlearning_data, accelerator):
+    _, log = unlearn(original, unlearning_data, accelerator, setting="no_noise", epochs=20, margin=2.0)
+    assert log.epochs[-1]["uu"] < log.epochs[0]["uu"] <= 2.0
+    unlearned, _ = unlearn(original, unlearning_data, accelerator, setting="no_noise", epochs=60, margin=2.0)
+    moved = predict(unlearned, unlearning_data.forget, accelerator).image_embedding
+    start = predict(original[0], unlearning_data.forget, accelerator).image_embedding
+    assert np.linalg.norm(moved - start, axis=1).max() < 10
+
+
+def test_original_embeddings_are_computed_once_and_only_where_asked(original, unlearning_data, accelerator, monkeypatch):
+    from forget_mi.unlearning import base
+
+    seen = []
+    real = base.predict
+
+    def counting(model, examples, accelerator):
+        seen.extend(examples.rows.tolist())
+        return real(model, examples, accelerator)
+
+    monkeypatch.setattr(base, "predict", counting)
+    cache = OriginalEmbeddings(original[0], unlearning_data.retain, accelerator)
+    for index in ([3, 1], [1, 5, 3], [5]):
+        cache.prepare(np.array(index))
+    assert len(seen) == len(set(seen)) == 3
+    expected = real(original[0], unlearning_data.retain.select([5, 1]), accelerator)
+    z = cache.at(torch.tensor([5, 1]))
+    np.testing.assert_allclose(z.image.numpy(), expected.image_embedding, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(z.text.numpy(), expected.text_embedding, rtol=1e-4, atol=1e-5)
+
+
+def test_the_original_is_not_asked_in_the_loop(original, unlearning_data, accelerator, monkeypatch):
+    """However many passes are made, F_og computes each record's embeddings at most once."""
+    from forget_mi.unlearning import base
+
+    asked = []
+    real = base.predict
+
+    def counting(model, examples, accelerator):
+        if not any(p.requires_grad for p in model.parameters()):
+            asked.extend(examples.rows.tolist())
+        return real(model, examples, accelerator)
+
+    monkeypatch.setattr(base, "predict", counting)
+    unlearn(original, unlearning_data, accelerator, epochs=20, retain_batch=8)
+    forget = set(unlearning_data.forget.rows.tolist())
+    retain = set(unlearning_data.retain.rows.tolist())
+    assert sorted(r for r in asked if r in forget) == sorted([*forget, *forget])  # noisy targets; the start's loss
+    assert len([r for r in asked if r in retain]) == len({r for r in asked if r in retain})
+
+
+def test_it_stops_when_the_forget_loss_reaches_the_validation_loss(original, unlearning_data, accelerator):
+    # With D_f's hardest records as D_v, the bar lies a little above where the forget loss starts.
+    losses = predict(original[0], unlearning_data.forget, accelerator).cross_entropy("fused")
+    hard = unlearning_data.forget.select(np.flatnonzero(losses >= np.median(losses)))
+    data = dataclasses.replace(unlearning_data, validation=hard)
+    _, log = unlearn(original, data, accelerator, epochs=60, sigma=3.0, text_noise=1.0, stop="validation")
+    assert len(log.epochs) > 1
+    assert log.stopped == "the forget loss reached the validation loss"
+    assert log.epochs[-1]["forget_loss"] >= log.epochs[-1]["validation_loss"]
+    assert all(row["forget_loss"] < row["validation_loss"] for row in log.epochs[:-1])
+
+
+def test_frozen_batch_norm_keeps_the_originals_statistics(original, unlearning_data, accelerator):
+    before = original[0].state_dict()["image_tower.bn1.running_mean"]
+    frozen, _ = unlearn(original, unlearning_data, accelerator, batch_norm="frozen")
+    moving, _ = unlearn(original, unlearning_data, accelerator, batch_norm="train")
+    assert torch.equal(before, frozen.state_dict()["image_tower.bn1.running_mean"])
+    assert not torch.equal(before, moving.state_dict()["image_tower.bn1.running_mean"])
+
+
+def test_noisy_copies_are_noisy_in_both_modalities(unlearning_data):
+    noisy = noisy_copies(unlearning_data, Config(sigma=0.2, text_noise=0.5), seed=0)
+    again = noisy_copies(unlearning_data, Config(sigma=0.2, text_noise=0.5), seed=0)
+    assert np.array_equal(noisy.images, again.images)
+    difference = noisy.images.astype(float) - unlearning_data.forget.images
+    assert 10 < difference.std() < 0.2 * 255
+    assert noisy.input_ids.shape != unlearning_data.forget.input_ids.shape or not torch.equal(
+        noisy.input_ids, unlearning_data.forget.input_ids
+    )
+    assert torch.equal(noisy.labels, unlearning_data.forget.labels)
+
+
+def test_retained_records_come_without_repetition_until_all_were_drawn():
+    rng = np.random.default_rng(0)
+    assert len(set(draw_retained(rng, 10, 7))) == 7
+    drawn = draw_retained(rng, 10, 25)
+    assert len(drawn) == 25
+    assert np.bincount(drawn, minlength=10).min() >= 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"setting": "loud"}, r"unlearning\.setting = 'loud'.*'equal'"),
+        ({"text_noise": 1.5}, r"unlearning\.text_noise = 1\.5"),
+        ({"epochs": 0}, r"unlearning\.epochs = 0"),
+        ({"sigmma": 0.1}, r"unknown parameter unlearning\.sigmma = 0\.1; allowed are setting"),
+        ({"learning_rate": "fast"}, r"unlearning\.learning_rate = 'fast'"),
+    ],
+)
+def test_impossible_settings_stop(values, message):
+    with pytest.raises(InputError, match=message):
+        build(Config, values, "unlearning")
+
+
+def test_model_settings_decide_the_joint_embedding(original):
+    assert original[0].settings == TINY_MODEL
