@@ -26,7 +26,9 @@ def draws():
 
 @pytest.mark.parametrize("tower", TOWERS)
 def test_a_model_that_certainly_saw_the_patients_is_caught(draws, tower):
-    evidence = Evidence(*(with_losses(draws[kind](n)) for kind, n in (("member", 60), ("member", 300), ("stranger", 120))))
+    evidence = Evidence(
+        *(with_losses(draws[kind](n)) for kind, n in (("member", 60), ("member", 300), ("stranger", 120)))
+    )
     found = scores(evidence, tower)
     assert found["mia_svc"] > 0.95
     assert found["mia_svc_balanced"] > 0.95

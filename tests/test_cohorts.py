@@ -127,7 +127,8 @@ def test_unknown_sources_and_parameters_stop():
 def test_sections_are_taken_as_published():
     report = (
         "                                 FINAL REPORT\n EXAMINATION:  CHEST\n\n INDICATION:  ___F with dyspnea\n\n"
-        " FINDINGS:  \n \n Lungs are clear.\n No effusion.\n \n IMPRESSION:  Normal chest.\n RECOMMENDATION(S):  None.\n"
+        " FINDINGS:  \n \n Lungs are clear.\n No effusion.\n \n IMPRESSION:  Normal chest.\n"
+        " RECOMMENDATION(S):  None.\n"
     )
     assert report_text(report) == "Normal chest. Lungs are clear. No effusion. None."
 
@@ -147,8 +148,8 @@ def collection(tmp_path):
     rows = []
 
     def add(patient, filename, finding="COVID-19", view="PA", modality="X-ray", notes="Some notes.", offset="0"):
-        rows.append({"patientid": patient, "offset": offset, "sex": "M", "finding": finding, "view": view,
-                     "modality": modality, "folder": "images", "filename": filename, "clinical_notes": notes})  # fmt: skip
+        rows.append({"patientid": patient, "offset": offset, "sex": "M", "finding": finding, "view": view})
+        rows[-1] |= {"modality": modality, "folder": "images", "filename": filename, "clinical_notes": notes}
 
     rng = np.random.default_rng(0)
     for i in range(6):

@@ -63,7 +63,9 @@ def test_the_papers_image_tower_has_the_papers_shape():
 
 def test_the_papers_configuration_takes_a_step_at_2048_pixels(tmp_path):
     # SciBERT's shape with random weights: what AutoModel would load from its folder, but for two layers to be quick.
-    config = BertConfig(vocab_size=200, hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072)
+    config = BertConfig(
+        vocab_size=200, hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072
+    )
     BertModel(config).save_pretrained(tmp_path)
     build_tokenizer(TINY_MODEL, REPORTS).save_pretrained(tmp_path)
     settings = model_config({"name": "paper", "text_pretrained": str(tmp_path)})
@@ -92,7 +94,9 @@ def test_a_pretrained_text_tower_keeps_its_weights(tmp_path):
     saved.save_pretrained(tmp_path)
     settings = ModelConfig(image_channels=(8, 16), text_pretrained=str(tmp_path))
     model = build_model(settings, classes=2, vocabulary=90, seed=0)
-    assert torch.equal(model.text_tower.encoder.embeddings.word_embeddings.weight, saved.embeddings.word_embeddings.weight)
+    assert torch.equal(
+        model.text_tower.encoder.embeddings.word_embeddings.weight, saved.embeddings.word_embeddings.weight
+    )
 
 
 def test_a_missing_pretrained_tower_says_so(tmp_path):
@@ -106,8 +110,8 @@ def test_a_missing_pretrained_tower_says_so(tmp_path):
 def test_towers_of_different_width_stop(tmp_path):
     with pytest.raises(InputError, match=r"text_width = 64: both embeddings need the same width"):
         ModelConfig(image_channels=(8, 16), text_width=64)
-    BertModel(BertConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-              ).save_pretrained(tmp_path)  # fmt: skip
+    wide = BertConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    BertModel(wide).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="32 wide and the image tower 16"):
         build_model(ModelConfig(image_channels=(8, 16), text_pretrained=str(tmp_path)), 2, 90, seed=0)
 

@@ -21,9 +21,7 @@ SETTINGS = TrainingConfig(epochs=3, batch_size=16, translation=0.05)
 
 def fit(cohort, accelerator, settings=SETTINGS, seed=5, **kwargs):
     rows = rows_of(cohort, "train")
-    return train_new(
-        cohort, rows, TINY_MODEL, settings, seed=seed, accelerator=accelerator, progress=False, **kwargs
-    )
+    return train_new(cohort, rows, TINY_MODEL, settings, seed=seed, accelerator=accelerator, progress=False, **kwargs)
 
 
 def same(a, b) -> bool:
@@ -160,5 +158,5 @@ def test_bf16_autocast_trains_to_about_the_same(cohort):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none_stops():
-    with pytest.raises(InputError, match="device.device = 'cuda': no CUDA device"):
+    with pytest.raises(InputError, match=r"device\.device = 'cuda': no CUDA device"):
         make_accelerator(DeviceConfig(device="cuda"))

@@ -1,4 +1,4 @@
-"""`python -m forget_mi run|notebooks|results`: what the Makefile calls."""
+"""`python -m forget_mi run|notebooks|reference|results`: what the Makefile calls."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--run-dir", help="the run folder (default runs/<profile>)")
     run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
     commands.add_parser("notebooks", help="rebuild the committed notebooks' outputs")
+    commands.add_parser("reference", help="rebuild tests/reference, which the tests compare printed results with")
     commands.add_parser("results", help="rebuild figures/results.csv and the figures made from it")
     options = parser.parse_args(arguments)
     try:
-        return {"run": _run, "notebooks": _notebooks, "results": _results}[options.command](options)
+        return COMMANDS[options.command](options)
     except InputError as error:
         print(f"forget_mi: {error}", file=sys.stderr)
     except RuntimeError as error:
@@ -64,6 +65,16 @@ def _results(_: argparse.Namespace) -> int:
     rebuild_results()
     return 0
 
+
+def _reference(_: argparse.Namespace) -> int:
+    from forget_mi.pipeline import rebuild_notebooks
+    from forget_mi.profiles import ROOT
+
+    rebuild_notebooks(ROOT / "tests" / "reference", {"profile": "tiny", "run_dir": "runs/reference"})
+    return 0
+
+
+COMMANDS = {"run": _run, "notebooks": _notebooks, "reference": _reference, "results": _results}
 
 if __name__ == "__main__":
     sys.exit(main())

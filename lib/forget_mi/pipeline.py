@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from forget_mi.errors import InputError
+from forget_mi.files import write_text
 from forget_mi.profiles import ROOT
 from forget_mi.runs import Run, open_run, shown
 
@@ -64,7 +67,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
             str(target),
             parameters=dict(parameters),
             kernel_name="python3",
-            cwd=str(source.parent),
+            cwd=str(ROOT / "notebooks"),
             progress_bar=progress,
         )
     except PapermillExecutionError as error:
@@ -74,17 +77,31 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
         ) from None
 
 
-def rebuild_notebooks(run_dir: str | Path = "runs/demo") -> None:
-    """Execute the committed notebooks with their own parameters (the demo profile) and write them back with clean
-    outputs: no times, no paths, no progress bars."""
-    import os
+def rebuild_notebooks(target: Path = ROOT / "notebooks", parameters: Mapping[str, Any] | None = None) -> None:
+    """Execute the notebooks and write them to `target` with clean outputs: no times, no paths, no progress bars.
 
+    parameters: put in place of the values in the parameters cell; without any, the notebooks run as they stand (the
+    demo profile), which is how the committed ones are made.
+    """
     os.environ["FORGET_MI_PROGRESS"] = "0"
-    for name in NOTEBOOKS:
-        source = ROOT / "notebooks" / f"{name}.ipynb"
-        target = ROOT / run_dir / "rebuilt" / f"{name}.ipynb"
-        execute(source, target, {})
-        source.write_text(clean_notebook(target.read_text()))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NOTEBOOKS:
+            source, executed = Path(folder) / f"{name}.ipynb", Path(folder) / f"{name}.executed.ipynb"
+            source.write_text(with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters or {}))
+            execute(source, executed, {})
+            write_text(target / f"{name}.ipynb", clean_notebook(executed.read_text()))
+
+
+def with_parameters(text: str, parameters: Mapping[str, Any]) -> str:
+    """A notebook's JSON with some names in its parameters cell set to other values."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            lines = "".join(cell["source"]).splitlines()
+            for name, value in parameters.items():
+                lines = [f"{name} = {value!r}" if line.split(" = ")[0] == name else line for line in lines]
+            cell["source"] = "\n".join(lines).splitlines(keepends=True)
+    return json.dumps(notebook)
 
 
 def clean_notebook(text: str) -> str:

@@ -68,14 +68,9 @@ class UnlearningLog:
         return pd.DataFrame(self.epochs)
 
 
-def forget_and_validation_loss(
-    model: ImageTextModel, data: UnlearningData, accelerator: Accelerator
-) -> tuple[float, float]:
-    """Mean cross-entropy of the fused prediction on D_f and on D_v, in nats: what the stop rule compares."""
-    return (
-        float(predict(model, data.forget, accelerator).cross_entropy("fused").mean()),
-        float(predict(model, data.validation, accelerator).cross_entropy("fused").mean()),
-    )
+def fused_loss(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> float:
+    """Mean cross-entropy of the fused prediction in evaluation mode, in nats: what stop rules compare."""
+    return float(predict(model, examples, accelerator).cross_entropy("fused").mean())
 
 
 class OriginalEmbeddings:

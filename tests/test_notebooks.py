@@ -1,0 +1,197 @@
+"""The notebooks end to end on the tiny profile, and regression of what they print."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from forget_mi.pipeline import NOTEBOOKS, NotebookError, clean_notebook, execute, run_chain, with_parameters
+from forget_mi.profiles import ROOT
+
+REFERENCE = ROOT / "tests" / "reference"
+COLUMNS = [
+    "model",
+    "method",
+    "setting",
+    "forget_fraction",
+    "seed",
+    "mia_svc_image",
+    "mia_svc_fused",
+    "attack_auc",
+    "forget_auc",
+    "forget_f1",
+    "test_auc",
+    "test_f1",
+    "retain_auc",
+    "seconds",
+    "share_of_retraining",
+]
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def is_parameters(cell: dict) -> bool:
+    return "parameters" in cell["metadata"].get("tags", [])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_chain("tiny", tmp_path_factory.mktemp("runs") / "tiny", progress=False)
+
+
+def test_the_chain_leaves_a_whole_run(run):
+    comparison = pd.read_csv(run.folder / "comparison.csv")
+    assert set(COLUMNS) <= set(comparison.columns)
+    assert comparison.model.tolist() == ["original", "forget_mi-equal", "retrained-1", "retrained-2"]
+    assert comparison[[c for c in COLUMNS if c not in ("model", "method", "setting")]].notna().all().all()
+    for stage in ("01_cohort", "02_train", "03_unlearn/forget_mi-equal", "04_audit"):
+        assert (run.stage(stage) / "manifest.json").is_file()
+        assert (run.stage(stage) / f"{stage.split('/')[0]}.ipynb").is_file()
+    assert (run.stage("05_compare") / "05_compare.ipynb").is_file()
+    audit = pd.read_csv(run.stage("04_audit") / "audit.csv")
+    assert ((audit.low <= audit.value + 1e-9) | audit.low.isna()).mean() > 0.9
+    assert set(audit.tower) == {"fused", "image", "text"}
+    losses = pd.read_csv(run.stage("04_audit") / "losses.csv")
+    assert set(losses.columns) == {"model", "set", "fused", "image", "text"}  # no ids
+
+
+def test_the_same_params_give_the_same_numbers(run, tmp_path):
+    again = run_chain("tiny", tmp_path / "again", progress=False)
+    first, second = (pd.read_csv(r.folder / "comparison.csv") for r in (run, again))
+    timed = ["seconds", "share_of_retraining"]
+    pd.testing.assert_frame_equal(first.drop(columns=timed), second.drop(columns=timed))
+
+
+def test_a_finished_training_is_reused_and_other_params_are_not_read(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "copy")
+    before = (copy / "02_train" / "original" / "manifest.json").read_text()
+    run_chain("tiny", copy, notebooks=["02_train"], progress=False)
+    assert (copy / "02_train" / "original" / "manifest.json").read_text() == before
+    with pytest.raises(
+        NotebookError, match=r"03_unlearn stopped in cell .*training\.epochs = 3, the params here say 2"
+    ):
+        run_chain("tiny", copy, {"training.epochs": 2}, notebooks=["03_unlearn"], progress=False)
+
+
+def test_a_run_folder_of_another_cohort_is_refused(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "copy")
+    run_chain("tiny", copy, {"cohort.seed": 1}, notebooks=["01_cohort"], progress=False)
+    with pytest.raises(NotebookError, match=r"02_train: was made with cohort\.seed = 0, the params here say 1"):
+        run_chain("tiny", copy, {"cohort.seed": 1}, notebooks=["03_unlearn"], progress=False)
+
+
+def test_a_truncated_checkpoint_stops_the_chain_and_names_the_cell(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "copy")
+    weights = copy / "02_train" / "original" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    (copy / "03_unlearn" / "forget_mi-equal" / "03_unlearn.ipynb").unlink()
+    with pytest.raises(NotebookError, match=r"03_unlearn stopped in cell \d+: InputError: .*is truncated"):
+        run_chain("tiny", copy, notebooks=["03_unlearn", "04_audit"], progress=False)
+    partly = json.loads((copy / "03_unlearn" / "forget_mi-equal" / "03_unlearn.ipynb").read_text())
+    done = [cell["execution_count"] for cell in code_cells(partly)]
+    assert any(done)
+    assert not all(done)
+    assert any(output["output_type"] == "error" for cell in code_cells(partly) for output in cell["outputs"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere"], "profile 'nowhere'"),
+        (["run", "tiny", "--set", "training.epochs=0"], "parameter training.epochs = 0"),
+        (["run", "tiny", "--set", "training.epochs"], "write NAME=VALUE"),
+        (["run", "covid"], "parameter cohort.root = None"),
+        (["run", "covid", "--data", "/nowhere", "--run-dir", "{tmp}"], "metadata.csv: can't be read"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_1(arguments, message, tmp_path):
+    arguments = [argument.format(tmp=tmp_path / "r") for argument in arguments]
+    done = subprocess.run([sys.executable, "-m", "forget_mi", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("forget_mi: ")
+    assert message in last
+    assert "Traceback" not in done.stderr.replace(last, "").split("Executing")[0]
+
+
+# ---- the committed notebooks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_notebooks_are_clean(name):
+    text = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
+    notebook = json.loads(text)
+    assert clean_notebook(text) == text, "make notebooks writes them clean"
+    assert sum(is_parameters(cell) for cell in notebook["cells"]) == 1
+    assert all(cell["execution_count"] for cell in code_cells(notebook))
+    assert not any(o["output_type"] == "error" for cell in code_cells(notebook) for o in cell["outputs"])
+    assert str(ROOT) not in text
+    assert max(len(cell["source"]) for cell in code_cells(notebook)) <= 20
+    # Only the built-in cohort's patients are in them.
+    parameters = next(cell for cell in notebook["cells"] if is_parameters(cell))
+    assert 'profile = "demo"' in "".join(parameters["source"])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_reference_is_of_the_present_notebook(name):
+    """Source by source, but for the parameters: otherwise `make reference` has to be run, and its diff to be read."""
+    present, reference = (json.loads((folder / f"{name}.ipynb").read_text())["cells"] for folder in
+                          (ROOT / "notebooks", REFERENCE))  # fmt: skip
+    assert [c["source"] for c in present if not is_parameters(c)] == [
+        c["source"] for c in reference if not is_parameters(c)
+    ]
+
+
+def test_printed_results_are_as_in_the_reference():
+    """nbval runs the five notebooks on the tiny profile and compares what every cell prints, to two decimals."""
+    shutil.rmtree(ROOT / "runs" / "reference", ignore_errors=True)
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with",
+               str(REFERENCE / "sanitize.cfg"), "-p", "no:cacheprovider", "-o", "addopts=", str(REFERENCE)]  # fmt: skip
+    environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=REFERENCE)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout
+
+
+# ---- papermill ----------------------------------------------------------------------------------------------------
+
+
+def small_notebook(*sources: str, tag: str | None = None) -> str:
+    cells = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": [tag]} if tag and i == 0 else {}, "outputs": [],
+         "execution_count": None, "source": [source]}
+        for i, source in enumerate(sources)
+    ]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+
+
+def test_cleaning_drops_what_changes_from_run_to_run(tmp_path):
+    source = tmp_path / "n.ipynb"
+    source.write_text(small_notebook("x = 1", "import sys; print(x); print('bar', file=sys.stderr)", "print(2)"))
+    for i in range(2):
+        execute(source, tmp_path / f"{i}.ipynb", {}, progress=False)
+    first, second = (clean_notebook((tmp_path / f"{i}.ipynb").read_text()) for i in range(2))
+    assert first == second
+    assert "bar" not in json.dumps([c["outputs"] for c in json.loads(first)["cells"]])
+    assert "papermill" not in first
+
+
+def test_parameters_are_put_in_their_cell():
+    changed = with_parameters(small_notebook('profile = "demo"\nrun_dir = None', tag="parameters"), {"profile": "tiny"})
+    assert "".join(json.loads(changed)["cells"][0]["source"]) == "profile = 'tiny'\nrun_dir = None"
+
+
+def test_lint_covers_code_and_notebooks():
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ruff"), *command, "."], cwd=ROOT, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
