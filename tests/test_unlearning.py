@@ -119,16 +119,29 @@ def test_the_original_is_not_asked_in_the_loop(original, unlearning_data, accele
     assert len([r for r in asked if r in retain]) == len({r for r in asked if r in retain})
 
 
-def test_it_stops_when_the_forget_loss_reaches_the_validation_loss(original, unlearning_data, accelerator):
-    # With D_f's hardest records as D_v, the bar lies a little above where the forget loss starts.
-    losses = predict(original[0], unlearning_data.forget, accelerator).cross_entropy("fused")
-    hard = unlearning_data.forget.select(np.flatnonzero(losses >= np.median(losses)))
-    data = dataclasses.replace(unlearning_data, validation=hard)
-    _, log = unlearn(original, data, accelerator, epochs=60, sigma=3.0, text_noise=1.0, stop="validation")
-    assert len(log.epochs) > 1
+def test_it_stops_when_the_forget_loss_reaches_the_validation_loss(original, unlearning_data, accelerator, monkeypatch):
+    measured = iter([0.5, 0.3, 0.49, 0.51])  # of F_og on D_v, then of F_ul on D_f after each pass
+    asked = []
+
+    def scripted(model, examples, accelerator):
+        asked.append(examples)
+        return next(measured)
+
+    monkeypatch.setattr(forget_mi, "fused_loss", scripted)
+    _, log = unlearn(original, unlearning_data, accelerator, epochs=20, stop="validation")
     assert log.stopped == "the forget loss reached the validation loss"
-    assert log.epochs[-1]["forget_loss"] >= log.epochs[-1]["validation_loss"]
-    assert all(row["forget_loss"] < row["validation_loss"] for row in log.epochs[:-1])
+    assert [row["forget_loss"] for row in log.epochs] == [0.3, 0.49, 0.51]
+    assert {row["validation_loss"] for row in log.epochs} == {0.5}
+    assert [len(examples) for examples in asked] == [len(unlearning_data.validation)] + [
+        len(unlearning_data.forget)
+    ] * 3
+
+
+def test_far_from_the_bar_the_forget_loss_costs_no_pass(original, unlearning_data, accelerator, monkeypatch):
+    monkeypatch.setattr(forget_mi, "fused_loss", lambda model, examples, accelerator: 100.0)
+    _, log = unlearn(original, unlearning_data, accelerator, epochs=1, stop="validation", learning_rate=1e-9)
+    truth = predict(original[0], unlearning_data.forget, accelerator).cross_entropy("fused").mean()
+    assert log.epochs[0]["forget_loss"] == pytest.approx(truth, rel=1e-3)
 
 
 def test_frozen_batch_norm_keeps_the_originals_statistics(original, unlearning_data, accelerator):

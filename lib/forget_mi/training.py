@@ -96,9 +96,10 @@ def train(
     steps_an_epoch = math.ceil(len(examples) / settings.batch_size)
     optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
     scheduler = linear_schedule(optimizer, settings.epochs * steps_an_epoch, settings.warmup)
-    # What an earlier training left registered would be saved with, and loaded in place of, this one's state.
-    accelerator.free_memory()
     model.to(accelerator.device)
+    # What an earlier user of this accelerator left registered would be saved with, and loaded in place of, this
+    # training's state.
+    accelerator.free_memory()
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     state = _State(state_folder, {"settings": asdict(settings), "seed": seed, "examples": len(examples)}, accelerator)
     log, best = state.restore()
@@ -179,14 +180,17 @@ def train_new(
     return model, tokenizer, log
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient; biases and norms are not decayed."""
+def make_optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.999
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that require a gradient; biases and norms are not decayed. beta2: decay of the running
+    mean of squared gradients, which averages over about 1 / (1 - beta2) steps."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, beta2), fused=True)
 
 
 def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:

@@ -59,9 +59,9 @@ class Config:
     distances up to `margin`. mu, sigma: image noise on [0, 1] pixels. text_noise: report noise level. epochs: passes
     over D_f at most. batch_size: forget records a step at most; a small request is spread over at least
     `least_steps` steps a pass, so that those who stay are held as often as they are disturbed. retain_batch: retain
-    records a step. learning_rate, weight_decay: AdamW. clip: largest gradient norm. batch_norm: whether it
-    keeps F_og's running statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the
-    cross-entropy on D_f has reached that of F_og on D_v; 'never' runs all steps. start_noise: standard deviation,
+    records a step. learning_rate, weight_decay, beta2: AdamW. clip: largest gradient norm. batch_norm: whether it keeps
+    F_og's running statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the
+    cross-entropy on D_f has reached that of F_og on D_v; 'never' runs all epochs. start_noise: standard deviation,
     relative to each weight tensor's, of the random step away from F_og with which no_noise starts (its gradient is
     zero where both models agree).
 
@@ -78,6 +78,7 @@ class Config:
     retain_batch: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     clip: Annotated[float, Field(gt=0)] = 1.0
     batch_norm: Literal["train", "frozen"] = "frozen"
     stop: Literal["validation", "never"] = "validation"
@@ -111,8 +112,7 @@ def unlearn(
     forget_targets = OriginalEmbeddings(original, noisy, accelerator)
     forget_targets.prepare(np.arange(len(data.forget)))
     retain_targets = OriginalEmbeddings(original, data.retain, accelerator)
-    optimizer = make_optimizer(unlearned, settings.learning_rate, settings.weight_decay)
-    accelerator.free_memory()
+    optimizer = make_optimizer(unlearned, settings.learning_rate, settings.weight_decay, settings.beta2)
     wrapped, optimizer = accelerator.prepare(unlearned, optimizer)
     validation_loss = fused_loss(original, data.validation, accelerator)
     rng = np.random.default_rng([seed, 17])
