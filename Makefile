@@ -5,7 +5,7 @@ DATA    ?=
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run test lab results notebooks reference format lock clean
+.PHONY: demo run test lab results covid-results notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -21,6 +21,9 @@ lab: .venv/installed             ## JupyterLab on the notebooks
 
 results: .venv/installed         ## three seeds at 3 and 10 %: figures/results.csv, the figures, the README's table
 	$(BIN)/python -m forget_mi results
+
+covid-results: .venv/installed   ## DATA=folder: the covid profile, figures/covid.csv and the README's table of it
+	$(BIN)/python -m forget_mi covid-results --data $(DATA)
 
 notebooks: .venv/installed       ## rebuild the committed notebooks' outputs
 	$(BIN)/python -m forget_mi notebooks

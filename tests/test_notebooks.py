@@ -10,8 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from forget_mi.__main__ import main
+from forget_mi.errors import InputError
 from forget_mi.pipeline import NOTEBOOKS, NotebookError, clean_notebook, execute, run_chain, with_parameters
-from forget_mi.profiles import ROOT
+from forget_mi.profiles import ROOT, load_profile
+from forget_mi.runs import open_run
+from forget_mi.splits import make_request
 
 REFERENCE = ROOT / "tests" / "reference"
 COLUMNS = [
@@ -101,6 +105,48 @@ def test_a_truncated_checkpoint_stops_the_chain_and_names_the_cell(run, tmp_path
     assert any(output["output_type"] == "error" for cell in code_cells(partly) for output in cell["outputs"])
 
 
+def test_a_second_method_is_audited_beside_the_first(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "copy")
+    other = {"unlearning.setting": "retention"}
+    run_chain("tiny", copy, other, notebooks=["03_unlearn", "04_audit", "05_compare"], progress=False)
+    comparison = pd.read_csv(copy / "comparison.csv")
+    assert comparison.model.tolist() == [
+        "original", "forget_mi-equal", "forget_mi-retention", "retrained-1", "retrained-2",
+    ]  # fmt: skip
+    assert comparison.setting.tolist()[1:3] == ["equal", "retention"]
+
+
+def test_a_model_unlearned_from_another_original_is_refused(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "copy")
+    manifest = copy / "02_train" / "original" / "manifest.json"
+    again = open_run("tiny", copy)
+    cohort = again.cohort()
+    assert again.checkpoint("forget_mi-equal", cohort).manifest["method"] == "forget_mi"
+    text = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**text, "weights_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="was unlearned from another original"):
+        again.checkpoint("forget_mi-equal", cohort)
+
+
+def test_a_request_can_be_given_as_a_file_or_a_list(run, tmp_path, monkeypatch, capsys):
+    wanted = run.request().patients[:2]
+    (tmp_path / "forget.csv").write_text("subject_id\n" + "\n".join(wanted) + "\n")
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+
+    def remember(profile, run_dir, overrides):
+        seen.update(overrides)
+        raise InputError("enough")
+
+    monkeypatch.setattr("forget_mi.pipeline.run_chain", remember)
+    assert main(["run", "tiny", "--set", "request.csv=forget.csv"]) == 1
+    assert capsys.readouterr().err == "forget_mi: enough\n"
+    params = load_profile("tiny", seen)
+    assert make_request(run.cohort(), params.request).patients == wanted
+    assert main(["run", "tiny", "--set", f"request.patients=[{', '.join(wanted)}]"]) == 1
+    assert load_profile("tiny", {k: v for k, v in seen.items() if k != "request.csv"}).request.patients == wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -186,7 +232,7 @@ def test_cleaning_drops_what_changes_from_run_to_run(tmp_path):
 
 def test_parameters_are_put_in_their_cell():
     changed = with_parameters(small_notebook('profile = "demo"\nrun_dir = None', tag="parameters"), {"profile": "tiny"})
-    assert "".join(json.loads(changed)["cells"][0]["source"]) == "profile = 'tiny'\nrun_dir = None"
+    assert "".join(json.loads(changed)["cells"][0]["source"]) == 'profile = "tiny"\nrun_dir = None'
 
 
 def test_lint_covers_code_and_notebooks():

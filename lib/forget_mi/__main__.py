@@ -1,4 +1,4 @@
-"""`python -m forget_mi run|notebooks|reference|results`: what the Makefile calls."""
+"""`python -m forget_mi run|notebooks|reference|results|covid-results`: what the Makefile calls."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("profile", help="a name in params/, or a path to a YAML file")
     run.add_argument("--data", type=Path, help="the data folder (cohort.root)")
     run.add_argument("--run-dir", help="the run folder (default runs/<profile>)")
+    covid = commands.add_parser("covid-results", help="run the covid profile and rebuild the README's table from it")
+    covid.add_argument("--data", type=Path, required=True, help="the folder with metadata.csv and images/")
     run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
     commands.add_parser("notebooks", help="rebuild the committed notebooks' outputs")
     commands.add_parser("reference", help="rebuild tests/reference, which the tests compare printed results with")
@@ -44,6 +46,10 @@ def _run(options: argparse.Namespace) -> int:
         if not separator:
             raise InputError(f"--set {item!r}: write NAME=VALUE, as in unlearning.epochs=4")
         overrides[name] = yaml.safe_load(value)
+        if name in ("cohort.root", "request.csv") and overrides[name]:
+            overrides[name] = str(Path(value).resolve())  # relative to where the command was typed
+        if name in ("request.csv", "request.patients"):
+            overrides.setdefault("request.fraction", None)  # instead of the profile's draw
     if options.data is not None:
         overrides["cohort.root"] = str(options.data.resolve())
     run = run_chain(options.profile, options.run_dir, overrides)
@@ -74,7 +80,21 @@ def _reference(_: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"run": _run, "notebooks": _notebooks, "reference": _reference, "results": _results}
+def _covid_results(options: argparse.Namespace) -> int:
+    from forget_mi.results import rebuild_covid_results
+
+    rebuild_covid_results(options.data.resolve())
+    return 0
+
+
+COMMANDS = {
+    "run": _run,
+    "covid-results": _covid_results,
+    "notebooks": _notebooks,
+    "reference": _reference,
+    "results": _results,
+}
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -99,7 +99,7 @@ def with_parameters(text: str, parameters: Mapping[str, Any]) -> str:
         if "parameters" in cell["metadata"].get("tags", []):
             lines = "".join(cell["source"]).splitlines()
             for name, value in parameters.items():
-                lines = [f"{name} = {value!r}" if line.split(" = ")[0] == name else line for line in lines]
+                lines = [f"{name} = {json.dumps(value)}" if line.split(" = ")[0] == name else line for line in lines]
             cell["source"] = "\n".join(lines).splitlines(keepends=True)
     return json.dumps(notebook)
 

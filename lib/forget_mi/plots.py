@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
 
 from forget_mi.cohorts.base import Cohort
+from forget_mi.metrics import binary_auc
 
 # Colour-blind safe (Okabe-Ito), the same model in the same colour everywhere.
 COLOURS = {"original": "#0072B2", "retrained": "#009E73", "unlearned": "#D55E00", "neutral": "#666666"}
@@ -23,6 +25,13 @@ def set_style() -> None:
     """One look for all figures."""
     sns.set_theme(style="whitegrid", context="notebook")
     plt.rcParams.update({"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
+
+
+def shown_once(figure: Figure) -> Figure:
+    """Lay a figure out and close it for pyplot, so that a notebook shows it where it is returned and nowhere else."""
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
 
 
 def colour_of(model: str) -> str:
@@ -45,8 +54,7 @@ def sample_images(cohort: Cohort, per_class: int = 4, seed: int = 0) -> Figure:
         for axis, row in zip(line, rng.permutation(rows), strict=False):
             axis.imshow(cohort.images[row, 0], cmap="gray", vmin=0, vmax=255)
             axis.set_title(cohort.classes[label], fontsize=9)
-    figure.tight_layout()
-    return figure
+    return shown_once(figure)
 
 
 def patient_images(cohort: Cohort, patient: str) -> Figure:
@@ -57,7 +65,7 @@ def patient_images(cohort: Cohort, patient: str) -> Figure:
         axis.imshow(cohort.images[row, 0], cmap="gray", vmin=0, vmax=255)
         axis.set_title(cohort.classes[cohort.table.label[row]], fontsize=9)
         axis.set_axis_off()
-    return figure
+    return shown_once(figure)
 
 
 def label_balance(cohort: Cohort) -> Figure:
@@ -70,7 +78,7 @@ def label_balance(cohort: Cohort) -> Figure:
         hue_order=["train", "validation", "test"], palette=["#0072B2", "#E69F00", "#56B4E9"],
     )  # fmt: skip
     axis.set(xlabel="", ylabel="share of images")
-    return figure
+    return shown_once(figure)
 
 
 def pictures(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
@@ -80,7 +88,7 @@ def pictures(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
         axis.imshow(image, cmap="gray", vmin=0, vmax=1 if np.max(image) <= 1 else 255)
         axis.set_title(title, fontsize=9)
         axis.set_axis_off()
-    return figure
+    return shown_once(figure)
 
 
 def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
@@ -97,8 +105,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure
             axis.plot(table.epoch, table[column], color=colour_of(name), ls=["-", "--", ":"][number % 3], label=name)
         axis.set(title=title, xlabel="epoch")
     axes[0].legend()
-    figure.tight_layout()
-    return figure
+    return shown_once(figure)
 
 
 def unlearning_curves(epochs: pd.DataFrame) -> Figure:
@@ -113,8 +120,7 @@ def unlearning_curves(epochs: pd.DataFrame) -> Figure:
     right.plot(epochs.epoch, epochs.validation_loss, marker="o", ms=4, color=COLOURS["neutral"], label="$D_v$")
     right.set(title="cross-entropy of $F_{ul}$ (fused)", xlabel="epoch", ylabel="nats")
     right.legend()
-    figure.tight_layout()
-    return figure
+    return shown_once(figure)
 
 
 def loss_histograms(losses: pd.DataFrame, models: Sequence[str], tower: str = "fused") -> Figure:
@@ -130,8 +136,20 @@ def loss_histograms(losses: pd.DataFrame, models: Sequence[str], tower: str = "f
         axis.set(title=model, xlabel=f"cross-entropy ({tower})")
     axes[0][0].set_ylabel("share of records")
     axes[0][0].legend()
-    figure.tight_layout()
-    return figure
+    return shown_once(figure)
+
+
+def roc_curves(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
+    """ROC curve of an attack, a line a model: scores of members and of strangers, higher meaning member."""
+    figure, axis = plt.subplots(figsize=(4.6, 4))
+    for name, (members, strangers) in scores.items():
+        truth = np.concatenate([np.ones(len(members)), np.zeros(len(strangers))])
+        false, true, _ = roc_curve(truth, np.concatenate([members, strangers]))
+        axis.plot(false, true, color=colour_of(name), label=f"{name} ({binary_auc(members, strangers):.2f})")
+    axis.plot([0, 1], [0, 1], color=COLOURS["neutral"], lw=1, ls=":")
+    axis.set(xlabel="strangers accused (FPR)", ylabel="members found (TPR)", title=title)
+    axis.legend(fontsize=8)
+    return shown_once(figure)
 
 
 def measures_with_intervals(table: pd.DataFrame, measures: Mapping[str, str], tower: str = "fused") -> Figure:
@@ -148,8 +166,7 @@ def measures_with_intervals(table: pd.DataFrame, measures: Mapping[str, str], to
             axis.axvspan(retrained.min(), retrained.max(), color=COLOURS["retrained"], alpha=0.15)
         axis.set_yticks(range(len(rows)), rows.model)
         axis.set(title=title)
-    figure.tight_layout()
-    return figure
+    return shown_once(figure)
 
 
 def results_against_retrained(results: pd.DataFrame) -> Figure:
@@ -170,8 +187,7 @@ def results_against_retrained(results: pd.DataFrame) -> Figure:
                       legend=axis is axes[0])  # fmt: skip
         axis.axhline(0, color=COLOURS["neutral"], lw=1)
         axis.set(title=title, xlabel="request", ylabel="gap to retrained")
-    figure.tight_layout()
-    return figure
+    return shown_once(figure)
 
 
 SHOWN = ("model", "mia_svc_image", "mia_svc_fused", "attack_auc", "forget_auc", "forget_f1", "test_auc", "test_f1",

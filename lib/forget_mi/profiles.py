@@ -116,13 +116,14 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
     method_values = {"method": "forget_mi", **(values.get("unlearning") or {})}
     method = method_values.pop("method")
     source = (values.get("cohort") or {}).get("source")
-    settings, _ = cohorts.cohort_settings(values.get("cohort") or {})
+    settings, _ = cohorts.cohort_settings(anchored(values.get("cohort"), "root"))
+    request = anchored(values.get("request"), "csv") or {"fraction": 0.1}
     return Params(
         profile=profile,
         seed=seed,
         cohort={"source": source, **plain(settings)},
         split=build(SplitConfig, {"seed": seed, **(values.get("split") or {})}, "split"),
-        request=build(RequestConfig, {"seed": seed, **(values.get("request") or {"fraction": 0.1})}, "request"),
+        request=build(RequestConfig, {"seed": seed, **request}, "request"),
         model=model_config(values.get("model")),
         training=build(TrainingConfig, values.get("training"), "training"),
         retrained=_whole_number(values.get("retrained", 2), "retrained", 1),
@@ -131,6 +132,14 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         audit=build(AuditConfig, values.get("audit"), "audit"),
         device=build(DeviceConfig, values.get("device"), "device"),
     )
+
+
+def anchored(section: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """A section whose path `name`, if relative, is taken from the project's folder: notebooks run in another one."""
+    section = dict(section or {})
+    if isinstance(section.get(name), (str, Path)):
+        section[name] = str(ROOT / section[name])
+    return section
 
 
 def _whole_number(value: Any, name: str, least: int) -> int:

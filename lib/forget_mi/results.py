@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -42,7 +43,7 @@ def rebuild_results(
     losses = pd.read_csv(runs[0].stage("04_audit") / "losses.csv")
     shown = ["original", runs[0].unlearned_name, "retrained-1"]
     loss_histograms(losses, shown).savefig(ROOT / "figures" / "loss_histograms.png")
-    write_readme_table(results)
+    write_readme_table("results", summary(results))
 
 
 def _run(profile: str, seed: int, fraction: float) -> Run:
@@ -71,16 +72,41 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 def _spread(values: pd.Series) -> str:
     text = f"{values.mean():.2f} ({values.std():.2f})" if len(values) > 1 else f"{values.mean():.2f}"
+    return without_zero(text)
+
+
+def rebuild_covid_results(data: Path) -> None:
+    """Run the covid profile on the collection (or a sample) at `data`, then rewrite figures/covid.csv (measures with
+    intervals, no record of any patient) and the README's table from it."""
+    run = run_chain("covid", overrides={"cohort.root": str(data)})
+    audit = pd.read_csv(run.stage("04_audit") / "audit.csv")
+    audit = audit[audit.tower == "fused"].drop(columns="tower")
+    write_table(ROOT / "figures" / "covid.csv", audit)
+    table = audit.pivot_table(index="model", columns="measure", values=["value", "low", "high"], sort=False)
+    columns = {"mia_svc": "SVC attack", "attack_auc": "loss attack AUC", "forget_auc": "forget AUC",
+               "forget_f1": "forget F1", "test_auc": "test AUC", "test_f1": "test F1"}  # fmt: skip
+    lines = [
+        {"model": model}
+        | {
+            title: without_zero(f"{row['value', name]:.2f} [{row['low', name]:.2f}, {row['high', name]:.2f}]")
+            for name, title in columns.items()
+        }
+        for model, row in table.iterrows()
+    ]
+    write_readme_table("covid", pd.DataFrame(lines))
+
+
+def without_zero(text: str) -> str:
+    """.5 for 0.5, as the README's tables have it."""
     return re.sub(r"\b0\.", ".", text)
 
 
-def write_readme_table(results: pd.DataFrame) -> None:
-    """Put the summary between the README's markers."""
-    table = summary(results)
+def write_readme_table(marker: str, table: pd.DataFrame) -> None:
+    """Put a table between two of the README's markers."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in table.itertuples(index=False)]
     path = ROOT / "README.md"
-    begin, end = "<!-- results:begin -->", "<!-- results:end -->"
+    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
     before, rest = path.read_text().split(begin)
     after = rest.split(end)[1]
     write_text(path, f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}")

@@ -92,9 +92,10 @@ class Run:
     def require(self, name: str) -> Path:
         """The folder of an earlier stage.
 
-        Raises InputError where it is missing or was not finished, or was made with other params.
+        Raises InputError where it is missing or was not finished, or was made with other params. (A method other than
+        the params' own may have any settings.)
         """
-        folder, notebook = self.stage(name), name.split("/")[0]
+        folder, (notebook, *method) = self.stage(name), name.split("/")
         path = folder / "manifest.json"
         if not path.is_file():
             raise InputError(f"{shown(folder)}: this stage has not been finished; run notebook {notebook} first")
@@ -102,7 +103,10 @@ class Run:
             made_with = json.loads(path.read_text())["params"]
         except (ValueError, KeyError) as error:
             raise InputError(f"{shown(path)}: is damaged ({error}); run notebook {notebook} again") from None
+        own = not method or method[0] == self.unlearned_name
         for section, value in self.params.as_dict(*STAGES[notebook]).items():
+            if section in ("method", "unlearning") and not own:
+                continue
             if made_with.get(section) != value:
                 where, old, new = first_difference(made_with.get(section), value, section)
                 raise InputError(
@@ -125,13 +129,18 @@ class Run:
         return Request(path.stem, tuple(read_forget_csv(path)))
 
     def checkpoint(self, name: str, cohort: Cohort) -> Checkpoint:
-        """A model that notebook 02 (original, retrained-1, ...) or 03 (a method's name) left."""
-        return load_checkpoint(self._checkpoint_folder(name), fingerprint=cohort.fingerprint)
+        """A model that notebook 02 (original, retrained-1, ...) or 03 (a method's name) left.
 
-    def _checkpoint_folder(self, name: str) -> Path:
+        Raises InputError where it is damaged, of another cohort, or unlearned from another original.
+        """
+        trained = self.require("02_train")
         if name == "original" or name in self.retrained_seeds():
-            return self.require("02_train") / name
-        return self.require(f"03_unlearn/{name}") / "model"
+            return load_checkpoint(trained / name, fingerprint=cohort.fingerprint)
+        folder = self.require(f"03_unlearn/{name}") / "model"
+        unlearned = load_checkpoint(folder, fingerprint=cohort.fingerprint)
+        if unlearned.manifest["original_sha256"] != read_manifest(trained / "original")["weights_sha256"]:
+            raise InputError(f"{shown(folder)}: was unlearned from another original; run notebook 03_unlearn again")
+        return unlearned
 
     def unlearned_names(self) -> list[str]:
         """The unlearned models of this run that are finished, in order of name."""
