@@ -183,10 +183,12 @@ def results_against_retrained(results: pd.DataFrame) -> Figure:
     palette = {"original": COLOURS["original"], "retrain": COLOURS["retrained"], "forget_mi": COLOURS["unlearned"]}
     for axis, (measure, title) in zip(axes, measures.items(), strict=True):
         part = long[long.measure == measure]
-        sns.stripplot(part, x="percent", y="gap", hue="method", hue_order=order, palette=palette, dodge=True, ax=axis,
-                      legend=axis is axes[0])  # fmt: skip
+        sns.stripplot(part, x="percent", y="gap", hue="method", hue_order=order, palette=palette, dodge=True, ax=axis)
         axis.axhline(0, color=COLOURS["neutral"], lw=1)
         axis.set(title=title, xlabel="request", ylabel="gap to retrained")
+        handles, names = axis.get_legend_handles_labels()
+        axis.get_legend().remove()
+    figure.legend(handles, names, loc="upper center", ncols=len(names), bbox_to_anchor=(0.5, 1.08), frameon=False)
     return shown_once(figure)
 
 
