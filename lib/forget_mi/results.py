@@ -34,7 +34,8 @@ METHOD_NAMES = {"original": "Original", "forget_mi": "Forget-MI", "retrain": "Re
 def rebuild_results(
     profile: str = "demo", seeds: Sequence[int] = SEEDS, fractions: Sequence[float] = FRACTIONS
 ) -> None:
-    """Run what has not been run, then rewrite figures/results.csv, the figures and the README's table from it."""
+    """Run the chain over seeds and fractions (models already trained are reused), then rewrite figures/results.csv,
+    the figures and the README's table from it."""
     runs = [_run(profile, seed, fraction) for seed in seeds for fraction in fractions]
     results = pd.concat([pd.read_csv(run.folder / "comparison.csv") for run in runs], ignore_index=True)
     write_table(ROOT / "figures" / "results.csv", results)
