@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from forget_mi.cohorts import synthetic
 from forget_mi.cohorts.base import Cohort
@@ -28,6 +29,16 @@ def make_cohort(patients: list[str], labels: list[int], classes=("no", "yes")) -
     )
     reports = {f"s{i}": f"report number {i}" for i in range(n)}
     return Cohort("made", table, np.zeros((n, 1, 8, 8), np.uint8), reports, classes, synthetic=True)
+
+
+def weights(model) -> dict:
+    """A copy of a model's state."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def differs(a, b) -> bool:
+    """Whether two states differ in any tensor."""
+    return any(not torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="session")

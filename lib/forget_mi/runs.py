@@ -3,7 +3,6 @@ manifest written last. The next notebook reads only that."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from accelerate import Accelerator
 
-from forget_mi.checkpoints import Checkpoint, load_checkpoint, read_manifest, save_checkpoint
+from forget_mi.checkpoints import WEIGHTS, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
+from forget_mi.code import code_fingerprint
 from forget_mi.cohorts.base import Cohort
 from forget_mi.devices import describe_device, make_accelerator, peak_memory_bytes
 from forget_mi.errors import InputError
-from forget_mi.files import sha256_of_text, write_text
+from forget_mi.files import replace_when_whole, sha256_of, sha256_of_text, write_text
 from forget_mi.models import ImageTextModel
 from forget_mi.profiles import ROOT, Params, load_profile, plain
 from forget_mi.splits import Request, read_forget_csv, rows_of
@@ -149,23 +149,29 @@ class Run:
     def train(self, name: str, cohort: Cohort, request: Request, accelerator: Accelerator) -> dict[str, Any]:
         """Train `original` on all training patients, or `retrained-k` without the request; return its manifest.
 
-        A whole checkpoint of the same params, seed, cohort and code is reused; a training that was killed goes on from
-        its last whole epoch and ends with the same weights.
+        A whole checkpoint of the same params, seed, records and code is reused, also one that a run in a folder beside
+        this one has made (the original does not depend on the request); a training that was killed goes on from its
+        last whole epoch and ends with the same weights.
         """
         folder = self.stage("02_train") / name
         retrained = name != "original"
         seed = self.retrained_seeds()[name] if retrained else self.original_seed
         rows = request.retain_rows(cohort) if retrained else rows_of(cohort, "train")
+        images = [cohort.table.image_id.iloc[part].tolist() for part in (rows, rows_of(cohort, "validation"))]
         identity = {
             **self.params.as_dict("model", "training", "device"),
             "seed": seed,
             "cohort": cohort.fingerprint,
-            "request": sorted(request.patients) if retrained else None,
-            "library": code_fingerprint(),
+            "images": sha256_of_text(json.dumps(images))[:16],
+            "library": code_fingerprint("training", "devices"),
         }
-        done = reusable(folder, identity)
-        if done is not None:
-            return done
+        for beside in (folder, *sorted(self.folder.parent.glob(f"*/02_train/{name}"))):
+            done = reusable(beside, identity)
+            if done is not None:
+                if beside != folder:
+                    with replace_when_whole(folder) as temporary:
+                        shutil.copytree(beside, temporary, dirs_exist_ok=True)
+                return done
         state = folder.with_name(f".{name}.state-{sha256_of_text(json.dumps(plain(identity)))[:12]}")
         model, tokenizer, log = train_new(
             cohort,
@@ -182,7 +188,7 @@ class Run:
             folder,
             (model, tokenizer),
             cohort,
-            request,
+            request if retrained else None,
             accelerator=accelerator,
             method="retrain" if retrained else "original",
             setting="",
@@ -200,17 +206,19 @@ class Run:
         folder: Path,
         model_and_tokenizer: tuple[ImageTextModel, PreTrainedTokenizerBase],
         cohort: Cohort,
-        request: Request,
+        request: Request | None,
         *,
         accelerator: Accelerator,
         **facts: Any,
     ) -> dict[str, Any]:
-        """Save a model with a manifest: the cohort, the request, the given facts, device and provenance."""
+        """Save a model with a manifest: the cohort, the request that it must not know (None: it was trained on
+        everyone), the given facts, device and provenance."""
         model, tokenizer = model_and_tokenizer
         manifest = {
             "cohort": cohort.name,
             "cohort_fingerprint": cohort.fingerprint,
-            "request": {
+            "request": request
+            and {
                 "name": request.name,
                 "patients": len(request.patients),
                 "images": len(request.forget_rows(cohort)),
@@ -249,14 +257,6 @@ def first_difference(old: Any, new: Any, name: str) -> tuple[str, Any, Any]:
     return name, old, new
 
 
-def code_fingerprint() -> str:
-    """12 hex digits that change with any line of the library: a model of other code is not reused."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def provenance() -> dict[str, Any]:
     """Code version (git commit where there is one, and the library's fingerprint), package versions, machine, time."""
     commit = subprocess.run(
@@ -271,14 +271,15 @@ def provenance() -> dict[str, Any]:
 
 
 def reusable(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of a whole checkpoint with this identity (params, seed, cohort, library), or None."""
+    """The manifest of a whole checkpoint with this identity (params, seed, records, code), or None."""
     if not (Path(folder) / "manifest.json").is_file():
         return None
     try:
         manifest = read_manifest(folder)
     except InputError:
         return None
-    return manifest if manifest.get("identity") == plain(identity) else None
+    whole = (Path(folder) / WEIGHTS).is_file() and sha256_of(Path(folder) / WEIGHTS) == manifest.get("weights_sha256")
+    return manifest if whole and manifest.get("identity") == plain(identity) else None
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -39,8 +39,8 @@ class SyntheticConfig:
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64
     images_per_patient: Annotated[float, Field(ge=1, le=40)] = 4.0
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.1
-    image_noise: Annotated[float, Field(ge=0, le=1)] = 0.25
-    report_noise: Annotated[float, Field(ge=0, le=1)] = 0.12
+    image_noise: Annotated[float, Field(ge=0, le=1)] = 0.35
+    report_noise: Annotated[float, Field(ge=0, le=1)] = 0.08
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -1,6 +1,6 @@
 """A module a method, all called the same way and found by name.
 
-A method's module offers `Config`, a frozen dataclass of its settings, and
+A method's module offers `Config`, a frozen dataclass of its settings, `SEARCH`, what a search may try of them, and
 
     unlearn(model, data, settings, *, seed, accelerator, progress=True) -> (model, UnlearningLog)
 
@@ -15,7 +15,19 @@ from types import ModuleType
 from forget_mi.errors import InputError
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 
-METHODS = ("forget_mi",)
+METHODS = (
+    "forget_mi",
+    "fine_tune",
+    "neg_grad",
+    "neg_grad_plus",
+    "scrub",
+    "cf_k",
+    "eu_k",
+    "multi_delete",
+    "salun",
+    "ssd",
+    "retrain",
+)
 
 
 def find(name: str) -> ModuleType:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from accelerate import Accelerator
 
 from forget_mi.batches import Examples, make_examples
 from forget_mi.cohorts.base import Cohort
-from forget_mi.metrics import predict
-from forget_mi.models import Embeddings, ImageTextModel
 from forget_mi.splits import Request, rows_of
 
 
@@ -48,14 +45,20 @@ class UnlearningData:
         )
 
 
+# A forward pass without a gradient costs about a third of one with.
+FORWARD_ONLY = 1 / 3
+
+
 @dataclass
 class UnlearningLog:
-    """What happened: one dict an epoch, the wall time of the whole call in seconds (targets, stop rule and all), and
-    why it stopped."""
+    """What happened: one dict an epoch, the wall time of the whole call in seconds (targets, stop rule and all), why it
+    stopped, and `work`: how many records went through the model forward and backward (those that only went forward
+    count a third), a measure of cost that is the same on every machine."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     stopped: str = ""
+    work: float = 0.0
     _started: float = field(default_factory=time.perf_counter, repr=False)
 
     def finish(self, reason: str) -> UnlearningLog:
@@ -68,40 +71,34 @@ class UnlearningLog:
         return pd.DataFrame(self.epochs)
 
 
-def fused_loss(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> float:
-    """Mean cross-entropy of the fused prediction in evaluation mode, in nats: what stop rules compare."""
-    return float(predict(model, examples, accelerator).cross_entropy("fused").mean())
+# ---- what a search may try (SEARCH of each method's module) ---------------------------------------------------------
 
 
-class OriginalEmbeddings:
-    """F_og's z_img and z_txt of a set of records, each computed at most once, when first asked for.
+class LogUniform(NamedTuple):
+    """Any number between low and high, the logarithm uniform."""
 
-    F_og is frozen, so its embeddings never change; and records that are never drawn cost nothing. Evaluation mode,
-    always: dropout or batch statistics would move the targets.
-    """
+    low: float
+    high: float
 
-    def __init__(self, model: ImageTextModel, examples: Examples, accelerator: Accelerator):
-        self._model, self._examples, self._accelerator = model, examples, accelerator
-        self._known = np.zeros(len(examples), dtype=bool)
-        self._values: Embeddings | None = None
 
-    def prepare(self, index: np.ndarray) -> None:
-        """Compute what is still missing of the records at `index`, in one pass."""
-        missing = np.unique(index[~self._known[index]])
-        if len(missing) == 0:
-            return
-        found = predict(self._model, self._examples.select(missing), self._accelerator)
-        device = self._accelerator.device
-        new = Embeddings(
-            torch.from_numpy(found.image_embedding).to(device), torch.from_numpy(found.text_embedding).to(device)
-        )
-        if self._values is None:
-            self._values = Embeddings(*(z.new_zeros(len(self._examples), z.shape[1]) for z in new))
-        for values, z in zip(self._values, new, strict=True):
-            values[torch.from_numpy(missing).to(device)] = z
-        self._known[missing] = True
+class Uniform(NamedTuple):
+    """Any number between low and high."""
 
-    def at(self, index: torch.Tensor) -> Embeddings:
-        """The embeddings (batch, width) of records that were prepared."""
-        index = index.to(self._accelerator.device)
-        return Embeddings(self._values.image[index], self._values.text[index])
+    low: float
+    high: float
+
+
+class Whole(NamedTuple):
+    """Any whole number from low to high."""
+
+    low: int
+    high: int
+
+
+class OneOf(NamedTuple):
+    """One of some values."""
+
+    values: tuple
+
+
+SearchSpace = Mapping[str, LogUniform | Uniform | Whole | OneOf]

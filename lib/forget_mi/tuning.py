@@ -1,0 +1,265 @@
+"""Choosing hyper-parameters: one rule for every method, on validation and forget data alone.
+
+A real user has no retrained model, and the test set is there to judge. What is known without them: patients who
+certainly were never trained on (D_v), and that forgotten patients should look like them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from pydantic import Field
+from sklearn.svm import SVC
+from tqdm.auto import tqdm
+
+from forget_mi.checkpoints import load_checkpoint
+from forget_mi.metrics import TOWERS, Predictions, binary_auc, macro_f1, mean_auc, predict
+from forget_mi.models import ImageTextModel
+from forget_mi.params import build, config
+from forget_mi.unlearning import UnlearningData, find
+from forget_mi.unlearning.base import LogUniform, OneOf, SearchSpace, Uniform, UnlearningLog
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@config
+class TuningConfig:
+    """trials: of each method, the same for all. seeds, fractions: the splits and requests on which each trial is
+    scored, never those that are reported. budget: the largest share of retraining's work that a trial may cost.
+    patience: trials before the median rule may cut one short. seed: of the search."""
+
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 16
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (10, 11)
+    fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.03)
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.11
+    patience: Annotated[int, Field(ge=0)] = 5
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One split and request to tune on: F_og, the data that a method is given, the seed, and the work of retraining
+    (records times epochs)."""
+
+    name: str
+    original: ImageTextModel
+    data: UnlearningData
+    seed: int
+    retraining_work: float
+
+
+def cases_of(
+    profile: str | Path, settings: TuningConfig, accelerator: Accelerator, overrides: Mapping[str, Any] | None = None
+) -> list[Case]:
+    """The tuning cases of a profile. Their original models are trained under runs/tuning/<profile>, once."""
+    # runs needs the profiles, and they need TuningConfig.
+    from forget_mi.cohorts import load_cohort
+    from forget_mi.runs import open_run
+    from forget_mi.splits import make_request, split_by_patient
+
+    cases = []
+    for seed in settings.seeds:
+        for fraction in settings.fractions:
+            name = f"seed{seed}-{100 * fraction:g}pct"
+            changes = {**(overrides or {}), "seed": seed, "request.fraction": fraction}
+            run = open_run(profile, f"runs/tuning/{Path(profile).stem}/{name}", changes)
+            params = run.params
+            cohort = split_by_patient(load_cohort(params.cohort), params.split)
+            request = make_request(cohort, params.request)
+            run.train("original", cohort, request, accelerator)
+            original = load_checkpoint(run.stage("02_train") / "original", fingerprint=cohort.fingerprint)
+            data = UnlearningData.from_cohort(cohort, request, original.tokenizer, params.model.max_tokens)
+            work = len(data.retain) * params.training.epochs
+            cases.append(Case(name, original.model, data, run.original_seed, work))
+    return cases
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model says of D_f and of D_v: all that the rule looks at."""
+
+    forget: Predictions
+    validation: Predictions
+
+    @classmethod
+    def by(cls, model: ImageTextModel, data: UnlearningData, accelerator: Accelerator) -> Seen:
+        """Two passes."""
+        return cls(predict(model, data.forget, accelerator), predict(model, data.validation, accelerator))
+
+
+def score_terms(original: Seen, unlearned: Seen) -> dict[str, float]:
+    """The six terms, each 0 at best; the score of a trial is their mean.
+
+    Forgotten patients should look like validation patients to the unlearned model:
+    - member_calls: an SVC (as in the paper's attack) learns from F_og's losses what memorised (D_f) and unknown (D_v)
+      records look like; the share of D_f that it calls memorised under F_ul, against the share of D_v.
+    - attack: the ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused prediction.
+    - forget_auc, forget_f1: AUC and macro-F1 on D_f, against those on D_v.
+    And the model should stay as useful as it was:
+    - lost_auc, lost_f1: what F_ul lost on D_v against F_og; a gain counts nothing.
+    """
+    losses = {side: getattr(original, side).cross_entropy("fused")[:, None] for side in ("forget", "validation")}
+    truth = np.repeat([1, 0], [len(losses["forget"]), len(losses["validation"])])
+    memorised = SVC(C=3, kernel="rbf", gamma="auto", class_weight="balanced").fit(
+        np.concatenate([*losses.values()]), truth
+    )
+    calls = {
+        side: memorised.predict(getattr(unlearned, side).cross_entropy("fused")[:, None]).mean() for side in losses
+    }
+    attacks = [
+        binary_auc(-unlearned.forget.cross_entropy(tower), -unlearned.validation.cross_entropy(tower))
+        for tower in TOWERS
+    ]
+    auc = {name: mean_auc(p.labels, p.probabilities("fused")) for name, p in _three(original, unlearned)}
+    f1 = {name: macro_f1(p.labels, p.probabilities("fused")) for name, p in _three(original, unlearned)}
+    return {
+        "member_calls": abs(calls["forget"] - calls["validation"]),
+        "attack": float(np.mean([abs(value - 0.5) for value in attacks])),
+        "forget_auc": abs(auc["forget"] - auc["validation"]),
+        "forget_f1": abs(f1["forget"] - f1["validation"]),
+        "lost_auc": max(0.0, auc["before"] - auc["validation"]),
+        "lost_f1": max(0.0, f1["before"] - f1["validation"]),
+    }
+
+
+def _three(original: Seen, unlearned: Seen) -> tuple[tuple[str, Predictions], ...]:
+    return (
+        ("before", original.validation),
+        ("validation", unlearned.validation),
+        ("forget", unlearned.forget),
+    )
+
+
+def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
+    """A method's SEARCH, drawn by an Optuna trial."""
+    values = {}
+    for name, choice in space.items():
+        if isinstance(choice, OneOf):
+            values[name] = trial.suggest_categorical(name, choice.values)
+        elif isinstance(choice, (LogUniform, Uniform)):
+            log = isinstance(choice, LogUniform)
+            # Three significant digits are kept: what is committed is then exactly what was tried.
+            values[name] = float(f"{trial.suggest_float(name, choice.low, choice.high, log=log):.3g}")
+        else:
+            values[name] = trial.suggest_int(name, choice.low, choice.high)
+    return values
+
+
+def search(
+    method: str,
+    fixed: Mapping[str, Any],
+    cases: Sequence[Case],
+    settings: TuningConfig,
+    accelerator: Accelerator,
+    *,
+    storage: Path | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The best settings of a method (`fixed`, such as the setting, and what the search chose) and one row a trial.
+
+    Each trial unlearns every case in turn and is scored by the mean of `score_terms`; a trial that costs more than the
+    budget in any case is dropped, and one that is worse than the median of the earlier ones so far is cut short. The
+    first trial takes the module's defaults. storage: a journal file from which a killed search goes on. A method
+    without SEARCH has nothing to choose, and gets one trial.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    module = find(method)
+    space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}
+    before = {case.name: Seen.by(case.original.to(accelerator.device), case.data, accelerator) for case in cases}
+
+    def objective(trial: optuna.Trial) -> float:
+        values = {**fixed, **suggest(trial, space)}
+        terms: list[dict[str, float]] = []
+        trial.set_user_attr("settings", json.dumps(values))
+        for number, case in enumerate(cases):
+            unlearned, log = _unlearn(module, values, case, accelerator)
+            share = log.work / case.retraining_work
+            if share > settings.budget:
+                trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
+                raise optuna.TrialPruned
+            terms.append(score_terms(before[case.name], Seen.by(unlearned, case.data, accelerator)) | {"share": share})
+            means = pd.DataFrame(terms).mean()
+            trial.set_user_attr("terms", means.to_dict())
+            score = float(means.drop("share").mean())
+            trial.report(score, number)
+            if number + 1 < len(cases) and trial.should_prune():
+                trial.set_user_attr("ended", "worse than the median")
+                raise optuna.TrialPruned
+        trial.set_user_attr("ended", "")
+        return score
+
+    study = optuna.create_study(
+        study_name=method,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=settings.patience, n_warmup_steps=1),
+        storage=_journal(storage),
+        load_if_exists=True,
+    )
+    done = len([t for t in study.trials if t.state.is_finished()])
+    if done == 0:
+        study.enqueue_trial(_defaults(module, fixed, space))
+    for number in tqdm(range(done, settings.trials if space else 1), desc=method, unit="trial", disable=not progress):
+        # A sampler a trial: a search that was killed and goes on draws what it would have drawn.
+        seed = 1000 * settings.seed + number
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=settings.patience)
+        study.optimize(objective, n_trials=1, catch=(FloatingPointError,))
+    finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    if not finished:
+        raise RuntimeError(f"tuning {method}: no trial stayed within {settings.budget} of retraining")
+    best = min(finished, key=lambda t: t.value)
+    return json.loads(best.user_attrs["settings"]), _table(study.trials, best.number)
+
+
+def _unlearn(
+    module, values: Mapping[str, Any], case: Case, accelerator: Accelerator
+) -> tuple[ImageTextModel, UnlearningLog]:
+    return module.unlearn(
+        case.original,
+        case.data,
+        build(module.Config, values, "unlearning"),
+        seed=case.seed,
+        accelerator=accelerator,
+        progress=False,
+    )
+
+
+def _defaults(module, fixed: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """The module's default settings as far as the search may choose them, moved into its range."""
+    defaults = module.Config(**fixed)
+    values = {}
+    for name, choice in space.items():
+        value = getattr(defaults, name)
+        if isinstance(choice, OneOf):
+            values[name] = value if value in choice.values else choice.values[0]
+        else:
+            values[name] = min(max(value, choice.low), choice.high)
+    return values
+
+
+def _journal(path: Path | None):
+    if path is None:
+        return None
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _table(trials: Sequence[optuna.trial.FrozenTrial], best: int) -> pd.DataFrame:
+    rows = []
+    for trial in trials:
+        score = trial.value if trial.value is not None and trial.user_attrs.get("ended") == "" else float("nan")
+        row = {"trial": trial.number, "chosen": trial.number == best, "score": score}
+        row |= {"ended": trial.user_attrs.get("ended", "failed")} | trial.user_attrs.get("terms", {})
+        rows.append(row | json.loads(trial.user_attrs.get("settings", "{}")))
+    return pd.DataFrame(rows)

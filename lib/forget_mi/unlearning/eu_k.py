@@ -1,0 +1,37 @@
+"""EU-k: exact unlearning of the last k layers (Goel et al., 2022, arXiv 2201.06640)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from accelerate import Accelerator
+from pydantic import Field
+
+from forget_mi.models import ImageTextModel
+from forget_mi.params import config
+from forget_mi.unlearning import cf_k
+from forget_mi.unlearning.base import UnlearningData, UnlearningLog
+
+
+@config
+class Config(cf_k.Config):
+    """As for CF-k; a layer that starts anew needs a higher learning rate."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+
+
+SEARCH = cf_k.SEARCH
+
+
+def unlearn(
+    model: ImageTextModel,
+    data: UnlearningData,
+    settings: Config,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    progress: bool = True,
+) -> tuple[ImageTextModel, UnlearningLog]:
+    """F_ul from F_og: the last k layers of each tower and the heads are drawn anew and trained on D_r, the others
+    stay."""
+    return cf_k.train_last(model, data, settings, True, seed, accelerator, "EU-k", progress)

@@ -1,0 +1,91 @@
+"""MultiDelete: decouple the two modalities of a forgotten pair (Cheng and Amiri, ECCV 2024, arXiv 2311.12047)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from forget_mi.models import Embeddings, ImageTextModel, joint_embedding_of
+from forget_mi.params import config
+from forget_mi.unlearning.base import LogUniform, OneOf, UnlearningData, UnlearningLog, Whole
+from forget_mi.unlearning.steps import (
+    Half,
+    OriginalOutputs,
+    StepConfig,
+    frozen_and_trainable,
+    paced_by_forget,
+    take_steps,
+)
+
+
+@config
+class Config(StepConfig):
+    """decoupling, multimodal, unimodal: weights of the three losses, equal in the paper. The rest: StepConfig."""
+
+    decoupling: Annotated[float, Field(ge=0)] = 1.0
+    multimodal: Annotated[float, Field(ge=0)] = 1.0
+    unimodal: Annotated[float, Field(ge=0)] = 1.0
+
+
+# Batch norm is not searched, for the reason given in forget_mi.
+SEARCH = {
+    "learning_rate": LogUniform(1e-4, 5e-3),
+    "decoupling": LogUniform(0.3, 10.0),
+    "unimodal": LogUniform(0.01, 1.0),
+    "epochs": Whole(4, 10),
+    "batch_size": OneOf((8, 16)),
+    "retain_batch": OneOf((16, 24, 32)),
+    "stop": OneOf(("validation", "never")),
+}
+
+
+def unlearn(
+    model: ImageTextModel,
+    data: UnlearningData,
+    settings: Config,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    progress: bool = True,
+) -> tuple[ImageTextModel, UnlearningLog]:
+    """F_ul from F_og by three mean squared errors:
+    - modality decoupling: J(F_ul(I_f, T_f)) to J(F_og(I_p), F_og(T_q)), p and q drawn at random from the forget batch,
+      so that a forgotten pair is as loosely joined as an image and a report that have nothing to do with each other;
+    - multimodal retention: J on D_r to F_og's;
+    - unimodal retention: z_img and z_txt on D_f to F_og's (a modality alone is not forgotten).
+
+    Departure: their fusion module is a trained part of their models; here it is J, the fixed joint embedding.
+    """
+    log = UnlearningLog()
+    torch.manual_seed(seed)
+    original, unlearned = frozen_and_trainable(model, accelerator)
+    joint = joint_embedding_of(model.settings).to(accelerator.device)
+    forget_targets = OriginalOutputs(original, data.forget, accelerator, log)
+    forget_targets.prepare(np.arange(len(data.forget)))
+    retain_targets = OriginalOutputs(original, data.retain, accelerator, log)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
+        n = len(forget.index)
+        p, q = (forget.index[torch.randint(n, (n,), generator=generator).to(forget.index.device)] for _ in range(2))
+        unrelated = Embeddings(forget_targets.at(p).image_embedding, forget_targets.at(q).text_embedding)
+        z, target = forget.output.embeddings, forget_targets.at(forget.index).embeddings
+        decoupling = mse_loss(joint(z), joint(unrelated))
+        multimodal = mse_loss(joint(retain.output.embeddings), joint(retain_targets.at(retain.index).embeddings))
+        unimodal = mse_loss(z.image, target.image) + mse_loss(z.text, target.text)
+        total = settings.decoupling * decoupling + settings.multimodal * multimodal + settings.unimodal * unimodal
+        return {"decoupling": decoupling, "multimodal": multimodal, "unimodal": unimodal, "total": total}
+
+    take_steps(
+        unlearned, data, settings, paced_by_forget(data, settings), loss, original=original, log=log, seed=seed,
+        accelerator=accelerator,
+        before_epoch=lambda draws: retain_targets.prepare(np.concatenate([draw.retain for draw in draws])),
+        description="MultiDelete", progress=progress,
+    )  # fmt: skip
+    return unlearned, log

@@ -1,0 +1,60 @@
+"""NegGrad: gradient ascent on D_f (Golatkar et al., CVPR 2020, arXiv 1911.04933)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+
+from forget_mi.losses import classification_loss
+from forget_mi.models import ImageTextModel
+from forget_mi.params import config
+from forget_mi.unlearning.base import LogUniform, OneOf, UnlearningData, UnlearningLog, Whole
+from forget_mi.unlearning.steps import Half, StepConfig, forget_only, frozen_and_trainable, take_steps
+
+
+@config
+class Config(StepConfig):
+    """epochs: passes over D_f at most; the ascent has no end of its own, so the stop rule matters. The rest:
+    StepConfig."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+
+
+SEARCH = {
+    "learning_rate": LogUniform(1e-6, 1e-3),
+    "epochs": Whole(2, 20),
+    "batch_size": OneOf((8, 16, 32)),
+    "batch_norm": OneOf(("frozen", "train")),
+    "stop": OneOf(("validation", "never")),
+}
+
+
+def unlearn(
+    model: ImageTextModel,
+    data: UnlearningData,
+    settings: Config,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    progress: bool = True,
+) -> tuple[ImageTextModel, UnlearningLog]:
+    """F_ul from F_og by maximising CE(image) + CE(text) on D_f.
+
+    Departure: the ranking loss stays out of the ascent; its dot products would grow without bound, and it has nothing
+    to do with the labels.
+    """
+    torch.manual_seed(seed)
+    original, unlearned = frozen_and_trainable(model, accelerator)
+
+    def loss(forget: Half, _: Half) -> dict[str, torch.Tensor]:
+        return {"total": -classification_loss(forget.output, forget.batch["labels"])}
+
+    log = take_steps(
+        unlearned, data, settings, forget_only(data, settings), loss, original=original, log=UnlearningLog(),
+        seed=seed, accelerator=accelerator, description="NegGrad", progress=progress,
+    )  # fmt: skip
+    return unlearned, log

@@ -1,0 +1,104 @@
+"""SalUn: random labels for D_f, and only salient weights may change (Fan et al., ICLR 2024, arXiv 2310.12508)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor
+
+from forget_mi.batches import make_loader, on_device
+from forget_mi.losses import classification_loss, training_loss
+from forget_mi.models import ImageTextModel
+from forget_mi.params import config
+from forget_mi.unlearning.base import LogUniform, OneOf, Uniform, UnlearningData, UnlearningLog, Whole
+from forget_mi.unlearning.steps import (
+    Half,
+    StepConfig,
+    frozen_and_trainable,
+    hold_batch_norm,
+    paced_by_forget,
+    take_steps,
+)
+
+
+@config
+class Config(StepConfig):
+    """salient: share of the weights that may change, those with the largest gradient of the loss on D_f (the paper's
+    default is one half). alpha: weight of the retain loss. weight_decay: none, it would move the other weights too. The
+    rest: StepConfig."""
+
+    salient: Annotated[float, Field(gt=0, le=1)] = 0.5
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0, le=0)] = 0.0
+
+
+SEARCH = {
+    "learning_rate": LogUniform(3e-5, 1e-3),
+    "salient": Uniform(0.1, 1.0),
+    "alpha": LogUniform(0.3, 10.0),
+    "epochs": Whole(2, 10),
+    "batch_size": OneOf((8, 16)),
+    "retain_batch": OneOf((16, 24, 32)),
+    "batch_norm": OneOf(("frozen", "train")),
+    "stop": OneOf(("validation", "never")),
+}
+
+
+def unlearn(
+    model: ImageTextModel,
+    data: UnlearningData,
+    settings: Config,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    progress: bool = True,
+) -> tuple[ImageTextModel, UnlearningLog]:
+    """F_ul from F_og by minimising CE on D_f with a random other label a record + alpha L(D_r) over the salient weights
+    (their equations 3 to 5, the classification form).
+
+    Departure: the random labels of an epoch are drawn anew, and an epoch is a pass over D_f with retain records drawn
+    along.
+    """
+    log = UnlearningLog()
+    torch.manual_seed(seed)
+    original, unlearned = frozen_and_trainable(model, accelerator)
+    masks = saliency_masks(unlearned, data, settings, accelerator, log)
+    classes = unlearned.image_tower.head.out_features
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
+        labels = forget.batch["labels"]
+        others = (labels.cpu() + torch.randint(1, classes, labels.shape, generator=generator)) % classes
+        leave = classification_loss(forget.output, others.to(labels.device))
+        stay = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
+        return {"forget": leave, "retain": stay, "total": leave + settings.alpha * stay}
+
+    hooks = [p.register_hook(lambda gradient, m=masks[name]: gradient * m) for name, p in unlearned.named_parameters()]
+    take_steps(
+        unlearned, data, settings, paced_by_forget(data, settings), loss, original=original, log=log, seed=seed,
+        accelerator=accelerator, description="SalUn", progress=progress,
+    )  # fmt: skip
+    for hook in hooks:
+        hook.remove()
+    return unlearned, log
+
+
+def saliency_masks(
+    model: ImageTextModel, data: UnlearningData, settings: Config, accelerator: Accelerator, log: UnlearningLog
+) -> dict[str, Tensor]:
+    """1 where a weight is among the `salient` share of the model with the largest |gradient of L(D_f)|, else 0."""
+    model.train()
+    hold_batch_norm(model, all_of_it=True)
+    for batch in on_device(make_loader(data.forget, 64), accelerator):
+        output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
+        (classification_loss(output, batch["labels"]) * len(batch["labels"])).backward()
+    log.work += len(data.forget)
+    size = {name: torch.zeros_like(p) if p.grad is None else p.grad.abs() for name, p in model.named_parameters()}
+    model.zero_grad()
+    everything = torch.cat([s.flatten() for s in size.values()])
+    kept = max(1, round(settings.salient * everything.numel()))
+    threshold = everything.kthvalue(everything.numel() - kept + 1).values
+    return {name: (s >= threshold).float() for name, s in size.items()}

@@ -1,0 +1,294 @@
+"""The loop of gradient steps that unlearning methods share: which records a step sees, what F_og said of them, when to
+stop. A method adds its loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import nll_loss
+from tqdm.auto import tqdm
+
+from forget_mi.batches import Batch, Examples
+from forget_mi.metrics import Predictions, predict
+from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
+from forget_mi.params import config
+from forget_mi.training import make_optimizer
+from forget_mi.unlearning.base import FORWARD_ONLY, UnlearningData, UnlearningLog
+
+# From this share of the validation loss on, the forget loss is measured in a pass of its own; before, the one that the
+# steps see anyway, half a pass old, is near enough.
+NEAR = 0.8
+
+
+@config
+class StepConfig:
+    """epochs: at most. batch_size: forget records a step at most; a small request is spread over at least `least_steps`
+    steps a pass, so that those who stay are held as often as they are disturbed. retain_batch: retain records a step.
+    learning_rate, weight_decay, beta2: AdamW. clip: largest gradient norm. batch_norm: whether it keeps F_og's running
+    statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the cross-entropy on D_f has
+    reached that of F_og on D_v; 'never' runs all epochs."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    least_steps: Annotated[int, Field(ge=1)] = 1
+    retain_batch: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    batch_norm: Literal["train", "frozen"] = "frozen"
+    stop: Literal["validation", "never"] = "validation"
+
+
+class Draw(NamedTuple):
+    """Which records a step sees: positions in D_f and in D_r; either may be empty."""
+
+    forget: np.ndarray
+    retain: np.ndarray
+
+
+NONE = np.empty(0, dtype=np.int64)
+Draws = Callable[[np.random.Generator, int], list[Draw]]
+
+
+class Half(NamedTuple):
+    """One half of a step: the positions of its records (n), the batch, and what F_ul says of it."""
+
+    index: Tensor
+    batch: Batch
+    output: ModelOutput
+
+    def __bool__(self) -> bool:
+        return len(self.index) > 0
+
+
+Loss = Callable[[Half, Half], dict[str, Tensor]]
+
+
+def take_steps(
+    unlearned: ImageTextModel,
+    data: UnlearningData,
+    settings: StepConfig,
+    draws: Draws,
+    loss: Loss,
+    *,
+    original: ImageTextModel,
+    log: UnlearningLog,
+    seed: int,
+    accelerator: Accelerator,
+    before_epoch: Callable[[list[Draw]], None] | None = None,
+    after_epoch: Callable[[dict[str, float]], None] | None = None,
+    description: str,
+    progress: bool,
+) -> UnlearningLog:
+    """Change `unlearned` in place, one optimiser step a draw; return the finished log, one row an epoch.
+
+    draws(rng, epoch): the steps of an epoch. loss(forget, retain): named scalars of a step; 'total' is minimised, all
+    are logged as means over the steps that had them. original: F_og, whose cross-entropy on D_v is where the stop rule
+    stops. before_epoch sees the epoch's draws (to compute targets), after_epoch its row of the log.
+
+    Raises FloatingPointError where the loss is not finite.
+    """
+    accelerator.free_memory()  # of what an earlier run left registered
+    optimizer = make_optimizer(unlearned, settings.learning_rate, settings.weight_decay, settings.beta2)
+    wrapped, optimizer = accelerator.prepare(unlearned, optimizer)
+    validation_loss = fused_loss(original, data.validation, accelerator)
+    log.work += FORWARD_ONLY * len(data.validation)
+    rng = np.random.default_rng([seed, 17])
+
+    bar = tqdm(range(settings.epochs), desc=description, unit="epoch", disable=not progress)
+    for epoch in bar:
+        steps = draws(rng, epoch)
+        if before_epoch is not None:
+            before_epoch(steps)
+        unlearned.train()
+        hold_batch_norm(unlearned, all_of_it=settings.batch_norm == "frozen")
+        sums, counts = {}, {}
+        forget_total, forget_seen = torch.zeros((), device=accelerator.device), 0
+        for draw in steps:
+            forget, retain = forward_together(wrapped, data, draw, accelerator.device)
+            values = loss(forget, retain)
+            accelerator.backward(values["total"])
+            accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            log.work += len(draw.forget) + len(draw.retain)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+                counts[name] = counts.get(name, 0) + 1
+            if forget:
+                forget_total += fused_nll_sum(forget)
+                forget_seen += len(draw.forget)
+        row = {name: float(value) / counts[name] for name, value in sums.items()}
+        if not np.isfinite(row["total"]):
+            raise FloatingPointError(f"{description}: the loss is {row['total']} in epoch {epoch + 1}; lower the rate")
+        forget_loss = float(forget_total) / forget_seen if forget_seen else float("nan")
+        if forget_seen and settings.stop == "validation" and forget_loss >= NEAR * validation_loss:
+            forget_loss = fused_loss(unlearned, data.forget, accelerator)
+            log.work += FORWARD_ONLY * len(data.forget)
+        row |= {"epoch": epoch + 1, "forget_loss": forget_loss, "validation_loss": validation_loss}
+        log.epochs.append(row)
+        if after_epoch is not None:
+            after_epoch(row)
+        bar.set_postfix(forget=f"{forget_loss:.2f}", validation=f"{validation_loss:.2f}")
+        if settings.stop == "validation" and forget_loss >= validation_loss:
+            return log.finish("the forget loss reached the validation loss")
+    return log.finish("all epochs were run")
+
+
+# ---- which records a step sees ------------------------------------------------------------------------------------
+
+
+def paced_by_forget(data: UnlearningData, settings: StepConfig) -> Draws:
+    """An epoch is a pass over D_f; each step takes `retain_batch` records of D_r along. Its cost depends on the
+    request, not on the size of the cohort."""
+
+    def draws(rng: np.random.Generator, epoch: int) -> list[Draw]:
+        batches = forget_batches(rng, len(data.forget), settings)
+        retained = draw_in_rounds(rng, len(data.retain), settings.retain_batch * len(batches))
+        return [Draw(f, r) for f, r in zip(batches, np.split(retained, len(batches)), strict=True)]
+
+    return draws
+
+
+def paced_by_retain(data: UnlearningData, settings: StepConfig) -> Draws:
+    """An epoch is a pass over D_r; each step takes up to `batch_size` records of D_f along, round and round."""
+
+    def draws(rng: np.random.Generator, epoch: int) -> list[Draw]:
+        retained = retain_batches(rng, len(data.retain), settings)
+        forgotten = draw_in_rounds(rng, len(data.forget), settings.batch_size * len(retained))
+        return [Draw(f, r) for f, r in zip(np.split(forgotten, len(retained)), retained, strict=True)]
+
+    return draws
+
+
+def forget_only(data: UnlearningData, settings: StepConfig) -> Draws:
+    """An epoch is a pass over D_f and nothing else."""
+    return lambda rng, epoch: [Draw(f, NONE) for f in forget_batches(rng, len(data.forget), settings)]
+
+
+def retain_only(data: UnlearningData, settings: StepConfig) -> Draws:
+    """An epoch is a pass over D_r and nothing else."""
+    return lambda rng, epoch: [Draw(NONE, r) for r in retain_batches(rng, len(data.retain), settings)]
+
+
+def forget_batches(rng: np.random.Generator, records: int, settings: StepConfig) -> list[np.ndarray]:
+    """D_f in random order, in batches of at most batch_size and in at least least_steps of them."""
+    steps = max(-(-records // settings.batch_size), min(settings.least_steps, records))
+    return np.array_split(rng.permutation(records), steps)
+
+
+def retain_batches(rng: np.random.Generator, records: int, settings: StepConfig) -> list[np.ndarray]:
+    """D_r in random order, in batches of at most retain_batch."""
+    return np.array_split(rng.permutation(records), -(-records // settings.retain_batch))
+
+
+def draw_in_rounds(rng: np.random.Generator, available: int, wanted: int) -> np.ndarray:
+    """Positions of `wanted` records, without repetition until all have been drawn."""
+    rounds = [rng.permutation(available) for _ in range(-(-wanted // available))]
+    return np.concatenate(rounds)[:wanted]
+
+
+# ---- what the models say of them ----------------------------------------------------------------------------------
+
+
+def forward_together(model: nn.Module, data: UnlearningData, draw: Draw, device: torch.device) -> tuple[Half, Half]:
+    """The forget and the retain half of a step, through the model in one pass."""
+    batches = [
+        examples.__getitems__(index) if len(index) else None
+        for index, examples in ((draw.forget, data.forget), (draw.retain, data.retain))
+    ]
+    some = next(batch for batch in batches if batch is not None)
+    batches = [{name: t[:0] for name, t in some.items()} if batch is None else batch for batch in batches]
+    batches = [{name: t.to(device, non_blocking=True) for name, t in batch.items()} for batch in batches]
+    joined = join(*batches)
+    output = model(joined["images"], joined["input_ids"], joined["attention_mask"])
+    n = len(draw.forget)
+    parts = (ModelOutput(*(t[:n] for t in output)), ModelOutput(*(t[n:] for t in output)))
+    return tuple(Half(batch["index"], batch, part) for batch, part in zip(batches, parts, strict=True))
+
+
+def join(a: Batch, b: Batch) -> Batch:
+    """Two batches as one, reports padded to the longer."""
+    longest = max(a["input_ids"].shape[1], b["input_ids"].shape[1])
+
+    def pad(tokens: Tensor) -> Tensor:
+        return nn.functional.pad(tokens, (0, longest - tokens.shape[1]))
+
+    joined = {"images": torch.cat([a["images"], b["images"]])}
+    for name in ("input_ids", "attention_mask"):
+        joined[name] = torch.cat([pad(a[name]), pad(b[name])])
+    return joined
+
+
+class OriginalOutputs:
+    """F_og's logits and embeddings of a set of records, each computed at most once, when first asked for.
+
+    F_og is frozen, so what it says never changes; and records that are never drawn cost nothing. Evaluation mode,
+    always: dropout or batch statistics would move the targets.
+    """
+
+    def __init__(self, model: ImageTextModel, examples: Examples, accelerator: Accelerator, log: UnlearningLog):
+        self._model, self._examples, self._accelerator, self._log = model, examples, accelerator, log
+        self._known = np.zeros(len(examples), dtype=bool)
+        self._values: ModelOutput | None = None
+
+    def prepare(self, index: np.ndarray) -> None:
+        """Compute what is still missing of the records at `index`, in one pass."""
+        missing = np.unique(index[~self._known[index]])
+        if len(missing) == 0:
+            return
+        found = predict(self._model, self._examples.select(missing), self._accelerator)
+        self._log.work += FORWARD_ONLY * len(missing)
+        new = as_output(found, self._accelerator.device)
+        if self._values is None:
+            self._values = ModelOutput(*(t.new_zeros(len(self._examples), t.shape[1]) for t in new))
+        for values, t in zip(self._values, new, strict=True):
+            values[torch.from_numpy(missing).to(t.device)] = t
+        self._known[missing] = True
+
+    def at(self, index: Tensor) -> ModelOutput:
+        """The output for records that were prepared."""
+        index = index.to(self._accelerator.device)
+        return ModelOutput(*(t[index] for t in self._values))
+
+
+def as_output(predictions: Predictions, device: torch.device) -> ModelOutput:
+    """Predictions as tensors on a device."""
+    return ModelOutput(*(torch.from_numpy(getattr(predictions, name)).to(device) for name in ModelOutput._fields))
+
+
+def fused_loss(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> float:
+    """Mean cross-entropy of the fused prediction in evaluation mode, in nats: what stop rules compare."""
+    return float(predict(model, examples, accelerator).cross_entropy("fused").mean())
+
+
+def fused_nll_sum(half: Half) -> Tensor:
+    """Summed cross-entropy of the fused prediction of a step's records, without a gradient."""
+    probabilities = fused_probabilities(half.output.image_logits, half.output.text_logits).detach()
+    return nll_loss(probabilities.clamp_min(1e-12).log(), half.batch["labels"], reduction="sum")
+
+
+# ---- the models ---------------------------------------------------------------------------------------------------
+
+
+def frozen_and_trainable(model: ImageTextModel, accelerator: Accelerator) -> tuple[ImageTextModel, ImageTextModel]:
+    """F_og, a frozen copy of the model in evaluation mode, and F_ul, a copy that can be trained."""
+    original = copy.deepcopy(model).to(accelerator.device).eval().requires_grad_(False)
+    return original, copy.deepcopy(original).requires_grad_(True)
+
+
+def hold_batch_norm(model: nn.Module, all_of_it: bool) -> None:
+    """Let batch normalisation use and keep F_og's running statistics, in place: all of it, or only where its own
+    weights are not trained. The embeddings of a small batch, half of it forgotten records, then mean the same in the
+    loop as afterwards."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (all_of_it or not module.weight.requires_grad):
+            module.eval()
