@@ -2,10 +2,11 @@
 PYTHON  ?= python3.11
 PROFILE ?= demo
 DATA    ?=
+SNAKEMAKE ?=
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run test lab results covid-results notebooks reference format lock clean
+.PHONY: demo run test test-slurm lab sweep sweep-dry tune dag results covid-results notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -17,9 +18,21 @@ test: .venv/installed            ## lint, unit tests, notebooks end to end, regr
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
 
 lab: .venv/installed             ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=. notebooks/01_cohort.ipynb
+	$(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_cohort.ipynb
 
-results: .venv/installed         ## three seeds at 3 and 10 %: figures/results.csv, the figures, the README's table
+sweep: .venv/installed           ## PROFILE=demo: all approaches x sizes of request x seeds; a rerun finishes what is left
+	$(BIN)/python -m forget_mi sweep $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
+
+sweep-dry: .venv/installed       ## what make sweep would run
+	$(BIN)/python -m forget_mi sweep $(PROFILE) $(if $(DATA),--data $(DATA)) -- --dry-run
+
+tune: .venv/installed            ## PROFILE=demo: choose every approach's hyper-parameters, into params/tuned/
+	$(BIN)/python -m forget_mi tune $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
+
+dag: .venv/installed             ## figures/workflow.png: the rules of the sweep and how many jobs each has
+	$(BIN)/python -m forget_mi dag $(PROFILE)
+
+results: .venv/installed         ## make sweep, then figures/results.csv, the figures and the README's tables
 	$(BIN)/python -m forget_mi results
 
 covid-results: .venv/installed   ## DATA=folder: the covid profile, figures/covid.csv and the README's table of it

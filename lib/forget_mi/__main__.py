@@ -1,10 +1,12 @@
-"""`python -m forget_mi run|notebooks|reference|results|covid-results`: what the Makefile calls."""
+"""`python -m forget_mi run|sweep|tune|notebooks|reference|results|covid-results`: what the Makefile calls."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,17 +17,43 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; bad input and failing notebooks end with one line on standard error and exit status 1."""
     parser = argparse.ArgumentParser(prog="forget_mi", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run the five notebooks on a profile")
+    run = commands.add_parser("run", help="run the notebooks on a profile")
     run.add_argument("profile", help="a name in params/, or a path to a YAML file")
     run.add_argument("--data", type=Path, help="the data folder (cohort.root)")
     run.add_argument("--run-dir", help="the run folder (default runs/<profile>)")
+    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
+    sweep = commands.add_parser("sweep", help="run the grid of a profile through Snakemake")
+    tune = commands.add_parser("tune", help="choose each approach's hyper-parameters for a profile")
+    for command in (sweep, tune):
+        command.add_argument("profile", help="a name in params/, or a path to a YAML file")
+        command.add_argument("--data", type=Path, help="the data folder (cohort.root)")
+        command.add_argument("--folder", help="where it goes")
+        command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
+        command.epilog = "What follows -- goes to snakemake, as in: sweep demo -- --dry-run"
+    job = commands.add_parser("sweep-job", help="one job of a sweep, as the workflow calls it")
+    job.add_argument("profile")
+    job.add_argument("notebook")
+    job.add_argument("run", nargs="?")
+    job.add_argument("approach", nargs="?")
+    tune_one = commands.add_parser("tune-one", help="the tuning of one approach, as the workflow calls it")
+    tune_one.add_argument("profile")
+    tune_one.add_argument("approach")
+    for command in (job, tune_one):
+        command.add_argument("--folder", required=True)
+        command.add_argument("--set-json", type=json.loads, default={}, metavar="{NAME: VALUE, ...}")
+    dag = commands.add_parser("dag", help="rebuild figures/workflow.png")
+    dag.add_argument("profile")
     covid = commands.add_parser("covid-results", help="run the covid profile and rebuild the README's table from it")
     covid.add_argument("--data", type=Path, required=True, help="the folder with metadata.csv and images/")
-    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
     commands.add_parser("notebooks", help="rebuild the committed notebooks' outputs")
     commands.add_parser("reference", help="rebuild tests/reference, which the tests compare printed results with")
     commands.add_parser("results", help="rebuild figures/results.csv and the figures made from it")
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:at])
+    options.snakemake = arguments[at + 1 :]
+    if options.snakemake and options.command not in ("sweep", "tune"):
+        parser.error(f"{options.command} takes nothing after --")
     try:
         return COMMANDS[options.command](options)
     except InputError as error:
@@ -35,11 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def _run(options: argparse.Namespace) -> int:
-    from forget_mi.pipeline import run_chain
-    from forget_mi.plots import print_comparison
-    from forget_mi.runs import shown
-
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line changes in the profile."""
     overrides = {}
     for item in options.set:
         name, separator, value = item.partition("=")
@@ -52,9 +77,51 @@ def _run(options: argparse.Namespace) -> int:
             overrides.setdefault("request.fraction", None)  # instead of the profile's draw
     if options.data is not None:
         overrides["cohort.root"] = str(options.data.resolve())
-    run = run_chain(options.profile, options.run_dir, overrides)
+    return overrides
+
+
+def _run(options: argparse.Namespace) -> int:
+    from forget_mi.pipeline import run_chain
+    from forget_mi.plots import print_comparison
+    from forget_mi.runs import shown
+
+    run = run_chain(options.profile, options.run_dir, _overrides(options))
     print_comparison(run.folder / "comparison.csv")
     print(f"\nThe executed notebooks, models and tables lie in {shown(run.folder)}.")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from forget_mi.workflow import run_sweep
+
+    return run_sweep(options.profile, options.folder, _overrides(options), options.snakemake)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from forget_mi.workflow import run_tuning
+
+    return run_tuning(options.profile, options.folder, _overrides(options), options.snakemake)
+
+
+def _tune_one(options: argparse.Namespace) -> int:
+    from forget_mi.pipeline import run_tuning_notebook
+
+    run_tuning_notebook(options.profile, options.approach, options.folder, options.set_json)
+    return 0
+
+
+def _sweep_job(options: argparse.Namespace) -> int:
+    from forget_mi.workflow import run_job
+
+    run_job(options.profile, options.folder, options.set_json, options.notebook, options.run, options.approach)
+    return 0
+
+
+def _dag(options: argparse.Namespace) -> int:
+    from forget_mi.profiles import ROOT
+    from forget_mi.workflow import draw_workflow
+
+    draw_workflow(options.profile, ROOT / "figures" / "workflow.png")
     return 0
 
 
@@ -68,8 +135,7 @@ def _notebooks(_: argparse.Namespace) -> int:
 def _results(_: argparse.Namespace) -> int:
     from forget_mi.results import rebuild_results
 
-    rebuild_results()
-    return 0
+    return rebuild_results()
 
 
 def _reference(_: argparse.Namespace) -> int:
@@ -89,6 +155,11 @@ def _covid_results(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     "run": _run,
+    "sweep": _sweep,
+    "tune": _tune,
+    "sweep-job": _sweep_job,
+    "tune-one": _tune_one,
+    "dag": _dag,
     "covid-results": _covid_results,
     "notebooks": _notebooks,
     "reference": _reference,

@@ -33,11 +33,13 @@ SETS = ("forget", "retain", "validation", "test")
 
 @config
 class AuditConfig:
-    """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap."""
+    """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap. approaches: which
+    unlearned models of the run are audited; empty for all that there are."""
 
     draws: Annotated[int, Field(ge=50, le=100_000)] = 500
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0
+    approaches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from forget_mi.profiles import ROOT
 from forget_mi.runs import Run, open_run, shown
 
 NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
+# Beside the chain: they read a run, and nothing of the chain reads them.
+SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method")
 
 
 class NotebookError(RuntimeError):
@@ -44,6 +46,15 @@ def run_chain(
         execute(ROOT / "notebooks" / f"{name}.ipynb", executed_path(run, name), parameters, progress)
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     return run
+
+
+def run_tuning_notebook(
+    profile: str | Path, approach: str, folder: str | Path, overrides: Mapping[str, Any] | None = None
+) -> None:
+    """Run notebook 03a for one approach; the executed one lies in the approach's folder. Raises NotebookError."""
+    parameters = {"profile": str(profile), "tuning_dir": str(folder), "approach": approach}
+    target = Path(folder) / approach / "03a_tune.ipynb"
+    execute(ROOT / "notebooks" / "03a_tune.ipynb", target, parameters | {"overrides": dict(overrides or {})}, False)
 
 
 def executed_path(run: Run, name: str) -> Path:
@@ -85,7 +96,7 @@ def rebuild_notebooks(target: Path = ROOT / "notebooks", parameters: Mapping[str
     """
     os.environ["FORGET_MI_PROGRESS"] = "0"
     with tempfile.TemporaryDirectory() as folder:
-        for name in NOTEBOOKS:
+        for name in (*NOTEBOOKS, *SIDE_NOTEBOOKS):
             source, executed = Path(folder) / f"{name}.ipynb", Path(folder) / f"{name}.executed.ipynb"
             source.write_text(with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters or {}))
             execute(source, executed, {})

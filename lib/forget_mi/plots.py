@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import networkx as nx
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -15,6 +17,7 @@ from sklearn.metrics import roc_curve
 
 from forget_mi.cohorts.base import Cohort
 from forget_mi.metrics import binary_auc
+from forget_mi.statistics import ORIGINAL, RETRAINED, order_of, with_approach
 
 # Colour-blind safe (Okabe-Ito), the same model in the same colour everywhere.
 COLOURS = {"original": "#0072B2", "retrained": "#009E73", "unlearned": "#D55E00", "neutral": "#666666"}
@@ -126,15 +129,20 @@ def unlearning_curves(epochs: pd.DataFrame) -> Figure:
 def loss_histograms(losses: pd.DataFrame, models: Sequence[str], tower: str = "fused") -> Figure:
     """As in the paper: the distribution of cross-entropy on D_f and D_t under each model. Where a model has forgotten,
     both lie on one another."""
-    figure, axes = plt.subplots(1, len(models), figsize=(3.8 * len(models), 3), sharey=True, squeeze=False)
+    columns = min(len(models), 4)
+    lines = -(-len(models) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.8 * columns, 3 * lines), sharey=True, squeeze=False)
     edges = np.linspace(0, max(3.0, float(losses[tower].quantile(0.98))), 25)
-    for axis, model in zip(axes[0], models, strict=True):
+    for axis in axes.flat[len(models) :]:
+        axis.set_axis_off()
+    for axis, model in zip(axes.flat, models, strict=False):
         for side, name in (("test", "$D_t$"), ("forget", "$D_f$")):
             values = losses[tower][(losses.model == model) & (losses.set == side)].clip(upper=edges[-1])
             weights = np.full(len(values), 1 / len(values))
             axis.hist(values, edges, weights=weights, alpha=0.6, color=SIDE_COLOURS[side], label=name)
         axis.set(title=model, xlabel=f"cross-entropy ({tower})")
-    axes[0][0].set_ylabel("share of records")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of records")
     axes[0][0].legend()
     return shown_once(figure)
 
@@ -154,8 +162,9 @@ def roc_curves(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) 
 
 def measures_with_intervals(table: pd.DataFrame, measures: Mapping[str, str], tower: str = "fused") -> Figure:
     """A panel a measure, a point and interval a model; the band is the range of the retrained models."""
-    figure, axes = plt.subplots(1, len(measures), figsize=(2.9 * len(measures), 2.8), sharey=True, squeeze=False)
     chosen = table[table.tower == tower]
+    height = max(2.8, 0.8 + 0.27 * chosen.model.nunique())
+    figure, axes = plt.subplots(1, len(measures), figsize=(2.9 * len(measures), height), sharey=True, squeeze=False)
     for axis, (measure, title) in zip(axes[0], measures.items(), strict=True):
         rows = chosen[chosen.measure == measure].iloc[::-1]
         for at, row in enumerate(rows.itertuples()):
@@ -169,26 +178,150 @@ def measures_with_intervals(table: pd.DataFrame, measures: Mapping[str, str], to
     return shown_once(figure)
 
 
-def results_against_retrained(results: pd.DataFrame) -> Figure:
-    """Gap to the retrained models over seeds: one panel a measure, a point a seed, the mean as a bar."""
-    measures = {"mia_svc_fused": "SVC attack", "attack_auc": "loss attack AUC", "forget_auc": "forget AUC",
-                "forget_f1": "forget F1", "test_auc": "test AUC"}  # fmt: skip
-    long = results.melt(["method", "forget_fraction", "seed"], list(measures), "measure")
-    reference = long[long.method == "retrain"].groupby(["forget_fraction", "seed", "measure"]).value.mean()
-    long = long.join(reference.rename("retrained"), on=["forget_fraction", "seed", "measure"])
-    long["gap"] = long.value - long.retrained
-    long["percent"] = (100 * long.forget_fraction).map("{:g} %".format)
-    figure, axes = plt.subplots(1, len(measures), figsize=(13, 3), sharey=True)
-    order = [m for m in ("original", "retrain", "forget_mi") if m in set(long.method)]
-    palette = {"original": COLOURS["original"], "retrain": COLOURS["retrained"], "forget_mi": COLOURS["unlearned"]}
-    for axis, (measure, title) in zip(axes, measures.items(), strict=True):
-        part = long[long.measure == measure]
-        sns.stripplot(part, x="percent", y="gap", hue="method", hue_order=order, palette=palette, dodge=True, ax=axis)
-        axis.axhline(0, color=COLOURS["neutral"], lw=1)
-        axis.set(title=title, xlabel="request", ylabel="gap to retrained")
-        handles, names = axis.get_legend_handles_labels()
-        axis.get_legend().remove()
-    figure.legend(handles, names, loc="upper center", ncols=len(names), bbox_to_anchor=(0.5, 1.08), frameon=False)
+def palette_of(approaches: Sequence[str]) -> dict[str, object]:
+    """A colour an approach: the original and the retrained models in theirs, Forget-MI's settings in orange to
+    brown, the others spread over a colour map."""
+    ours = [name for name in approaches if name.startswith("forget_mi")]
+    others = [name for name in approaches if name not in ours and name not in (ORIGINAL, RETRAINED)]
+    colours = {ORIGINAL: COLOURS["original"], RETRAINED: COLOURS["retrained"]}
+    colours |= dict(zip(ours, sns.color_palette("YlOrBr_r", len(ours) + 2)[: len(ours)], strict=True))
+    if len(ours) == 1:
+        colours[ours[0]] = COLOURS["unlearned"]
+    return colours | dict(zip(others, sns.husl_palette(len(others), h=0.5, l=0.55), strict=True))
+
+
+def trials(table: pd.DataFrame) -> Figure:
+    """Score of each trial of a search in its order, the best so far as a line; those that were dropped on the axis."""
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    finished = table.dropna(subset="score")
+    axis.plot(finished.trial, finished.score, "o", color=COLOURS["neutral"], label="finished")
+    axis.plot(finished.trial, finished.score.cummin(), color=COLOURS["unlearned"], label="best so far")
+    dropped = table[table.score.isna()]
+    axis.plot(dropped.trial, np.zeros(len(dropped)), "x", color=COLOURS["neutral"], label="dropped or cut short")
+    axis.set(xlabel="trial", ylabel="score", ylim=(-0.01, None))
+    axis.legend(fontsize=9)
+    return shown_once(figure)
+
+
+def workflow(dot: str, jobs: Mapping[str, int]) -> Figure:
+    """A Snakemake rule graph (its --rulegraph output in the dot language), from left to right, with the number of jobs
+    of each rule."""
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', dot))
+    edges = [(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", dot) if a != b]
+    edges = [(a, b) for a, b in edges if a in jobs and b in jobs]
+    order = list(nx.topological_sort(nx.DiGraph(edges)))
+    at = {name: (3 * column, 0) for column, name in enumerate(order)}
+    figure, axis = plt.subplots(figsize=(11, 2.6))
+    for a, b in edges:
+        far = order.index(b) - order.index(a)
+        bend = "arc3,rad=0" if far == 1 else f"arc3,rad={-0.11 * far:.2f}"
+        style = {
+            "arrowstyle": "-|>",
+            "color": COLOURS["neutral"],
+            "shrinkA": 36,
+            "shrinkB": 36,
+            "connectionstyle": bend,
+        }
+        axis.annotate("", at[b], at[a], arrowprops=style)
+    for name, (x, y) in at.items():
+        text = f"{name}\n{jobs[name]} job{'s' if jobs[name] > 1 else ''}"
+        box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS["original"], "lw": 2}
+        axis.text(x, y, text, ha="center", va="center", fontsize=11, bbox=box)
+    axis.set(xlim=(-1.2, 3 * len(order) - 1.8), ylim=(-0.8, 1.6))
+    axis.set_axis_off()
+    return shown_once(figure)
+
+
+def gaps_by_measure(gaps: pd.DataFrame, titles: Mapping[str, str], first: str | None = None) -> Figure:
+    """Signed gap to the retrained models: a panel a measure, a row an approach; a point is a seed and request (the
+    larger, the larger the request), a bar their mean. The band is the retrained models' own range."""
+    order = order_of(gaps.approach, first)
+    palette, fractions = palette_of(order), sorted(gaps.forget_fraction.unique())
+    figure, axes = plt.subplots(
+        1, len(titles), figsize=(2.9 * len(titles), 1.2 + 0.3 * len(order)), sharey=True, squeeze=False
+    )
+    for axis, (measure, title) in zip(axes[0], titles.items(), strict=True):
+        part = gaps[gaps.measure == measure]
+        own = part.gap[part.approach == RETRAINED].dropna()
+        if len(own):
+            axis.axvspan(own.min(), own.max(), color=COLOURS["retrained"], alpha=0.12, lw=0)
+        axis.axvline(0, color=COLOURS["neutral"], lw=1)
+        for at, approach in enumerate(order):
+            these = part[part.approach == approach]
+            sizes = [14 + 16 * fractions.index(f) for f in these.forget_fraction]
+            axis.scatter(these.gap, np.full(len(these), at), s=sizes, color=palette[approach], alpha=0.55, lw=0)
+            axis.plot([these.gap.mean()] * 2, [at - 0.35, at + 0.35], color=palette[approach], lw=3)
+        axis.set_yticks(range(len(order)), order)
+        axis.set_title(title, fontsize=11)
+    axes[0][0].invert_yaxis()
+    figure.supxlabel("gap to the retrained models", fontsize=11)
+    return shown_once(figure)
+
+
+def forgetting_against_usefulness(comparison: pd.DataFrame, first: str | None = None) -> Figure:
+    """A panel a size of request: AUC on the forgotten patients across, on the test patients up; mean and standard
+    deviation over seeds. The cross is the retrained models' mean, the target; the shade their spread."""
+    rows = with_approach(comparison)
+    fractions, order = sorted(rows.forget_fraction.unique()), order_of(rows.approach, first)
+    palette = palette_of(order)
+    figure, axes = plt.subplots(
+        1, len(fractions), figsize=(4.4 * len(fractions) + 2, 4), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, fraction in zip(axes[0], fractions, strict=True):
+        for approach in order:
+            these = rows[(rows.forget_fraction == fraction) & (rows.approach == approach)]
+            x, y = these.forget_auc, these.test_auc
+            dx, dy = (0 if np.isnan(v.std()) else v.std() for v in (x, y))
+            if approach == RETRAINED:
+                axis.axvspan(x.mean() - dx, x.mean() + dx, color=palette[approach], alpha=0.12, lw=0)
+                axis.axhspan(y.mean() - dy, y.mean() + dy, color=palette[approach], alpha=0.12, lw=0)
+                axis.plot(x.mean(), y.mean(), "P", ms=13, color=palette[approach], label="retrained (target)")
+            else:
+                axis.errorbar(x.mean(), y.mean(), dy, dx, "o", color=palette[approach], lw=1, alpha=0.9, label=approach)
+        axis.set(title=f"request of {100 * fraction:.3g} %", xlabel="AUC on the forgotten patients")
+    axes[0][0].set_ylabel("AUC on test patients")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
+    return shown_once(figure)
+
+
+def cost_against_closeness(comparison: pd.DataFrame, first: str | None = None) -> Figure:
+    """Share of retraining's time across (logarithmic), mean gap to the retrained models up, a point an approach and
+    size of request; the shade is the gap between two retrained models."""
+    rows = with_approach(comparison)
+    order = order_of(rows.approach, first)
+    palette, markers = palette_of(order), ["o", "s", "D", "^", "v"]
+    figure, axis = plt.subplots(figsize=(8, 4.6))
+    own = rows.mean_gap[rows.approach == RETRAINED].dropna()
+    if len(own):
+        axis.axhspan(0, own.mean(), color=COLOURS["retrained"], alpha=0.15, lw=0, label="between retrained models")
+    for number, (_, part) in enumerate(rows.groupby("forget_fraction", sort=True)):
+        for approach in [name for name in order if name not in (ORIGINAL, RETRAINED)]:
+            these = part[part.approach == approach]
+            axis.plot(
+                these.share_of_retraining.mean(), these.mean_gap.mean(), markers[number % len(markers)],
+                color=palette[approach], label=approach if number == 0 else None,
+            )  # fmt: skip
+    axis.set(xscale="log", xlabel="share of the time of retraining", ylabel="mean gap to retrained", ylim=(0, None))
+    axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
+    return shown_once(figure)
+
+
+def curves_over_requests(comparison: pd.DataFrame, titles: Mapping[str, str], first: str | None = None) -> Figure:
+    """A panel a measure: its mean over seeds against the size of the request, a line an approach."""
+    rows = with_approach(comparison)
+    order = order_of(rows.approach, first)
+    palette = palette_of(order)
+    figure, axes = plt.subplots(1, len(titles), figsize=(3.4 * len(titles) + 1.5, 3.4), squeeze=False)
+    for axis, (column, title) in zip(axes[0], titles.items(), strict=True):
+        for approach in order:
+            line = rows[rows.approach == approach].groupby("forget_fraction")[column].mean()
+            strong = approach in (ORIGINAL, RETRAINED, first)
+            axis.plot(
+                100 * line.index, line, "o-", ms=4, color=palette[approach], label=approach,
+                lw=2.5 if strong else 1, alpha=1 if strong else 0.7, zorder=3 if strong else 2,
+            )  # fmt: skip
+        axis.set(title=title, xlabel="request (% of training images)")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
     return shown_once(figure)
 
 

@@ -17,10 +17,15 @@ from forget_mi.errors import InputError
 from forget_mi.models import ModelConfig, model_config
 from forget_mi.params import build
 from forget_mi.splits import RequestConfig, SplitConfig
+from forget_mi.sweep import SweepConfig
 from forget_mi.training import TrainingConfig
+from forget_mi.tuning import TuningConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = ("seed", "cohort", "split", "request", "model", "training", "retrained", "unlearning", "audit", "device")
+SECTIONS = (
+    "seed", "cohort", "split", "request", "model", "training", "retrained", "unlearning", "audit", "device", "tuning",
+    "sweep",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Params:
 
     seed: of the split, the request, the training and the unlearning, unless their sections say otherwise. cohort: the
     settings of the source, with its name. retrained: how many models are retrained without the request; more than one
-    shows how far two honest models lie apart. method, unlearning: the unlearning method and its settings.
+    shows how far two honest models lie apart. method, unlearning: the unlearning method and its settings. tuning: how
+    make tune chooses them. sweep: what make sweep compares.
     """
 
     profile: str
@@ -44,6 +50,8 @@ class Params:
     unlearning: Any
     audit: AuditConfig
     device: DeviceConfig
+    tuning: TuningConfig
+    sweep: SweepConfig
 
     def as_dict(self, *names: str) -> dict[str, Any]:
         """Plain values, JSON- and YAML-ready, of the named sections or of all."""
@@ -113,8 +121,7 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
     if unknown:
         raise InputError(f"unknown section {unknown[0]!r} in profile {profile}; allowed are {', '.join(SECTIONS)}")
     seed = _whole_number(values.get("seed", 0), "seed", 0)
-    method_values = {"method": "forget_mi", **(values.get("unlearning") or {})}
-    method = method_values.pop("method")
+    method, method_values = unlearning_values(values.get("unlearning"))
     source = (values.get("cohort") or {}).get("source")
     settings, _ = cohorts.cohort_settings(anchored(values.get("cohort"), "root"))
     request = anchored(values.get("request"), "csv") or {"fraction": 0.1}
@@ -131,7 +138,34 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         unlearning=build(unlearning.find(method).Config, method_values, "unlearning"),
         audit=build(AuditConfig, values.get("audit"), "audit"),
         device=build(DeviceConfig, values.get("device"), "device"),
+        tuning=build(TuningConfig, values.get("tuning"), "tuning"),
+        sweep=build(SweepConfig, values.get("sweep"), "sweep"),
     )
+
+
+def unlearning_values(section: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """The method and its settings as a profile's section `unlearning` gives them.
+
+    tuned: the name of a file in params/tuned/, from which the settings that make tune chose for this approach are
+    taken; what the section itself says goes before them.
+    """
+    values = {"method": "forget_mi", **(section or {})}
+    method, tuned = values.pop("method"), values.pop("tuned", None)
+    if tuned is None:
+        return method, values
+    known = tuned_settings(tuned)
+    default = getattr(unlearning.find(method).Config(), "setting", "")
+    setting = values.get("setting", default)
+    return method, {**known.get(f"{method}-{setting}" if setting else method, {}), **values}
+
+
+def tuned_settings(name: str) -> dict[str, dict[str, Any]]:
+    """The settings of each approach in params/tuned/<name>.yaml."""
+    path = ROOT / "params" / "tuned" / f"{name}.yaml"
+    if not path.is_file():
+        files = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise InputError(f"parameter unlearning.tuned = {name!r}: there is no {path}; known: {', '.join(files)}")
+    return yaml.safe_load(path.read_text()) or {}
 
 
 def anchored(section: Mapping[str, Any] | None, name: str) -> dict[str, Any]:

@@ -1,23 +1,23 @@
-"""`make results`: the chain over seeds and sizes of request, figures/results.csv, and what is made from it."""
+"""`make results`: the whole sweep, figures/results.csv, and the figures and README tables that are made from it."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from forget_mi import plots, statistics
+from forget_mi.audit import CLOSENESS
 from forget_mi.files import write_text
 from forget_mi.pipeline import run_chain
-from forget_mi.plots import loss_histograms, results_against_retrained, set_style
 from forget_mi.profiles import ROOT
-from forget_mi.runs import Run, open_run, write_table
+from forget_mi.runs import write_table
+from forget_mi.sweep import Sweep, open_sweep
+from forget_mi.workflow import run_sweep
 
-# Seeds 10 to 12 were used to choose the hyper-parameters; seed 0 was also run while the demo was being timed.
-SEEDS, FRACTIONS = (0, 1, 2), (0.1, 0.03)
-README_COLUMNS = {
+COLUMNS = {
     "mia_svc_image": "SVC attack, image",
     "mia_svc_fused": "SVC attack, fused",
     "attack_auc": "loss attack AUC",
@@ -28,52 +28,71 @@ README_COLUMNS = {
     "mean_gap": "mean gap",
     "share_of_retraining": "share of retraining",
 }
-METHOD_NAMES = {"original": "Original", "forget_mi": "Forget-MI", "retrain": "Retrained"}
+TITLES = {"mia_svc_fused": "SVC attack", "attack_auc": "loss attack", "forget_auc": "forget AUC",
+          "forget_f1": "forget F1", "test_auc": "test AUC", "test_f1": "test F1"}  # fmt: skip
 
 
-def rebuild_results(
-    profile: str = "demo", seeds: Sequence[int] = SEEDS, fractions: Sequence[float] = FRACTIONS
-) -> None:
-    """Run the chain over seeds and fractions (models already trained are reused), then rewrite figures/results.csv,
-    the figures and the README's table from it."""
-    runs = [_run(profile, seed, fraction) for seed in seeds for fraction in fractions]
-    results = pd.concat([pd.read_csv(run.folder / "comparison.csv") for run in runs], ignore_index=True)
-    write_table(ROOT / "figures" / "results.csv", results)
-    set_style()
-    results_against_retrained(results).savefig(ROOT / "figures" / "results.png")
-    losses = pd.read_csv(runs[0].stage("04_audit") / "losses.csv")
-    shown = ["original", runs[0].unlearned_name, "retrained-1"]
-    loss_histograms(losses, shown).savefig(ROOT / "figures" / "loss_histograms.png")
-    write_readme_table("results", summary(results))
+def rebuild_results(profile: str = "demo", options: Sequence[str] = ()) -> int:
+    """Finish the sweep (what is there and still valid is kept), then rewrite figures/results.csv, the figures and the
+    README's tables from it. Returns the sweep's exit status; with failed cells nothing is rewritten."""
+    code = run_sweep(profile, None, {}, options)
+    if code == 0:
+        sweep = open_sweep(profile)
+        rebuild_from(sweep, pd.read_csv(sweep.folder / "comparison.csv"))
+    return code
 
 
-def _run(profile: str, seed: int, fraction: float) -> Run:
-    overrides = {"seed": seed, "request.fraction": fraction}
-    run = open_run(profile, f"runs/results/{profile}-seed{seed}-{100 * fraction:g}pct", overrides)
-    # The original does not depend on the request: what another size of request trained is taken over.
-    for other in run.folder.parent.glob(f"{profile}-seed{seed}-*pct/02_train/original"):
-        if not (run.stage("02_train") / "original").exists():
-            shutil.copytree(other, run.stage("02_train") / "original")
-    print(f"seed {seed}, request of {fraction:.0%}", flush=True)
-    return run_chain(profile, run.folder, overrides, progress=False)
+def rebuild_from(sweep: Sweep, results: pd.DataFrame) -> None:
+    """figures/results.csv, the pictures and the README's tables from a sweep's comparison."""
+    figures, ours = ROOT / "figures", sweep.own
+    rows = statistics.with_approach(results)
+    write_table(figures / "results.csv", results)
+    plots.set_style()
+    gaps = statistics.gaps_to_retrained(results, list(TITLES))
+    plots.gaps_by_measure(gaps, TITLES, first=ours).savefig(figures / "gaps.png")
+    plots.forgetting_against_usefulness(results, first=ours).savefig(figures / "forgetting_and_usefulness.png")
+    plots.cost_against_closeness(results, first=ours).savefig(figures / "cost_and_closeness.png")
+    curves = {"mean_gap": "mean gap", **TITLES}
+    plots.curves_over_requests(results, curves, first=ours).savefig(figures / "requests.png")
+    largest = f"seed{sweep.grid.seeds[0]}-{100 * max(sweep.grid.fractions):g}pct"
+    losses = pd.read_csv(sweep.folder / largest / "04_audit" / "losses.csv")
+    plots.loss_histograms(losses, ["original", ours, "retrained-1"]).savefig(figures / "loss_histograms.png")
+    everyone = [name for name in statistics.order_of(rows.approach, ours) if name != statistics.RETRAINED]
+    plots.loss_histograms(losses, [*everyone, "retrained-1"]).savefig(figures / "loss_histograms_all.png")
+    main = results[rows.approach.isin([statistics.ORIGINAL, ours, statistics.RETRAINED])]
+    write_readme_table("results", statistics.summary(main, COLUMNS, ours).reset_index())
+    write_readme_table("approaches", approaches_table(results, ours))
 
 
-def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation of each measure over seeds (over all retrained models of all seeds), by size of
-    request and method, as text."""
+def approaches_table(results: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """A row an approach, over all sizes of request and seeds, nearest to the retrained models first: signed gaps, mean
+    gap, how much larger than the default's it is with its interval, mean rank, share of retraining, and whether test
+    AUC stayed within .02 of the retrained models'."""
+    rows = statistics.with_approach(results)
+    gaps = statistics.gaps_to_retrained(results, list(CLOSENESS))
+    means = gaps.pivot_table(index="approach", columns="measure", values="gap")
+    spread = gaps[gaps.approach == statistics.RETRAINED].groupby("measure").gap.agg(lambda gap: gap.abs().mean())
+    differences = statistics.paired_differences(results, ours).set_index("approach")
+    ranks = statistics.mean_ranks(results).set_index("approach").mean_rank
+    mean_gap = rows.groupby("approach").mean_gap.agg(["mean", "std"])
+    share = rows.groupby("approach").share_of_retraining.mean()
     lines = []
-    for fraction, part in results.groupby("forget_fraction", sort=True):
-        for method, name in METHOD_NAMES.items():
-            rows = part[part.method == method]
-            if len(rows):
-                cells = {title: _spread(rows[column]) for column, title in README_COLUMNS.items()}
-                lines.append({"request": f"{fraction:.0%}", "model": name, **cells})
+    for approach in mean_gap.sort_values("mean").index:
+        retrained = approach == statistics.RETRAINED
+        line = {"approach": f"**{approach}**" if approach == ours else approach}
+        for measure in CLOSENESS:
+            title = "gap in " + COLUMNS[measure].removesuffix(", fused")
+            line[title] = f"±{spread[measure]:.2f}" if retrained else f"{means.loc[approach, measure]:+.2f}"
+        line["mean gap"] = f"{mean_gap.loc[approach, 'mean']:.3f} ({mean_gap.loc[approach, 'std']:.3f})"
+        line["against the default [95 %]"] = ""
+        if approach in differences.index:
+            d = differences.loc[approach]
+            line["against the default [95 %]"] = f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        line["mean rank"] = f"{ranks[approach]:.1f}" if approach in ranks else ""
+        line["share of retraining"] = f"{share[approach]:.2f}"
+        line["keeps test AUC"] = "yes" if retrained or means.loc[approach, "test_auc"] >= -0.02 else "no"
+        lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _spread(values: pd.Series) -> str:
-    text = f"{values.mean():.2f} ({values.std():.2f})" if len(values) > 1 else f"{values.mean():.2f}"
-    return without_zero(text)
 
 
 def rebuild_covid_results(data: Path) -> None:
@@ -105,7 +124,7 @@ def without_zero(text: str) -> str:
 def write_readme_table(marker: str, table: pd.DataFrame) -> None:
     """Put a table between two of the README's markers."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    lines += ["| " + " | ".join(row) + " |" for row in table.itertuples(index=False)]
+    lines += ["| " + " | ".join(without_zero(cell) for cell in row) + " |" for row in table.itertuples(index=False)]
     path = ROOT / "README.md"
     begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
     before, rest = path.read_text().split(begin)

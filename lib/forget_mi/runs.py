@@ -79,15 +79,25 @@ class Run:
         """Begin a stage: its folder, with the resolved params in it and no manifest yet."""
         folder = self.stage(name)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").unlink(missing_ok=True)
+        for name in ("manifest.json", "outcome.json"):
+            (folder / name).unlink(missing_ok=True)
         write_text(folder / "params.yaml", self.params.to_yaml())
         return folder
 
     def finish(self, name: str, **facts: Any) -> dict[str, Any]:
-        """End a stage by writing its manifest: nothing reads a stage that has none."""
+        """End a stage by writing its manifest: nothing reads a stage that has none.
+
+        facts: what was made, by hashes and names. They also go, alone, to outcome.json, which does not change where the
+        stage is made again with the same result.
+        """
         manifest = {"stage": name, "params": self.params.as_dict(*STAGES[name.split("/")[0]]), **provenance(), **facts}
         write_text(self.stage(name) / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        write_text(self.stage(name) / "outcome.json", json.dumps({"ok": True, **facts}, indent=2) + "\n")
         return manifest
+
+    def fail(self, name: str, error: str) -> None:
+        """End a stage by an outcome.json that says why there is no manifest."""
+        write_text(self.stage(name) / "outcome.json", json.dumps({"ok": False, "error": error}, indent=2) + "\n")
 
     def require(self, name: str) -> Path:
         """The folder of an earlier stage.
@@ -143,8 +153,11 @@ class Run:
         return unlearned
 
     def unlearned_names(self) -> list[str]:
-        """The unlearned models of this run that are finished, in order of name."""
-        return sorted(path.parent.name for path in self.stage("03_unlearn").glob("*/manifest.json"))
+        """The unlearned models of this run that are finished: in order of name, or those that audit.approaches asks
+        for, in its order."""
+        finished = sorted(path.parent.name for path in self.stage("03_unlearn").glob("*/manifest.json"))
+        asked = self.params.audit.approaches
+        return [name for name in asked if name in finished] if asked else finished
 
     def train(self, name: str, cohort: Cohort, request: Request, accelerator: Accelerator) -> dict[str, Any]:
         """Train `original` on all training patients, or `retrained-k` without the request; return its manifest.

@@ -6,20 +6,24 @@ certainly were never trained on (D_v), and that forgotten patients should look l
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from accelerate import Accelerator
 from pydantic import Field
 from sklearn.svm import SVC
 from tqdm.auto import tqdm
 
 from forget_mi.checkpoints import load_checkpoint
+from forget_mi.code import code_fingerprint
+from forget_mi.files import sha256_of_text, write_text
 from forget_mi.metrics import TOWERS, Predictions, binary_auc, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
 from forget_mi.params import build, config
@@ -28,6 +32,7 @@ from forget_mi.unlearning.base import LogUniform, OneOf, SearchSpace, Uniform, U
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import JournalStorage
 
 
 @config
@@ -57,9 +62,15 @@ class Case:
 
 
 def cases_of(
-    profile: str | Path, settings: TuningConfig, accelerator: Accelerator, overrides: Mapping[str, Any] | None = None
+    profile: str | Path,
+    settings: TuningConfig,
+    accelerator: Accelerator,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    folder: Path,
+    progress: bool = True,
 ) -> list[Case]:
-    """The tuning cases of a profile. Their original models are trained under runs/tuning/<profile>, once."""
+    """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`."""
     # runs needs the profiles, and they need TuningConfig.
     from forget_mi.cohorts import load_cohort
     from forget_mi.runs import open_run
@@ -70,7 +81,7 @@ def cases_of(
         for fraction in settings.fractions:
             name = f"seed{seed}-{100 * fraction:g}pct"
             changes = {**(overrides or {}), "seed": seed, "request.fraction": fraction}
-            run = open_run(profile, f"runs/tuning/{Path(profile).stem}/{name}", changes)
+            run = open_run(profile, folder / name, changes)
             params = run.params
             cohort = split_by_patient(load_cohort(params.cohort), params.split)
             request = make_request(cohort, params.request)
@@ -160,15 +171,18 @@ def search(
     settings: TuningConfig,
     accelerator: Accelerator,
     *,
-    storage: Path | None = None,
+    folder: Path | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The best settings of a method (`fixed`, such as the setting, and what the search chose) and one row a trial.
 
     Each trial unlearns every case in turn and is scored by the mean of `score_terms`; a trial that costs more than the
     budget in any case is dropped, and one that is worse than the median of the earlier ones so far is cut short. The
-    first trial takes the module's defaults. storage: a journal file from which a killed search goes on. A method
-    without SEARCH has nothing to choose, and gets one trial.
+    first trial takes the module's defaults. folder: where a journal is kept, from which a search that was killed goes
+    on and a finished one is read, as long as neither the code nor the cases have changed. A method without SEARCH has
+    nothing to choose, and gets one trial.
+
+    Raises RuntimeError where no trial stayed within the budget.
     """
     import optuna
 
@@ -182,7 +196,11 @@ def search(
         terms: list[dict[str, float]] = []
         trial.set_user_attr("settings", json.dumps(values))
         for number, case in enumerate(cases):
-            unlearned, log = _unlearn(module, values, case, accelerator)
+            try:
+                unlearned, log = _unlearn(module, values, case, accelerator)
+            except FloatingPointError as error:
+                trial.set_user_attr("ended", str(error))
+                raise optuna.TrialPruned from None
             share = log.work / case.retraining_work
             if share > settings.budget:
                 trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
@@ -201,17 +219,18 @@ def search(
     study = optuna.create_study(
         study_name=method,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=settings.patience, n_warmup_steps=1),
-        storage=_journal(storage),
+        storage=_journal(folder, method, [fixed, asdict(settings), [_identity(case) for case in cases]]),
         load_if_exists=True,
     )
-    done = len([t for t in study.trials if t.state.is_finished()])
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    done = len([t for t in study.trials if t.state in ended])  # the others were interrupted
     if done == 0:
         study.enqueue_trial(_defaults(module, fixed, space))
     for number in tqdm(range(done, settings.trials if space else 1), desc=method, unit="trial", disable=not progress):
         # A sampler a trial: a search that was killed and goes on draws what it would have drawn.
         seed = 1000 * settings.seed + number
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=settings.patience)
-        study.optimize(objective, n_trials=1, catch=(FloatingPointError,))
+        study.optimize(objective, n_trials=1)
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if not finished:
         raise RuntimeError(f"tuning {method}: no trial stayed within {settings.budget} of retraining")
@@ -245,14 +264,37 @@ def _defaults(module, fixed: Mapping[str, Any], space: SearchSpace) -> dict[str,
     return values
 
 
-def _journal(path: Path | None):
-    if path is None:
+def _identity(case: Case) -> list:
+    weights = hashlib.sha256()
+    for name, tensor in sorted(case.original.state_dict().items()):
+        weights.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return [case.name, case.seed, weights.hexdigest(), case.data.forget.rows.tolist()]
+
+
+def _journal(folder: Path | None, method: str, identity: list) -> JournalStorage | None:
+    if folder is None:
         return None
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    code = code_fingerprint("tuning", f"unlearning.{method}")
+    name = f"search-{sha256_of_text(json.dumps([code, identity]))[:12]}.journal"
+    folder.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(folder / name)))
+
+
+def tuning_folder(profile: str | Path, folder: str | Path | None = None) -> Path:
+    """Where the tuning of a profile goes: runs/tuning/<profile>, or a folder (relative to the project)."""
+    from forget_mi.profiles import ROOT
+
+    return ROOT / (folder or f"runs/tuning/{Path(profile).stem}")
+
+
+def save_search(folder: Path, best: Mapping[str, Any], trials: pd.DataFrame) -> None:
+    """Write trials.csv, settings.yaml and, last, outcome.json."""
+    write_text(folder / "trials.csv", trials.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "settings.yaml", yaml.safe_dump(dict(best), sort_keys=False))
+    write_text(folder / "outcome.json", json.dumps({"ok": True, "settings": dict(best)}, indent=2) + "\n")
 
 
 def _table(trials: Sequence[optuna.trial.FrozenTrial], best: int) -> pd.DataFrame:
@@ -260,6 +302,6 @@ def _table(trials: Sequence[optuna.trial.FrozenTrial], best: int) -> pd.DataFram
     for trial in trials:
         score = trial.value if trial.value is not None and trial.user_attrs.get("ended") == "" else float("nan")
         row = {"trial": trial.number, "chosen": trial.number == best, "score": score}
-        row |= {"ended": trial.user_attrs.get("ended", "failed")} | trial.user_attrs.get("terms", {})
+        row |= {"ended": trial.user_attrs.get("ended", "interrupted")} | trial.user_attrs.get("terms", {})
         rows.append(row | json.loads(trial.user_attrs.get("settings", "{}")))
     return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import get_args, get_type_hints
 
 from forget_mi.errors import InputError
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
@@ -30,6 +31,23 @@ METHODS = (
 )
 
 
+def approaches() -> tuple[str, ...]:
+    """Every way to unlearn, as folders and tables name it: a method, or method-setting where it has settings."""
+    names = []
+    for method in METHODS:
+        settings = get_type_hints(find(method).Config).get("setting")
+        names += [f"{method}-{setting}" for setting in get_args(settings)] if settings else [method]
+    return tuple(names)
+
+
+def parts_of(approach: str) -> tuple[str, str | None]:
+    """Method and setting (None where it has none) of an approach. Raises InputError for an unknown one."""
+    if approach not in approaches():
+        raise InputError(f"unlearning approach {approach!r}: allowed are {', '.join(approaches())}")
+    method, _, setting = approach.partition("-")
+    return method, setting or None
+
+
 def find(name: str) -> ModuleType:
     """The module of a method. Raises InputError where there is none of that name."""
     if name not in METHODS:
@@ -37,4 +55,4 @@ def find(name: str) -> ModuleType:
     return importlib.import_module(f"forget_mi.unlearning.{name}")
 
 
-__all__ = ["METHODS", "UnlearningData", "UnlearningLog", "find"]
+__all__ = ["METHODS", "UnlearningData", "UnlearningLog", "approaches", "find", "parts_of"]

@@ -68,8 +68,8 @@ class Config(StepConfig):
     start_noise: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
-# Batch norm is not searched: its targets are what F_og says in evaluation mode, and with batch statistics F_ul would not
-# even start where the retention losses are zero.
+# Batch norm is not searched: the targets are what F_og says in evaluation mode, and with batch statistics F_ul would
+# not even start where the retention losses are zero.
 SEARCH = {
     "learning_rate": LogUniform(1e-4, 1e-3),
     "sigma": Uniform(0.1, 0.6),

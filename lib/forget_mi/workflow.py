@@ -1,0 +1,134 @@
+"""Batches: the Snakemake workflow in workflow/, called with a checked grid."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from forget_mi import plots
+from forget_mi.files import write_text
+from forget_mi.pipeline import NotebookError, run_chain
+from forget_mi.profiles import ROOT
+from forget_mi.runs import shown, write_table
+from forget_mi.sweep import Sweep, open_sweep
+from forget_mi.tuning import tuning_folder
+
+SNAKEFILE = ROOT / "workflow" / "Snakefile"
+
+
+def run_sweep(
+    profile: str | Path, folder: str | Path | None, overrides: Mapping[str, Any], options: Sequence[str] = ()
+) -> int:
+    """Run or finish the sweep of a profile; 0 where every cell of the grid is in its table.
+
+    options: for snakemake. A run that fails does not stop the others: what could be finished is compared, what could
+    not is named. Raises InputError for an impossible grid before anything runs.
+    """
+    sweep = open_sweep(profile, folder, overrides)
+    if _only_shows(options):
+        return _snakemake(sweep, options)
+    sweep.forget_failures()
+    code = _snakemake(sweep, options)
+    if code and sweep.audited():
+        print("forget_mi: some runs failed; comparing those that were finished", file=sys.stderr)
+        _snakemake(sweep, [*options, "--config", "only=audited"])
+    for cell, error in sweep.failed().items():
+        print(f"forget_mi: failed: {cell}: {error}", file=sys.stderr)
+    if (sweep.folder / "comparison.csv").is_file():
+        print(f"The comparison lies in {shown(sweep.folder / 'comparison.csv')}.")
+    return code or int(bool(sweep.failed()))
+
+
+def run_job(
+    profile: str | Path,
+    folder: str | Path,
+    overrides: Mapping[str, Any],
+    notebook: str,
+    name: str | None = None,
+    approach: str | None = None,
+) -> None:
+    """One job of a sweep: a notebook of one of its runs, or 05_compare over all of them. A cell of the grid
+    (03_unlearn) that stops with an error leaves an outcome that says so, and raises nothing: the rest goes on."""
+    sweep = open_sweep(profile, folder, overrides, check=False)
+    if name is None:
+        run_chain(profile, sweep.folder, overrides, [notebook], progress=False)
+        return
+    changes = sweep.changes(name, approach)
+    try:
+        run_chain(profile, sweep.folder / name, changes, [notebook], progress=False)
+    except NotebookError as error:
+        if notebook != "03_unlearn":
+            raise
+        print(f"forget_mi: {error}", file=sys.stderr)
+        run = sweep.run(name, approach)
+        run.fail(f"{notebook}/{run.unlearned_name}", str(error))
+
+
+def run_tuning(
+    profile: str | Path, folder: str | Path | None, overrides: Mapping[str, Any], options: Sequence[str] = ()
+) -> int:
+    """Tune every approach of a profile's sweep, then write params/tuned/<profile>.yaml and figures/tuning.csv (with
+    another folder, tuned.yaml and tuning.csv there); 0 where all were tuned."""
+    sweep = open_sweep(profile, None, overrides)
+    where = tuning_folder(profile, folder)
+    code = _snakemake(sweep, ["tuned", *options, "--config", f"tuning={where}"])
+    if code or _only_shows(options):
+        return code
+    approaches = sweep.grid.chosen()
+    settings = {name: yaml.safe_load((where / name / "settings.yaml").read_text()) for name in approaches}
+    trials = pd.concat([pd.read_csv(where / name / "trials.csv").assign(approach=name) for name in approaches])
+    own = folder is None
+    tuned = ROOT / "params" / "tuned" / f"{sweep.params.profile}.yaml" if own else where / "tuned.yaml"
+    comment = f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best trial, by 03a's rule.\n"
+    write_text(tuned, comment + yaml.safe_dump(settings, sort_keys=False))
+    first = ["approach", "trial", "chosen", "score", "ended"]
+    columns = first + [name for name in trials if name not in first]
+    write_table(ROOT / "figures" / "tuning.csv" if own else where / "tuning.csv", trials[columns])
+    print(f"The chosen settings lie in {shown(tuned)}.")
+    return 0
+
+
+def draw_workflow(profile: str | Path, path: Path) -> None:
+    """A picture of the workflow's rules, what needs what, and how many jobs each has in the profile's sweep."""
+    sweep = open_sweep(profile, None, {})
+    dot = _snakemake(sweep, ["--rulegraph", "dot", "--quiet", "all"], capture=True)
+    runs, cells = len(sweep.names()), len(sweep.names()) * len(sweep.grid.chosen())
+    jobs = {"cohort": runs, "train": runs, "unlearn": cells, "audit": runs, "compare": 1}
+    plots.set_style()
+    plots.workflow(dot, jobs).savefig(path)
+
+
+def _only_shows(options: Sequence[str]) -> bool:
+    return any(option.startswith(("--dry-run", "-n", "--dag", "--rulegraph")) for option in options)
+
+
+def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False) -> int | str:
+    """snakemake's exit status, or what it prints. Its own files lie beside the runs. It goes on after a failure, and
+    makes again what a killed job left behind."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    settings = [f"profile={sweep.profile}", f"folder={sweep.folder}", f"overrides={json.dumps(dict(sweep.overrides))}"]
+    options = list(options)
+    if "--config" in options:
+        at = options.index("--config") + 1
+        settings.append(options.pop(at))
+        options.remove("--config")
+    where = ("--cores", "-c", "--jobs", "-j", "--executor", "--workflow-profile")
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(sweep.folder)),
+        *("--keep-going", "--rerun-incomplete", "--nolock", "--quiet", "host", "reason"),
+        *([] if any(option.startswith(where) for option in options) else ["--cores", "all"]),
+        *options,
+        *("--config", *settings),
+    ]
+    environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
+    if capture:
+        return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

@@ -1,0 +1,157 @@
+"""The rule by which hyper-parameters are chosen."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from conftest import weights
+
+from forget_mi import tuning
+from forget_mi.devices import make_accelerator
+from forget_mi.metrics import Predictions
+from forget_mi.tuning import Case, Seen, TuningConfig, score_terms, search
+from forget_mi.unlearning import UnlearningLog, neg_grad
+from forget_mi.unlearning.base import LogUniform, OneOf, Whole
+from forget_mi.unlearning.steps import StepConfig
+
+
+def predictions(logits, labels) -> Predictions:
+    logits, labels = np.asarray(logits, np.float32), np.asarray(labels)
+    empty = np.zeros((len(labels), 1), np.float32)
+    return Predictions(logits, logits, empty, empty, labels, np.arange(len(labels)))
+
+
+def certain(labels, strength) -> Predictions:
+    return predictions(strength * np.eye(2)[labels], labels)
+
+
+LABELS = np.tile([0, 1], 20)
+
+
+def test_a_model_to_which_all_are_strangers_scores_zero():
+    rng = np.random.default_rng(0)
+    stranger = predictions(rng.normal(size=(40, 2)), LABELS)
+    original = Seen(forget=certain(LABELS, 9.0), validation=stranger)
+    perfect = Seen(forget=stranger, validation=stranger)
+    assert all(value == pytest.approx(0, abs=1e-12) for value in score_terms(original, perfect).values())
+
+
+def test_the_original_is_scored_as_remembering():
+    rng = np.random.default_rng(0)
+    original = Seen(certain(LABELS, 9.0), predictions(rng.normal(size=(40, 2)), LABELS))
+    terms = score_terms(original, original)
+    assert terms["member_calls"] > 0.8
+    assert terms["attack"] > 0.4
+    assert terms["forget_auc"] > 0.3
+    assert (terms["lost_auc"], terms["lost_f1"]) == (0, 0)
+
+
+def test_what_is_lost_on_validation_counts_and_what_is_gained_does_not():
+    good, bad = certain(LABELS, 2.0), certain(1 - LABELS, 2.0)
+    bad = dataclasses.replace(bad, labels=LABELS)
+    lost = score_terms(Seen(good, good), Seen(bad, bad))
+    assert (lost["lost_auc"], lost["lost_f1"]) == (1, 1)
+    gained = score_terms(Seen(bad, bad), Seen(good, good))
+    assert (gained["lost_auc"], gained["lost_f1"]) == (0, 0)
+
+
+def test_forgetting_too_well_is_not_rewarded():
+    rng = np.random.default_rng(1)
+    stranger = predictions(rng.normal(size=(40, 2)), LABELS)
+    worse = dataclasses.replace(certain(1 - LABELS, 4.0), labels=LABELS)
+    original = Seen(certain(LABELS, 9.0), stranger)
+    over = score_terms(original, Seen(worse, stranger))
+    assert over["attack"] > 0.3
+    assert over["forget_auc"] > 0.3
+
+
+@pytest.fixture
+def case(original, unlearning_data):
+    return Case("one", original[0], unlearning_data, seed=3, retraining_work=len(unlearning_data.retain) * 20)
+
+
+def stub(monkeypatch, cost=1.0):
+    """A method whose score and cost depend on its settings alone; counts its calls."""
+    calls = []
+
+    class Settings(StepConfig):
+        pass
+
+    def unlearn(model, data, settings, *, seed, accelerator, progress):
+        calls.append(settings)
+        return settings, UnlearningLog(work=cost * settings.epochs)
+
+    search_space = {"learning_rate": LogUniform(1e-4, 1e-1), "epochs": Whole(1, 9), "batch_size": OneOf((4, 8))}
+    module = types.SimpleNamespace(Config=StepConfig, SEARCH=search_space, unlearn=unlearn)
+    monkeypatch.setattr(tuning, "find", lambda name: module)
+    monkeypatch.setattr(tuning, "code_fingerprint", lambda *names: "code")
+
+    def seen_by(model, data, accelerator):
+        return model
+
+    def terms(before, after):
+        return {"distance": abs(np.log10(after.learning_rate) + 2) + 0.01 * after.epochs}
+
+    monkeypatch.setattr(tuning.Seen, "by", staticmethod(seen_by))
+    monkeypatch.setattr(tuning, "score_terms", terms)
+    return calls
+
+
+SETTINGS = TuningConfig(trials=12, seeds=(10,), fractions=(0.1,), budget=1.0, patience=4)
+
+
+def test_a_search_finds_what_scores_best(case, monkeypatch):
+    calls = stub(monkeypatch)
+    best, trials = search("made", {}, [case], SETTINGS, make_accelerator(), progress=False)
+    assert len(calls) == len(trials) == 12
+    assert trials.score.idxmin() == trials.chosen.idxmax()
+    assert best["learning_rate"] == trials.learning_rate[trials.chosen].item()
+    assert trials.learning_rate[0] == StepConfig().learning_rate, "the first trial takes the defaults"
+    assert trials.score.min() < trials.score[0]
+
+
+def test_a_trial_over_the_budget_is_never_chosen(case, monkeypatch):
+    stub(monkeypatch, cost=case.retraining_work / 5)
+    best, trials = search("made", {}, [case], SETTINGS, make_accelerator(), progress=False)
+    over = trials.epochs > 5
+    assert over.any()
+    assert trials[over].score.isna().all()
+    assert trials[over].ended.str.startswith("costs").all()
+    assert best["epochs"] <= 5
+    stub(monkeypatch, cost=case.retraining_work * 2)
+    with pytest.raises(RuntimeError, match=r"no trial stayed within 1\.0 of retraining"):
+        search("made", {}, [case], SETTINGS, make_accelerator(), progress=False)
+
+
+def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(case, monkeypatch, tmp_path):
+    stub(monkeypatch)
+    whole_best, whole = search("made", {}, [case], SETTINGS, make_accelerator(), progress=False)
+    calls = stub(monkeypatch)
+    real, left = tuning.find("made").unlearn, iter(range(5))
+
+    def killed(*arguments, **named):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    tuning.find("made").unlearn = killed
+    with pytest.raises(KeyboardInterrupt):
+        search("made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False)
+    tuning.find("made").unlearn = real
+    best, trials = search("made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False)
+    finished = trials[trials.ended != "interrupted"]
+    assert len(calls) == 12
+    assert best == whole_best
+    assert finished.score.tolist() == whole.score.tolist()
+    again, _ = search("made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False)
+    assert (again, len(calls)) == (whole_best, 12), "a finished search is read"
+
+
+def test_a_real_method_is_searched_and_the_original_left_alone(case, monkeypatch):
+    before = weights(case.original)
+    settings = TuningConfig(trials=2, seeds=(10,), fractions=(0.1,), budget=1.0)
+    best, trials = search("neg_grad", {"batch_norm": "frozen"}, [case], settings, make_accelerator(), progress=False)
+    assert neg_grad.Config(**best).batch_norm == "frozen"
+    assert all((case.original.state_dict()[name] == tensor).all() for name, tensor in before.items())
+    assert trials.share.notna().all()
