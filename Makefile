@@ -17,6 +17,9 @@ run: .venv/installed             ## PROFILE=covid DATA=folder: the five notebook
 test: .venv/installed            ## lint, unit tests, notebooks end to end, regression on their printed results
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
 
+test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
+	$(BIN)/python tests/slurm/check_slurm.py
+
 lab: .venv/installed             ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_cohort.ipynb
 

@@ -12,7 +12,15 @@ import pytest
 
 from forget_mi.__main__ import main
 from forget_mi.errors import InputError
-from forget_mi.pipeline import NOTEBOOKS, NotebookError, clean_notebook, execute, run_chain, with_parameters
+from forget_mi.pipeline import (
+    NOTEBOOKS,
+    SIDE_NOTEBOOKS,
+    NotebookError,
+    clean_notebook,
+    execute,
+    run_chain,
+    with_parameters,
+)
 from forget_mi.profiles import ROOT, load_profile
 from forget_mi.runs import open_run
 from forget_mi.splits import make_request
@@ -170,7 +178,7 @@ def test_bad_input_is_one_line_and_exit_status_1(arguments, message, tmp_path):
 # ---- the committed notebooks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *SIDE_NOTEBOOKS])
 def test_committed_notebooks_are_clean(name):
     text = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
     notebook = json.loads(text)
@@ -185,7 +193,7 @@ def test_committed_notebooks_are_clean(name):
     assert 'profile = "demo"' in "".join(parameters["source"])
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *SIDE_NOTEBOOKS])
 def test_the_reference_is_of_the_present_notebook(name):
     """Source by source, but for the parameters: otherwise `make reference` has to be run, and its diff to be read."""
     present, reference = (json.loads((folder / f"{name}.ipynb").read_text())["cells"] for folder in
@@ -196,8 +204,9 @@ def test_the_reference_is_of_the_present_notebook(name):
 
 
 def test_printed_results_are_as_in_the_reference():
-    """nbval runs the five notebooks on the tiny profile and compares what every cell prints, to two decimals."""
-    shutil.rmtree(ROOT / "runs" / "reference", ignore_errors=True)
+    """nbval runs the notebooks on the tiny profile and compares what every cell prints, to two decimals."""
+    for old in ("reference", "tuning/tiny"):
+        shutil.rmtree(ROOT / "runs" / old, ignore_errors=True)
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with",
                str(REFERENCE / "sanitize.cfg"), "-p", "no:cacheprovider", "-o", "addopts=", str(REFERENCE)]  # fmt: skip
     environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}

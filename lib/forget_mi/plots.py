@@ -112,17 +112,21 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure
 
 
 def unlearning_curves(epochs: pd.DataFrame) -> Figure:
-    """The four losses by epoch, and the cross-entropy on D_f climbing to that on D_v, where the run stops."""
+    """What a method logged by epoch, and the cross-entropy on D_f climbing to that on D_v, where a run stops."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.2))
-    names = {"uu": "UU", "ur": "UR", "mu": "MU", "mr": "MR"}
-    for (column, name), colour in zip(names.items(), ["#D55E00", "#0072B2", "#E69F00", "#56B4E9"], strict=True):
-        left.plot(epochs.epoch, epochs[column], marker="o", ms=4, color=colour, label=name)
-    left.set(title="the four losses", xlabel="epoch", ylabel="distance")
-    left.legend(ncols=2)
-    right.plot(epochs.epoch, epochs.forget_loss, marker="o", ms=4, color=SIDE_COLOURS["forget"], label="$D_f$")
-    right.plot(epochs.epoch, epochs.validation_loss, marker="o", ms=4, color=COLOURS["neutral"], label="$D_v$")
+    logged = [name for name in epochs if name not in ("epoch", "forget_loss", "validation_loss", "total")]
+    for name, colour in zip(logged, sns.color_palette("colorblind", len(logged)), strict=True):
+        left.plot(epochs.epoch, epochs[name], marker="o", ms=4, color=colour, label=name)
+    left.set(title="what the steps minimise", xlabel="epoch")
+    if logged:
+        left.legend(ncols=2)
+    sides = {"forget_loss": ("$D_f$", SIDE_COLOURS["forget"]), "validation_loss": ("$D_v$", COLOURS["neutral"])}
+    for name, (label, colour) in sides.items():
+        if name in epochs:
+            right.plot(epochs.epoch, epochs[name], marker="o", ms=4, color=colour, label=label)
     right.set(title="cross-entropy of $F_{ul}$ (fused)", xlabel="epoch", ylabel="nats")
-    right.legend()
+    if right.lines:
+        right.legend()
     return shown_once(figure)
 
 
