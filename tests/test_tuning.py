@@ -10,7 +10,7 @@ from conftest import weights
 from forget_mi import tuning
 from forget_mi.devices import make_accelerator
 from forget_mi.metrics import Predictions
-from forget_mi.tuning import Case, Seen, TuningConfig, score_terms, search
+from forget_mi.tuning import Case, Seen, TuningConfig, score_terms, search, strangers_called, withhold
 from forget_mi.unlearning import UnlearningLog, neg_grad
 from forget_mi.unlearning.base import LogUniform, OneOf, Whole
 from forget_mi.unlearning.steps import StepConfig
@@ -26,49 +26,78 @@ def certain(labels, strength) -> Predictions:
     return predictions(strength * np.eye(2)[labels], labels)
 
 
-LABELS = np.tile([0, 1], 20)
+LABELS = np.tile([0, 1], 40)
+MEMBER = certain(LABELS, 9.0)
 
 
-def test_a_model_to_which_all_are_strangers_scores_zero():
-    rng = np.random.default_rng(0)
-    stranger = predictions(rng.normal(size=(40, 2)), LABELS)
-    original = Seen(forget=certain(LABELS, 9.0), validation=stranger)
-    perfect = Seen(forget=stranger, validation=stranger)
-    assert all(value == pytest.approx(0, abs=1e-12) for value in score_terms(original, perfect).values())
+def stranger(seed: int) -> Predictions:
+    rng = np.random.default_rng(seed)
+    return predictions(rng.normal(size=(80, 2)), LABELS)
+
+
+def wrong(strength: float) -> Predictions:
+    return dataclasses.replace(certain(1 - LABELS, strength), labels=LABELS)
+
+
+ORIGINAL = Seen(forget=MEMBER, validation=stranger(0), stay=MEMBER, stayers=800)
+
+
+def test_a_model_to_which_the_forgotten_are_strangers_scores_near_zero():
+    terms = score_terms(ORIGINAL, Seen(forget=stranger(0), validation=stranger(0), stay=MEMBER, stayers=800))
+    exact = {name: value for name, value in terms.items() if name != "member_calls"}
+    assert all(value == pytest.approx(0, abs=1e-12) for value in exact.values())
+    assert terms["member_calls"] < 0.15
 
 
 def test_the_original_is_scored_as_remembering():
-    rng = np.random.default_rng(0)
-    original = Seen(certain(LABELS, 9.0), predictions(rng.normal(size=(40, 2)), LABELS))
-    terms = score_terms(original, original)
-    assert terms["member_calls"] > 0.8
+    terms = score_terms(ORIGINAL, ORIGINAL)
+    assert terms["member_calls"] > 0.6
     assert terms["attack"] > 0.4
     assert terms["forget_auc"] > 0.3
-    assert (terms["lost_auc"], terms["lost_f1"]) == (0, 0)
+    assert (terms["lost_auc"], terms["lost_f1"], terms["stay"]) == (0, 0, 0)
 
 
 def test_what_is_lost_on_validation_counts_and_what_is_gained_does_not():
-    good, bad = certain(LABELS, 2.0), certain(1 - LABELS, 2.0)
-    bad = dataclasses.replace(bad, labels=LABELS)
-    lost = score_terms(Seen(good, good), Seen(bad, bad))
+    good = dataclasses.replace(ORIGINAL, validation=certain(LABELS, 2.0))
+    bad = dataclasses.replace(ORIGINAL, validation=wrong(2.0))
+    lost, gained = score_terms(good, bad), score_terms(bad, good)
     assert (lost["lost_auc"], lost["lost_f1"]) == (1, 1)
-    gained = score_terms(Seen(bad, bad), Seen(good, good))
     assert (gained["lost_auc"], gained["lost_f1"]) == (0, 0)
 
 
 def test_forgetting_too_well_is_not_rewarded():
-    rng = np.random.default_rng(1)
-    stranger = predictions(rng.normal(size=(40, 2)), LABELS)
-    worse = dataclasses.replace(certain(1 - LABELS, 4.0), labels=LABELS)
-    original = Seen(certain(LABELS, 9.0), stranger)
-    over = score_terms(original, Seen(worse, stranger))
+    over = score_terms(ORIGINAL, dataclasses.replace(ORIGINAL, forget=wrong(4.0)))
     assert over["attack"] > 0.3
     assert over["forget_auc"] > 0.3
+    assert over["member_calls"] > 0.05
+
+
+def test_disturbing_those_who_stay_is_punished():
+    """A model to which everyone has become a stranger has forgotten the request, and the rest with it."""
+    terms = score_terms(ORIGINAL, Seen(stranger(1), stranger(0), stranger(2), stayers=800))
+    assert terms["stay"] > 0.3
+    assert terms["member_calls"] > 0.5, "the attack then calls everyone a member"
+
+
+def test_strangers_are_judged_by_an_attack_that_has_not_seen_them():
+    assert 0.05 < strangers_called(ORIGINAL) < 0.5
+    same_patient = dataclasses.replace(stranger(0), patients=np.zeros(80, int))
+    assert 0 <= strangers_called(dataclasses.replace(ORIGINAL, validation=same_patient)) <= 1
+
+
+def test_the_withheld_patients_stay_and_are_not_shown(unlearning_data):
+    rest, stay = withhold(unlearning_data, 0.2, seed=1)
+    assert not set(rest.retain.patients.tolist()) & set(stay.patients.tolist())
+    assert sorted([*rest.retain.rows.tolist(), *stay.rows.tolist()]) == unlearning_data.retain.rows.tolist()
+    assert len(set(stay.patients.tolist())) == round(0.2 * len(set(unlearning_data.retain.patients.tolist())))
+    assert rest.forget is unlearning_data.forget
 
 
 @pytest.fixture
 def case(original, unlearning_data):
-    return Case("one", original[0], unlearning_data, seed=3, retraining_work=len(unlearning_data.retain) * 20)
+    work = len(unlearning_data.retain) * 20
+    rest, stay = withhold(unlearning_data, 0.1, seed=0)
+    return Case("one", original[0], rest, stay, seed=3, retraining_work=work)
 
 
 def stub(monkeypatch, cost=1.0):

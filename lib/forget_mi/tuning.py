@@ -1,7 +1,8 @@
 """Choosing hyper-parameters: one rule for every method, on validation and forget data alone.
 
 A real user has no retrained model, and the test set is there to judge. What is known without them: patients who
-certainly were never trained on (D_v), and that forgotten patients should look like them.
+certainly were never trained on (D_v), and that forgotten patients should look like them; and that those who stay should
+look as they did. The latter is checked on a tenth of D_r that the method under trial does not get to see: D_s.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from pydantic import Field
 from sklearn.svm import SVC
 from tqdm.auto import tqdm
 
+from forget_mi.batches import Examples
 from forget_mi.checkpoints import load_checkpoint
 from forget_mi.code import code_fingerprint
 from forget_mi.files import sha256_of_text, write_text
@@ -39,24 +41,27 @@ if TYPE_CHECKING:
 class TuningConfig:
     """trials: of each method, the same for all. seeds, fractions: the splits and requests on which each trial is
     scored, never those that are reported. budget: the largest share of retraining's work that a trial may cost.
-    patience: trials before the median rule may cut one short. seed: of the search."""
+    withheld: share of the retained patients that a trial does not see. patience: trials before the median rule may cut
+    one short. seed: of the search."""
 
     trials: Annotated[int, Field(ge=1, le=10_000)] = 16
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (10, 11)
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.03)
     budget: Annotated[float, Field(gt=0, le=1)] = 0.11
+    withheld: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Annotated[int, Field(ge=0)] = 5
     seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
 class Case:
-    """One split and request to tune on: F_og, the data that a method is given, the seed, and the work of retraining
-    (records times epochs)."""
+    """One split and request to tune on: F_og, the data that a method is given, the records D_s of those who stay that
+    it is not given, the seed, and the work of retraining (records times epochs)."""
 
     name: str
     original: ImageTextModel
     data: UnlearningData
+    stay: Examples
     seed: int
     retraining_work: float
 
@@ -68,7 +73,6 @@ def cases_of(
     overrides: Mapping[str, Any] | None = None,
     *,
     folder: Path,
-    progress: bool = True,
 ) -> list[Case]:
     """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`."""
     # runs needs the profiles, and they need TuningConfig.
@@ -89,56 +93,89 @@ def cases_of(
             original = load_checkpoint(run.stage("02_train") / "original", fingerprint=cohort.fingerprint)
             data = UnlearningData.from_cohort(cohort, request, original.tokenizer, params.model.max_tokens)
             work = len(data.retain) * params.training.epochs
-            cases.append(Case(name, original.model, data, run.original_seed, work))
+            data, stay = withhold(data, settings.withheld, run.original_seed)
+            cases.append(Case(name, original.model, data, stay, run.original_seed, work))
     return cases
+
+
+def withhold(data: UnlearningData, share: float, seed: int) -> tuple[UnlearningData, Examples]:
+    """The data without a share of the retained patients, and the records of those, D_s."""
+    patients = np.unique(data.retain.patients.numpy())
+    count = max(1, round(share * len(patients)))
+    chosen = np.random.default_rng([seed, 23]).choice(patients, size=count, replace=False)
+    away = np.isin(data.retain.patients.numpy(), chosen)
+    return replace(data, retain=data.retain.select(np.flatnonzero(~away))), data.retain.select(np.flatnonzero(away))
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model says of D_f and of D_v: all that the rule looks at."""
+    """What a model says of D_f, D_v and D_s: all that the rule looks at. stayers: how many records D_r has in all."""
 
     forget: Predictions
     validation: Predictions
+    stay: Predictions
+    stayers: int
 
     @classmethod
-    def by(cls, model: ImageTextModel, data: UnlearningData, accelerator: Accelerator) -> Seen:
-        """Two passes."""
-        return cls(predict(model, data.forget, accelerator), predict(model, data.validation, accelerator))
+    def by(cls, model: ImageTextModel, case: Case, accelerator: Accelerator) -> Seen:
+        """One pass."""
+        sets = (case.data.forget, case.data.validation, case.stay)
+        return cls(*(predict(model, each, accelerator) for each in sets), len(case.data.retain) + len(case.stay))
 
 
 def score_terms(original: Seen, unlearned: Seen) -> dict[str, float]:
-    """The six terms, each 0 at best; the score of a trial is their mean.
+    """The seven terms, each 0 at best; the score of a trial is their mean.
 
-    Forgotten patients should look like validation patients to the unlearned model:
-    - member_calls: an SVC (as in the paper's attack) learns from F_og's losses what memorised (D_f) and unknown (D_v)
-      records look like; the share of D_f that it calls memorised under F_ul, against the share of D_v.
-    - attack: the ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused prediction.
+    Forgotten patients should look like validation patients:
+    - member_calls: the paper's attack, an SVC that learns from F_ul's losses what members (D_s) and strangers (D_v)
+      look like; the share of D_f that it calls members, against the share of strangers that it does on F_og.
+    - attack: ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused prediction.
     - forget_auc, forget_f1: AUC and macro-F1 on D_f, against those on D_v.
-    And the model should stay as useful as it was:
+    The model should stay as useful as it was, and those who stay as well known as they were:
     - lost_auc, lost_f1: what F_ul lost on D_v against F_og; a gain counts nothing.
+    - stay: what was lost of the ROC AUC of D_s's losses against D_v's, averaged like `attack`.
     """
-    losses = {side: getattr(original, side).cross_entropy("fused")[:, None] for side in ("forget", "validation")}
-    truth = np.repeat([1, 0], [len(losses["forget"]), len(losses["validation"])])
-    memorised = SVC(C=3, kernel="rbf", gamma="auto", class_weight="balanced").fit(
-        np.concatenate([*losses.values()]), truth
-    )
-    calls = {
-        side: memorised.predict(getattr(unlearned, side).cross_entropy("fused")[:, None]).mean() for side in losses
-    }
-    attacks = [
-        binary_auc(-unlearned.forget.cross_entropy(tower), -unlearned.validation.cross_entropy(tower))
-        for tower in TOWERS
-    ]
     auc = {name: mean_auc(p.labels, p.probabilities("fused")) for name, p in _three(original, unlearned)}
     f1 = {name: macro_f1(p.labels, p.probabilities("fused")) for name, p in _three(original, unlearned)}
+    attacks = _loss_auc(unlearned.forget, unlearned.validation)
+    known = _loss_auc(original.stay, original.validation) - _loss_auc(unlearned.stay, unlearned.validation)
     return {
-        "member_calls": abs(calls["forget"] - calls["validation"]),
-        "attack": float(np.mean([abs(value - 0.5) for value in attacks])),
+        "member_calls": abs(_calls(unlearned, unlearned.forget) - strangers_called(original)),
+        "attack": float(np.abs(attacks - 0.5).mean()),
         "forget_auc": abs(auc["forget"] - auc["validation"]),
         "forget_f1": abs(f1["forget"] - f1["validation"]),
         "lost_auc": max(0.0, auc["before"] - auc["validation"]),
         "lost_f1": max(0.0, f1["before"] - f1["validation"]),
+        "stay": float(np.maximum(known, 0).mean()),
     }
+
+
+def strangers_called(seen: Seen) -> float:
+    """The share of D_v that the attack calls members, each half of its patients judged by the attack that learned from
+    the other half."""
+    half = seen.validation.patients % 2 == 0
+    if half.all() or not half.any():
+        half = np.arange(len(half)) % 2 == 0
+    called = [
+        _calls(replace(seen, validation=seen.validation.select(~part)), seen.validation.select(part)) * part.mean()
+        for part in (half, ~half)
+    ]
+    return float(sum(called))
+
+
+def _calls(seen: Seen, judged: Predictions) -> float:
+    """Share of some records that an SVC trained on D_s = 1 against D_v = 0 calls members. D_s counts as if all of D_r
+    were there, as the paper's attack has it."""
+    losses = np.concatenate([seen.stay.cross_entropy("fused"), seen.validation.cross_entropy("fused")])
+    truth = np.repeat([1, 0], [len(seen.stay), len(seen.validation)])
+    weight = {1: seen.stayers / len(seen.stay), 0: 1.0}
+    attack = SVC(C=3, kernel="rbf", gamma="auto", class_weight=weight).fit(losses[:, None], truth)
+    return float(attack.predict(judged.cross_entropy("fused")[:, None]).mean())
+
+
+def _loss_auc(members: Predictions, strangers: Predictions) -> np.ndarray:
+    """ROC AUC of the losses of members against strangers by tower and fused (3)."""
+    return np.array([binary_auc(-members.cross_entropy(t), -strangers.cross_entropy(t)) for t in TOWERS])
 
 
 def _three(original: Seen, unlearned: Seen) -> tuple[tuple[str, Predictions], ...]:
@@ -189,7 +226,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     module = find(method)
     space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}
-    before = {case.name: Seen.by(case.original.to(accelerator.device), case.data, accelerator) for case in cases}
+    before = {case.name: Seen.by(case.original.to(accelerator.device), case, accelerator) for case in cases}
 
     def objective(trial: optuna.Trial) -> float:
         values = {**fixed, **suggest(trial, space)}
@@ -205,7 +242,7 @@ def search(
             if share > settings.budget:
                 trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
                 raise optuna.TrialPruned
-            terms.append(score_terms(before[case.name], Seen.by(unlearned, case.data, accelerator)) | {"share": share})
+            terms.append(score_terms(before[case.name], Seen.by(unlearned, case, accelerator)) | {"share": share})
             means = pd.DataFrame(terms).mean()
             trial.set_user_attr("terms", means.to_dict())
             score = float(means.drop("share").mean())

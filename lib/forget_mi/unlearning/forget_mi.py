@@ -76,7 +76,7 @@ SEARCH = {
     "text_noise": OneOf((0.25, 0.5, 0.75)),
     "epochs": Whole(4, 10),
     "batch_size": OneOf((8, 16)),
-    "least_steps": OneOf((4, 8)),
+    "least_steps": OneOf((4, 8, 16)),
     "retain_batch": OneOf((16, 24, 32)),
     "beta2": OneOf((0.98, 0.999)),
 }

@@ -40,6 +40,7 @@ SEARCH = {
     "unimodal": LogUniform(0.01, 1.0),
     "epochs": Whole(4, 10),
     "batch_size": OneOf((8, 16)),
+    "least_steps": OneOf((4, 8, 16)),
     "retain_batch": OneOf((16, 24, 32)),
     "stop": OneOf(("validation", "never")),
 }

@@ -28,7 +28,7 @@ SEARCH = {
     "alpha": Uniform(0.8, 0.99),
     "epochs": Whole(2, 10),
     "batch_size": OneOf((8, 16)),
-    "least_steps": OneOf((4, 8)),
+    "least_steps": OneOf((4, 8, 16)),
     "retain_batch": OneOf((16, 24, 32)),
     "batch_norm": OneOf(("frozen", "train")),
     "stop": OneOf(("validation", "never")),
