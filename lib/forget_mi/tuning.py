@@ -47,7 +47,7 @@ class TuningConfig:
     trials: Annotated[int, Field(ge=1, le=10_000)] = 16
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (10, 11)
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.03)
-    budget: Annotated[float, Field(gt=0, le=1)] = 0.11
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.12
     withheld: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Annotated[int, Field(ge=0)] = 5
     seed: Annotated[int, Field(ge=0)] = 0

@@ -71,13 +71,11 @@ class Config(StepConfig):
 # Batch norm is not searched: the targets are what F_og says in evaluation mode, and with batch statistics F_ul would
 # not even start where the retention losses are zero.
 SEARCH = {
-    "learning_rate": LogUniform(1e-4, 1e-3),
+    "learning_rate": LogUniform(1.5e-4, 1e-3),
     "sigma": Uniform(0.1, 0.6),
-    "text_noise": OneOf((0.25, 0.5, 0.75)),
-    "epochs": Whole(4, 10),
-    "batch_size": OneOf((8, 16)),
-    "least_steps": OneOf((4, 8, 16)),
-    "retain_batch": OneOf((16, 24, 32)),
+    "epochs": Whole(5, 9),
+    "least_steps": OneOf((8,)),
+    "retain_batch": OneOf((24, 32)),
     "beta2": OneOf((0.98, 0.999)),
 }
 

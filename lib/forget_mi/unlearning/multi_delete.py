@@ -35,14 +35,13 @@ class Config(StepConfig):
 
 # Batch norm is not searched, for the reason given in forget_mi.
 SEARCH = {
-    "learning_rate": LogUniform(1e-4, 5e-3),
+    "learning_rate": LogUniform(1e-4, 2e-3),
     "decoupling": LogUniform(0.3, 10.0),
     "unimodal": LogUniform(0.01, 1.0),
-    "epochs": Whole(4, 10),
-    "batch_size": OneOf((8, 16)),
-    "least_steps": OneOf((4, 8, 16)),
-    "retain_batch": OneOf((16, 24, 32)),
-    "stop": OneOf(("validation", "never")),
+    "epochs": Whole(5, 9),
+    "least_steps": OneOf((8,)),
+    "retain_batch": OneOf((24, 32)),
+    "beta2": OneOf((0.98, 0.999)),
 }
 
 

@@ -27,9 +27,8 @@ class Config(StepConfig):
 SEARCH = {
     "learning_rate": LogUniform(1e-6, 1e-3),
     "epochs": Whole(2, 20),
-    "batch_size": OneOf((8, 16, 32)),
+    "batch_size": OneOf((16, 32)),
     "batch_norm": OneOf(("frozen", "train")),
-    "stop": OneOf(("validation", "never")),
 }
 
 

@@ -26,12 +26,11 @@ class Config(StepConfig):
 SEARCH = {
     "learning_rate": LogUniform(1e-5, 1e-3),
     "alpha": Uniform(0.8, 0.99),
-    "epochs": Whole(2, 10),
-    "batch_size": OneOf((8, 16)),
-    "least_steps": OneOf((4, 8, 16)),
-    "retain_batch": OneOf((16, 24, 32)),
+    "epochs": Whole(2, 9),
+    "least_steps": OneOf((8,)),
+    "retain_batch": OneOf((24, 32)),
+    "beta2": OneOf((0.98, 0.999)),
     "batch_norm": OneOf(("frozen", "train")),
-    "stop": OneOf(("validation", "never")),
 }
 
 

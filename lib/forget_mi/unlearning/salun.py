@@ -39,12 +39,11 @@ SEARCH = {
     "learning_rate": LogUniform(3e-5, 1e-3),
     "salient": Uniform(0.1, 1.0),
     "alpha": LogUniform(0.3, 10.0),
-    "epochs": Whole(2, 10),
-    "batch_size": OneOf((8, 16)),
-    "least_steps": OneOf((4, 8, 16)),
-    "retain_batch": OneOf((16, 24, 32)),
+    "epochs": Whole(2, 9),
+    "least_steps": OneOf((8,)),
+    "retain_batch": OneOf((24, 32)),
+    "beta2": OneOf((0.98, 0.999)),
     "batch_norm": OneOf(("frozen", "train")),
-    "stop": OneOf(("validation", "never")),
 }
 
 

@@ -49,7 +49,7 @@ SEARCH = {
     "alpha": LogUniform(0.05, 2.0),
     "gamma": OneOf((0.1, 0.5, 1.0)),
     "temperature": OneOf((2.0, 4.0)),
-    "epochs": Whole(1, 2),
+    "epochs": Whole(1, 3),
     "max_epochs": Whole(1, 2),
     "batch_size": OneOf((16, 32, 64)),
     "batch_norm": OneOf(("frozen", "train")),
