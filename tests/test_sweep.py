@@ -14,7 +14,7 @@ import pytest
 
 from forget_mi.code import LIBRARY, sources_of
 from forget_mi.errors import InputError
-from forget_mi.profiles import ROOT
+from forget_mi.profiles import ROOT, tuned_settings
 from forget_mi.sweep import SweepConfig, open_sweep
 from forget_mi.unlearning import approaches, parts_of
 from forget_mi.workflow import run_sweep
@@ -57,8 +57,9 @@ def test_each_cell_has_its_own_settings_and_the_default_the_profiles():
     assert own.unlearning == sweep.run(name).params.unlearning
     scrub = sweep.run(name, "scrub-rewind").params
     assert (scrub.method, scrub.unlearning.setting) == ("scrub", "rewind")
-    tuned = json.loads(json.dumps(scrub.as_dict("unlearning")["unlearning"]))
-    assert tuned != {**tuned, "learning_rate": type(scrub.unlearning)().learning_rate}, "not what was tuned"
+    other = sweep.run(name, "forget_mi-multimodal").params.unlearning
+    assert other.learning_rate == tuned_settings("demo")["forget_mi-multimodal"]["learning_rate"]
+    assert other.learning_rate != type(other)().learning_rate
 
 
 def test_seeds_that_were_tuned_on_are_not_reported():
