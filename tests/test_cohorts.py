@@ -8,7 +8,7 @@ from conftest import make_cohort
 from PIL import Image
 
 from forget_mi.cohorts import Cohort, cohort_settings, load_cohort, synthetic
-from forget_mi.cohorts.covid_chestxray import read_image
+from forget_mi.cohorts.images import read_image
 from forget_mi.cohorts.reports import report_text
 from forget_mi.errors import InputError
 

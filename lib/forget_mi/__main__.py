@@ -41,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (job, tune_one):
         command.add_argument("--folder", required=True)
         command.add_argument("--set-json", type=json.loads, default={}, metavar="{NAME: VALUE, ...}")
+    export = commands.add_parser("export", help="write a profile's cohort in MIMIC-CXR's layout")
+    export.add_argument("profile")
+    export.add_argument("folder", type=Path)
+    export.add_argument("--kind", choices=("dicom", "jpg"), default="dicom")
+    export.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
+    export.add_argument("--data", type=Path, help="the data folder (cohort.root)")
     dag = commands.add_parser("dag", help="rebuild figures/workflow.png")
     dag.add_argument("profile")
     covid = commands.add_parser("covid-results", help="run the covid profile and rebuild the README's table from it")
@@ -117,6 +123,18 @@ def _sweep_job(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from forget_mi.cohorts import load_cohort
+    from forget_mi.cohorts.export import export
+    from forget_mi.profiles import load_profile
+    from forget_mi.splits import split_by_patient
+
+    params = load_profile(options.profile, _overrides(options))
+    labels = export(split_by_patient(load_cohort(params.cohort), params.split), options.folder, options.kind)
+    print(f"{len(labels)} images of {labels.subject_id.nunique()} patients lie in {options.folder}.")
+    return 0
+
+
 def _dag(options: argparse.Namespace) -> int:
     from forget_mi.profiles import ROOT
     from forget_mi.workflow import draw_workflow
@@ -160,6 +178,7 @@ COMMANDS = {
     "sweep-job": _sweep_job,
     "tune-one": _tune_one,
     "dag": _dag,
+    "export": _export,
     "covid-results": _covid_results,
     "notebooks": _notebooks,
     "reference": _reference,

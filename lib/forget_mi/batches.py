@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from forget_mi.cohorts.base import Cohort
+from forget_mi.cohorts.base import Cohort, ImageRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,12 +24,12 @@ Batch = dict[str, torch.Tensor]
 class Examples(Dataset):
     """Image and report pairs as arrays; n rows.
 
-    images: uint8 (n, 1, height, width), may be memory-mapped. input_ids, attention_mask: int64 (n, tokens), padded
-    to the longest report. labels: int64 (n). studies, patients: int64 (n), equal where the study or patient is.
-    rows: int64 (n), the row of the cohort's table behind each example.
+    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array. input_ids, attention_mask: int64
+    (n, tokens), padded to the longest report. labels: int64 (n). studies, patients: int64 (n), equal where the study or
+    patient is. rows: int64 (n), the row of the cohort's table behind each example.
     """
 
-    images: np.ndarray
+    images: np.ndarray | ImageRows
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
@@ -61,7 +61,13 @@ class Examples(Dataset):
         """Some of the examples, in the order given."""
         index = torch.as_tensor(np.asarray(index), dtype=torch.int64)
         tensors = (self.input_ids, self.attention_mask, self.labels, self.studies, self.patients, self.rows)
-        return Examples(self.images[index.numpy()], *(t[index] for t in tensors))
+        return Examples(_rows(self.images, index.numpy()), *(t[index] for t in tensors))
+
+
+def _rows(images: np.ndarray | ImageRows, index: np.ndarray) -> np.ndarray | ImageRows:
+    """Images that lie on disk stay there; others are few, and copied."""
+    on_disk = isinstance(images, (ImageRows, np.memmap))
+    return ImageRows(images, index) if on_disk else images[index]
 
 
 def tokenize(reports: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, torch.Tensor]:
@@ -78,7 +84,7 @@ def make_examples(cohort: Cohort, rows: Sequence[int], tokenizer: PreTrainedToke
              ("study_id", "patient_id")}  # fmt: skip
     index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
     return Examples(
-        images=cohort.images[index.numpy()],
+        images=_rows(cohort.images, index.numpy()),
         input_ids=text["input_ids"],
         attention_mask=text["attention_mask"],
         labels=torch.from_numpy(table.label.to_numpy("int64").copy()),

@@ -23,11 +23,15 @@ SIDES = ("train", "validation", "test")
 
 @config
 class SplitConfig:
-    """test, validation: share of the images on that side, met as well as whole patients allow. seed: of the draw."""
+    """test, validation: share of the images on that side, met as well as whole patients allow. seed: of the draw.
+    published: the test side is the one that the collection was published with (its folds); only validation is drawn.
+    keep_in_training: forget CSVs whose patients stay in training, so that one original serves all these requests."""
 
     test: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
+    published: bool = False
+    keep_in_training: tuple[Path, ...] = ()
 
 
 @config
@@ -61,16 +65,37 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
                 f"{len(SIDES)}, one each for {', '.join(SIDES)}"
             )
     side = np.array(["train"] * len(table), dtype=object)
-    test = _one_fold(table, settings.test, settings.seed)
-    side[test] = "test"
-    rest = np.flatnonzero(side == "train")
-    share_of_rest = settings.validation / (1 - settings.test)
+    if settings.published:
+        side[_published_test(cohort)] = "test"
+    else:
+        side[_one_fold(table, settings.test, settings.seed)] = "test"
+    kept = {patient for path in settings.keep_in_training for patient in read_forget_csv(path)}
+    rest = np.flatnonzero((side == "train") & ~table.patient_id.isin(kept).to_numpy())
+    wanted = settings.validation * len(table)
+    if len(rest) <= wanted:
+        raise InputError(
+            f"split.keep_in_training: with these patients kept, {len(rest)} images are left for a validation side of "
+            f"{wanted:.0f}"
+        )
+    share_of_rest = min(settings.validation / (1 - settings.test), 0.5)
+    if settings.published or kept:
+        share_of_rest = min(wanted / len(rest), 0.5)
     side[rest[_one_fold(table.iloc[rest], share_of_rest, settings.seed)]] = "validation"
     split = replace(cohort, table=table.assign(split=side))
     missing = set(range(len(cohort.classes))) - set(split.table.label[side == "train"])
     if missing:
         raise InputError(f"cohort {cohort.name}: class {cohort.classes[min(missing)]!r} has no training patient")
     return split
+
+
+def _published_test(cohort: Cohort) -> np.ndarray:
+    """Rows whose published fold is TEST."""
+    if "fold" not in cohort.table:
+        raise InputError(f"parameter split.published = True: cohort {cohort.name} was not published with folds")
+    test = (cohort.table.fold == "TEST").to_numpy()
+    if not test.any():
+        raise InputError(f"cohort {cohort.name}: no row has the fold TEST")
+    return np.flatnonzero(test)
 
 
 def _one_fold(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
@@ -164,7 +189,8 @@ def check_request(cohort: Cohort, request: Request) -> Request:
         side = sides.get(patient)
         if side != "train":
             where = "is not in the cohort" if side is None else f"is in {side}, not in training"
-            raise InputError(f"request: patient {patient!r} {where}; only training patients can be forgotten")
+            hint = " (split.keep_in_training would keep them there)" if side == "validation" else ""
+            raise InputError(f"request: patient {patient!r} {where}; only training patients can be forgotten{hint}")
     left = cohort.table.iloc[request.retain_rows(cohort)]
     if len(left) == 0:
         raise InputError("request: it names every training patient; nothing would be left to retain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from forget_mi.cohorts import covid_chestxray, synthetic
+from forget_mi.cohorts import covid_chestxray, mimic_cxr, synthetic
 from forget_mi.cohorts.base import Cohort
 from forget_mi.errors import InputError
 from forget_mi.params import build
@@ -13,6 +13,7 @@ from forget_mi.params import build
 SOURCES = {
     "synthetic": (synthetic.SyntheticConfig, synthetic.load),
     "covid_chestxray": (covid_chestxray.CovidConfig, covid_chestxray.load),
+    "mimic_cxr": (mimic_cxr.MimicConfig, mimic_cxr.load),
 }
 
 

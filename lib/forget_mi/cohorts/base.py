@@ -18,27 +18,60 @@ TABLE_COLUMNS = ("patient_id", "study_id", "image_id", "label")
 SKIPPED_COLUMNS = ("item", "reason")
 
 
+class ImageRows:
+    """Some rows of an image array, by position, without copying: what is asked for is read when it is asked for, so
+    that a memory-mapped array stays on disk. Indexing, shape, len and numpy.asarray work as on the array itself."""
+
+    def __init__(self, images: np.ndarray | ImageRows, rows: Sequence[int]):
+        rows = np.asarray(rows, dtype=np.int64)
+        if isinstance(images, ImageRows):
+            images, rows = images.images, images.rows[rows]
+        self.images, self.rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, 1, height, width)."""
+        return (len(self.rows), *self.images.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """uint8."""
+        return self.images.dtype
+
+    def __getitem__(self, index) -> np.ndarray:
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        return np.asarray(self.images[(self.rows[first], *rest)])
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.images[self.rows], dtype=dtype)
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Patients, their studies, their images and reports.
 
     table: one row an image, index 0..n-1, with at least patient_id, study_id and image_id (str) and label
         (int, 0..len(classes)-1); a source may add more (sex, age, view).
-    images: uint8 array of shape (n, 1, height, width), row i belonging to row i of the table; it may be
-        memory-mapped.
+    images: uint8 array of shape (n, 1, height, width), row i belonging to row i of the table; it may be memory-mapped,
+        or an ImageRows.
     reports: study_id -> report text, never empty.
     classes: the label names, in the order of the label numbers.
     synthetic: True where no real person stands behind a row.
     skipped: what the source could not use, one row an item, with the reason.
+    store: the image store's folder, where the images are rows of it.
     """
 
     name: str
     table: pd.DataFrame
-    images: np.ndarray
+    images: np.ndarray | ImageRows
     reports: dict[str, str]
     classes: Sequence[str]
     synthetic: bool
     skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SKIPPED_COLUMNS)))
+    store: Path | None = None
 
     def __post_init__(self):
         missing = [c for c in TABLE_COLUMNS if c not in self.table.columns]
@@ -74,23 +107,28 @@ class Cohort:
         table = self.table.iloc[list(rows)].reset_index(drop=True)
         studies = set(table.study_id)
         reports = {study: text for study, text in self.reports.items() if study in studies}
-        return Cohort(self.name, table, self.images[list(rows)], reports, self.classes, self.synthetic)
+        images = ImageRows(self.images, list(rows)) if self.store else self.images[list(rows)]
+        return Cohort(self.name, table, images, reports, self.classes, self.synthetic, store=self.store)
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any image, report, id or label: what ties a run folder to its cohort."""
+        """16 hex digits that change with any image, report, id or label: what ties a run folder to its cohort. Of
+        images in a store, the store's name counts, which changes with any of its files, and which rows are used."""
         digest = hashlib.sha256()
         columns = [c for c in self.table.columns if c != "split"]
         digest.update(self.table[columns].to_csv(index=False).encode())
         digest.update(json.dumps(sorted(self.reports.items())).encode())
         digest.update(json.dumps([self.name, list(self.classes), list(self.images.shape)]).encode())
+        if self.store is not None:
+            digest.update(self.store.name.encode() + self.images.rows.tobytes())
+            return digest.hexdigest()[:16]
         for start in range(0, len(self.images), 256):
             digest.update(np.ascontiguousarray(self.images[start : start + 256]).tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write the cohort as cohort.csv, reports.json, images.npy, skipped.csv and cohort.json (last, so that a
-        folder without cohort.json is not yet whole)."""
+        """Write the cohort as cohort.csv, reports.json, images.npy (of images in a store, their rows in it),
+        skipped.csv and cohort.json (last, so that a folder without cohort.json is not yet whole)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cohort.json").unlink(missing_ok=True)
@@ -98,12 +136,13 @@ class Cohort:
         write_text(folder / "reports.json", json.dumps(self.reports, indent=0))
         write_text(folder / "skipped.csv", self.skipped.to_csv(index=False))
         with replace_when_whole(folder / "images.npy") as temporary, open(temporary, "wb") as file:
-            np.save(file, self.images)
+            np.save(file, self.images if self.store is None else self.images.rows)
         about = {
             "name": self.name,
             "classes": list(self.classes),
             "synthetic": self.synthetic,
             "fingerprint": self.fingerprint,
+            "store": None if self.store is None else str(self.store),
         }
         write_text(folder / "cohort.json", json.dumps(about, indent=2) + "\n")
 
@@ -118,15 +157,20 @@ class Cohort:
             raise InputError(f"{folder}: holds no whole cohort (cohort.json is missing); run notebook 01_cohort first")
         try:
             about = json.loads((folder / "cohort.json").read_text())
-            ids = dict.fromkeys(("patient_id", "study_id", "image_id"), str)
+            ids = dict.fromkeys(("patient_id", "study_id", "image_id", "fold"), str)
+            images = np.load(folder / "images.npy", mmap_mode="r")
+            store = about.get("store") and Path(about["store"])
+            if store:
+                images = ImageRows(np.load(store / "images.npy", mmap_mode="r"), images)
             cohort = cls(
                 name=about["name"],
                 table=pd.read_csv(folder / "cohort.csv", dtype=ids),
-                images=np.load(folder / "images.npy", mmap_mode="r"),
+                images=images,
                 reports=json.loads((folder / "reports.json").read_text()),
                 classes=tuple(about["classes"]),
                 synthetic=about["synthetic"],
                 skipped=pd.read_csv(folder / "skipped.csv"),
+                store=store or None,
             )
         except InputError:
             raise

@@ -6,16 +6,15 @@ everything else. What is left out is listed with its reason in `Cohort.skipped`.
 
 from __future__ import annotations
 
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 from pydantic import Field
 
-from forget_mi.cohorts.base import SKIPPED_COLUMNS, Cohort
+from forget_mi.cohorts.base import Cohort
+from forget_mi.cohorts.images import UnreadableImageError, inside
+from forget_mi.cohorts.store import cohort_from_files
 from forget_mi.errors import InputError
 from forget_mi.params import config
 
@@ -27,11 +26,14 @@ NEEDED = ("patientid", "offset", "finding", "view", "modality", "folder", "filen
 @config
 class CovidConfig:
     """root: the folder with metadata.csv and images/. image_size: images are padded to a square and resized to it.
-    max_unreadable: share of the eligible images that may be missing or unreadable; above it the run stops."""
+    max_unreadable: share of the eligible images that may be missing or unreadable; above it the run stops. store:
+    folder of the image store. workers: processes that decode; 0 for one a core."""
 
     root: Path
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
+    store: Path = Path("runs/store")
+    workers: Annotated[int, Field(ge=0)] = 0
 
 
 def load(settings: CovidConfig) -> Cohort:
@@ -41,23 +43,24 @@ def load(settings: CovidConfig) -> Cohort:
     """
     metadata = _read_metadata(settings.root / "metadata.csv")
     skipped: list[tuple[str, str]] = []
-    rows, pictures, reports = [], [], {}
-    unreadable, owner, studies = [], {}, {}
+    rows, paths, reports = [], [], {}
+    unreadable, owner, studies, seen = [], {}, {}, set()
     for line, row in enumerate(metadata.to_dict("records"), start=2):
         item = row["filename"] or f"metadata.csv line {line}"
         reason = _why_not(row)
         if reason is None and owner.setdefault(row["filename"], row["patientid"]) != row["patientid"]:
             # One file under two patients would stand on two sides of a split.
             reason = "the same image file stands under another patient"
-        elif reason is None and row["filename"] in {r["image_id"] for r in rows}:
+        elif reason is None and row["filename"] in seen:
             reason = "the image file stands in an earlier row"
         if reason is not None:
             skipped.append((item, reason))
             continue
+        seen.add(row["filename"])
         try:
-            picture = read_image(inside(settings.root, row["folder"], row["filename"]), settings.image_size)
-        except (OSError, ValueError, SyntaxError) as error:
-            unreadable.append((item, f"unreadable image: {' '.join(str(error).split())}"))
+            path = inside(settings.root, row["folder"], row["filename"])
+        except UnreadableImageError as error:
+            unreadable.append((item, f"unreadable image: {error}"))
             continue
         notes = " ".join(row["clinical_notes"].split())
         key = (row["patientid"], row["offset"], notes)
@@ -73,24 +76,9 @@ def load(settings: CovidConfig) -> Cohort:
                 "view": row["view"],
             }
         )
-        pictures.append(picture)
-    eligible = len(rows) + len(unreadable)
-    if len(unreadable) > settings.max_unreadable * eligible:
-        item, reason = unreadable[0]
-        raise InputError(
-            f"{settings.root}: {len(unreadable)} of {eligible} images can't be used, first {item} ({reason}); "
-            f"cohort.max_unreadable = {settings.max_unreadable} allows {int(settings.max_unreadable * eligible)}"
-        )
-    if not rows:
-        raise InputError(f"{settings.root}/metadata.csv: no row is a frontal X-ray with notes and a known finding")
-    return Cohort(
-        name="covid_chestxray",
-        table=pd.DataFrame(rows),
-        images=np.stack(pictures)[:, None],
-        reports=reports,
-        classes=CLASSES,
-        synthetic=False,
-        skipped=pd.DataFrame(skipped + unreadable, columns=list(SKIPPED_COLUMNS)),
+        paths.append(path)
+    return cohort_from_files(
+        "covid_chestxray", CLASSES, rows, paths, reports, settings, ineligible=skipped, unusable=unreadable
     )
 
 
@@ -118,27 +106,3 @@ def _why_not(row: dict[str, str]) -> str | None:
     if not row["patientid"]:
         return "no patient id"
     return None
-
-
-def inside(root: Path, *parts: str) -> Path:
-    """The path of a file below root; ValueError where the parts lead elsewhere."""
-    relative = PurePosixPath(*parts)
-    if relative.is_absolute() or ".." in relative.parts or re.search(r"[\\\0]", str(relative)):
-        raise ValueError(f"the path {str(relative)!r} leads out of the data folder")
-    return root / relative
-
-
-def read_image(path: Path, size: int) -> np.ndarray:
-    """A picture file as uint8 (size, size): grey, 16-bit scaled to 8, padded to a square with black, resized."""
-    with Image.open(path) as opened:
-        opened.load()
-        picture = opened
-        if picture.mode.startswith("I") or picture.mode == "F":
-            values = np.asarray(picture, dtype=np.float64)
-            top = 65_535 if values.max() > 255 else 255
-            picture = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
-        picture = picture.convert("L")
-    side = max(picture.size)
-    square = Image.new("L", (side, side))
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0))

@@ -1,0 +1,118 @@
+"""Reading one image file, whatever it is, as a grey square of bytes.
+
+Every function raises UnreadableImageError, with the reason, for a file that can't be used: the caller skips and lists
+it.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+
+class UnreadableImageError(ValueError):
+    """An image file that can't be used; the message is the reason."""
+
+
+def inside(root: Path, *parts: str) -> Path:
+    """The path of a file below root. Raises UnreadableImageError where the parts lead elsewhere, also through a link:
+    nothing outside the data root is ever opened."""
+    relative = PurePosixPath(*parts)
+    shown = str(relative)
+    if relative.is_absolute() or ".." in relative.parts or re.search(r"[\\\x00]", shown):
+        raise UnreadableImageError(f"the path {shown!r} leads out of the data folder")
+    path = root / relative
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UnreadableImageError(f"the path {shown!r} is a link out of the data folder")
+    return path
+
+
+def read_image(path: Path, size: int) -> np.ndarray:
+    """A DICOM (.dcm) or picture file (any that Pillow knows) as uint8 (size, size)."""
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableImageError("the file is empty")
+        picture = read_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else read_picture(path)
+    except FileNotFoundError:
+        raise UnreadableImageError("the file is missing") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, UnreadableImageError):
+            raise
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
+    return fit_square(picture, size)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture file as float (height, width) in [0, 1]: colour and palette turned to grey, 16 bits kept until here."""
+    with Image.open(path) as opened:
+        if getattr(opened, "n_frames", 1) > 1:
+            raise UnreadableImageError(f"{opened.n_frames} frames in one file")
+        opened.load()
+        if opened.mode.startswith("I") or opened.mode == "F":
+            values = np.asarray(opened, dtype=np.float64)
+            return values / (65_535 if values.max() > 255 else 255)
+        return np.asarray(opened.convert("L"), dtype=np.float64) / 255
+
+
+def read_dicom(path: Path) -> np.ndarray:
+    """A DICOM radiograph as float (height, width) in [0, 1], bright is dense: rescale and window (or VOI table) applied
+    as the file says, the full range of the values where it says nothing, MONOCHROME1 inverted. Compressed transfer
+    syntaxes are decoded by pylibjpeg."""
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd values in headers are common, and not our question
+            file = pydicom.dcmread(path)
+            if "PixelData" not in file:
+                raise UnreadableImageError("no pixel data")
+            if int(file.get("NumberOfFrames", 1) or 1) > 1:
+                raise UnreadableImageError(f"multi-frame ({file.NumberOfFrames} frames)")
+            meaning = file.get("PhotometricInterpretation", "")
+            if meaning not in ("MONOCHROME1", "MONOCHROME2"):
+                raise UnreadableImageError(f"photometric interpretation {meaning or 'missing'}, not MONOCHROME1 or 2")
+            values = apply_modality_lut(file.pixel_array, file)
+            windowed = apply_voi_lut(values, file, index=0).astype(np.float64)
+    except UnreadableImageError:
+        raise
+    # pydicom and its decoders raise errors of many kinds for damaged or unknown content.
+    except Exception as error:
+        raise UnreadableImageError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+    low, high = _window_range(file, windowed)
+    picture = np.clip((windowed - low) / (high - low), 0, 1) if high > low else np.zeros_like(windowed)
+    return 1 - picture if meaning == "MONOCHROME1" else picture
+
+
+def _window_range(file, windowed: np.ndarray) -> tuple[float, float]:
+    """What black and white are after pydicom has applied a window or table; the values' own range where it has not."""
+    if file.get("VOILUTSequence"):
+        return 0.0, 2.0 ** file.VOILUTSequence[0].LUTDescriptor[2] - 1
+    if file.get("WindowCenter") is None or file.get("WindowWidth") is None:
+        return float(windowed.min()), float(windowed.max())
+    if file.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** file.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    bits = int(file.BitsStored)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if file.PixelRepresentation else (0, 2**bits - 1)
+    slope, intercept = float(file.get("RescaleSlope", 1) or 1), float(file.get("RescaleIntercept", 0) or 0)
+    ends = (low * slope + intercept, high * slope + intercept)
+    return min(ends), max(ends)
+
+
+def fit_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture (height, width) in [0, 1] as uint8 (size, size): padded to a square with black, then resized."""
+    height, width = picture.shape
+    if min(height, width) == 0:
+        raise UnreadableImageError("the picture has no pixels")
+    side = max(height, width)
+    square = np.zeros((side, side), dtype=np.float32)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = picture
+    if side == size:
+        return (square * 255).round().astype(np.uint8)
+    resized = Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return (np.clip(np.asarray(resized), 0, 1) * 255).round().astype(np.uint8)
