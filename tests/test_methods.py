@@ -1,15 +1,20 @@
 """What holds for every unlearning method, and the mathematics of the baselines."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from conftest import differs, weights
+from conftest import TINY_MODEL, differs, weights
 
 from forget_mi import unlearning
+from forget_mi.devices import DeviceConfig, make_accelerator
 from forget_mi.losses import classification_loss
 from forget_mi.metrics import predict
 from forget_mi.params import build
-from forget_mi.unlearning import UnlearningLog, neg_grad, neg_grad_plus, salun, scrub, ssd
+from forget_mi.splits import rows_of
+from forget_mi.training import TrainingConfig, train_new
+from forget_mi.unlearning import UnlearningData, UnlearningLog, neg_grad, neg_grad_plus, salun, scrub, ssd
 from forget_mi.unlearning.layers import last_layers, reinitialise
 from forget_mi.unlearning.steps import StepConfig, forget_only, paced_by_forget, paced_by_retain, retain_only
 
@@ -41,6 +46,34 @@ def unlearn(cell, original, data, accelerator, seed=0, **settings):
 
 def test_no_method_is_left_out():
     assert {cell.partition("-")[0] for cell in CELLS} == set(unlearning.METHODS)
+
+
+@pytest.fixture(scope="module")
+def reports_only(cohort, request_10):
+    """A trained text tower alone, with its tokenizer, and the data of the request without images."""
+    cohort = replace(cohort, images=np.empty((len(cohort), 1, 0, 0), np.uint8))
+    model, tokenizer, _ = train_new(
+        cohort,
+        rows_of(cohort, "train"),
+        replace(TINY_MODEL, towers="text"),
+        TrainingConfig(epochs=1, batch_size=16),
+        seed=1,
+        accelerator=make_accelerator(DeviceConfig(device="cpu")),
+        progress=False,
+    )
+    return (model, tokenizer), UnlearningData.from_cohort(cohort, request_10, tokenizer, TINY_MODEL.max_tokens)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_method_works_on_a_text_tower_alone(cell, reports_only, accelerator):
+    original, data = reports_only
+    unlearned, log = unlearn(cell, original, data, accelerator)
+    assert differs(weights(original[0]), unlearned.state_dict())
+    assert all(torch.isfinite(t).all() for t in unlearned.state_dict().values())
+    seen = predict(unlearned, data.forget, accelerator)
+    assert seen.towers == ("fused", "text")
+    assert np.array_equal(seen.probabilities("fused"), seen.probabilities("text"))
+    assert np.isfinite(log.epochs[-1].get("total", log.epochs[-1].get("train_loss", 0.0)))
 
 
 @pytest.mark.parametrize("cell", CELLS)

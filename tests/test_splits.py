@@ -85,7 +85,7 @@ def split():
     ("patients", "message"),
     [
         ([], "names no patient"),
-        (["nobody"], "'nobody' is not in the cohort"),
+        (["nobody"], r"'nobody' \(1 of 1 named\) is not in the cohort"),
         (["TEST"], "is in test, not in training"),
         (["ALL"], "nothing would be left"),
     ],
@@ -133,6 +133,7 @@ def test_request_from_a_list_or_a_file_is_the_same(split, tmp_path):
         ("subject_id,study_id,dicom_id,edema_severity\n10,5,a,1\n11,6,b,0\n10,7,c,2\n", ["10", "11"]),
         ("subject_id,study_id\n10,5\nsubject_id,study_id\n11,6\n", ["10", "11"]),  # a repeated header, as published
         ("\ufeffpatient_id\nx\n\n", ["x"]),
+        ("subject_id;study_id\n10;5\n11;6\n", ["10", "11"]),
     ],
 )
 def test_forget_csv(tmp_path, text, expected):
@@ -143,11 +144,11 @@ def test_forget_csv(tmp_path, text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column subject_id or patient_id"),
-        ("id,study\n1,2\n", "no column subject_id or patient_id; the columns are id, study"),
+        ("", "is empty; a forget CSV is expected"),
+        ("id,study\n1,2\n", "lacks the column subject_id or patient_id; it has id, study"),
         ("subject_id\n", "names no patient"),
         ("subject_id,study_id\n10\n", "line 2"),
-        ("subject_id,study_id\n,5\n", "line 2 has no subject_id"),
+        ("subject_id,study_id\n,5\n", "line 2 names no patient"),
     ],
 )
 def test_bad_forget_csv_stops(tmp_path, text, message):

@@ -77,7 +77,7 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
         if not separator:
             raise InputError(f"--set {item!r}: write NAME=VALUE, as in unlearning.epochs=4")
         overrides[name] = yaml.safe_load(value)
-        if name in ("cohort.root", "request.csv") and overrides[name]:
+        if name in ("cohort.root", "cohort.reports", "request.csv") and overrides[name]:
             overrides[name] = str(Path(value).resolve())  # relative to where the command was typed
         if name in ("request.csv", "request.patients"):
             overrides.setdefault("request.fraction", None)  # instead of the profile's draw

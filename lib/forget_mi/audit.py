@@ -16,7 +16,6 @@ from forget_mi.batches import make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
 from forget_mi.metrics import (
-    TOWERS,
     Measure,
     Predictions,
     Tower,
@@ -53,9 +52,10 @@ class ModelAudit:
     measures: pd.DataFrame
 
     def value(self, measure: str, tower: Tower = "fused") -> float:
-        """One measure's value."""
+        """One measure's value; NaN of a tower that the model lacks."""
         table = self.measures
-        return float(table.value[(table.measure == measure) & (table.tower == tower)].iloc[0])
+        found = table.value[(table.measure == measure) & (table.tower == tower)]
+        return float(found.iloc[0]) if len(found) else float("nan")
 
 
 def audit_model(
@@ -82,7 +82,7 @@ def audit_model(
     }
     patients = {side: predictions[side].patients for side in SETS}
     rows = []
-    for tower in TOWERS:
+    for tower in predictions["test"].towers:
         for measure in measures_of(predictions, tower):
             low, high = measure.interval(patients, draws=settings.draws, level=settings.level, seed=settings.seed)
             rows.append({"measure": measure.name, "tower": tower, "value": measure.value(), "low": low, "high": high})
@@ -183,6 +183,6 @@ def losses_by_record(audits: list[ModelAudit]) -> pd.DataFrame:
     parts = []
     for audit in audits:
         for side, predictions in audit.predictions.items():
-            columns = {tower: predictions.cross_entropy(tower) for tower in TOWERS}
+            columns = {tower: predictions.cross_entropy(tower) for tower in predictions.towers}
             parts.append(pd.DataFrame({"model": audit.name, "set": side, **columns}))
     return pd.concat(parts, ignore_index=True)

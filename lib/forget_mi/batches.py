@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
@@ -80,8 +81,8 @@ def make_examples(cohort: Cohort, rows: Sequence[int], tokenizer: PreTrainedToke
     """The examples behind some rows of a cohort's table."""
     table = cohort.table.iloc[list(rows)]
     text = tokenize([cohort.reports[s] for s in table.study_id], tokenizer, max_tokens)
-    codes = {c: torch.from_numpy(cohort.table[c].astype("category").cat.codes.to_numpy("int64")) for c in
-             ("study_id", "patient_id")}  # fmt: skip
+    # Numbered in the order of the table: what is drawn by patient does not depend on how the ids are hashed.
+    codes = {name: torch.from_numpy(pd.factorize(cohort.table[name])[0]) for name in ("study_id", "patient_id")}
     index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
     return Examples(
         images=_rows(cohort.images, index.numpy()),

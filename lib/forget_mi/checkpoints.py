@@ -38,8 +38,9 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
-        classes = model.image_tower.head.out_features
-        write_text(temporary / CONFIG, json.dumps({"classes": classes, "model": asdict(model.settings)}, indent=2))
+        write_text(
+            temporary / CONFIG, json.dumps({"classes": model.classes, "model": asdict(model.settings)}, indent=2)
+        )
         model.text_tower.encoder.config.save_pretrained(temporary / TEXT_CONFIG)
         tokenizer.save_pretrained(temporary / "tokenizer")
         manifest = {**manifest, "weights_sha256": sha256_of(temporary / WEIGHTS)}

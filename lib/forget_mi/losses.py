@@ -32,15 +32,15 @@ def ranking_loss(z: Embeddings, labels: Tensor, studies: Tensor) -> Tensor:
 
 
 def classification_loss(output: ModelOutput, labels: Tensor) -> Tensor:
-    """CE(image) + CE(text), averaged over the batch; missing labels are passed over."""
-    return F.cross_entropy(output.image_logits, labels, ignore_index=MISSING) + F.cross_entropy(
-        output.text_logits, labels, ignore_index=MISSING
-    )
+    """CE(image) + CE(text), averaged over the batch; missing labels are passed over, and so is a missing tower."""
+    return sum(F.cross_entropy(logits, labels, ignore_index=MISSING) for logits in output.logits)
 
 
 def training_loss(output: ModelOutput, labels: Tensor, studies: Tensor) -> Tensor:
-    """CE(image) + CE(text) + ranking loss: what F_og and F_re are trained with."""
-    return classification_loss(output, labels) + ranking_loss(output.embeddings, labels, studies)
+    """CE(image) + CE(text) + ranking loss: what F_og and F_re are trained with. Without an image tower there is nothing
+    to rank: CE(text)."""
+    loss = classification_loss(output, labels)
+    return loss + ranking_loss(output.embeddings, labels, studies) if output.embeddings.are_paired else loss
 
 
 def unimodal_distance(z: Embeddings, target: Embeddings) -> Tensor:

@@ -23,7 +23,7 @@ class Predictions:
     """What a model says of some examples: one forward pass that feeds every measure and attack.
 
     image_logits, text_logits (n, classes); image_embedding, text_embedding (n, width); labels, patients (n); all
-    float32 or int64 numpy arrays.
+    float32 or int64 numpy arrays. Without an image tower its logits and embedding are (n, 0).
     """
 
     image_logits: np.ndarray
@@ -36,8 +36,15 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """TOWERS, or what there is of them."""
+        return TOWERS if self.image_logits.shape[-1] else ("fused", "text")
+
     def probabilities(self, tower: Tower) -> np.ndarray:
         """(n, classes), rows summing to 1: one tower's softmax, or for 'fused' the mean of both."""
+        if tower == "fused" and "image" not in self.towers:
+            tower = "text"
         if tower == "fused":
             return (softmax(self.image_logits) + softmax(self.text_logits)) / 2
         return softmax(self.image_logits if tower == "image" else self.text_logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 @config
 class ModelConfig:
-    """image_channels: of the stem and of each residual stage (two basic blocks, stride 2). image_stem_stride: of the
-    7x7 stem. image_pool: the last feature map is averaged to image_pool x image_pool and flattened.
+    """towers: both, or the text tower alone where a cohort has reports only; then z_img is 0 wide, the fused prediction
+    is the text tower's, and the image settings count for nothing. image_channels: of the stem and of each residual
+    stage (two basic blocks, stride 2). image_stem_stride: of the 7x7 stem. image_pool: the last feature map is averaged
+    to image_pool x image_pool and flattened.
     text_pretrained: a local folder or hub name of a BERT (AutoModel), or None for one from scratch with text_width,
     text_layers, text_heads, a feed-forward width of text_expansion times text_width, and a WordPiece vocabulary of at
     most text_vocabulary entries trained on the training reports. max_tokens: reports are cut there. dropout: in the
     text tower. joint_seed: of the fixed joint embedding.
     """
 
+    towers: Literal["both", "text"] = "both"
     image_channels: tuple[Annotated[int, Field(ge=1)], ...] = (16, 16, 32, 64, 128)
     image_stem_stride: Annotated[int, Field(ge=1, le=8)] = 2
     image_pool: Annotated[int, Field(ge=1, le=8)] = 1
@@ -48,7 +51,7 @@ class ModelConfig:
             raise InputError(
                 f"parameter model.text_heads = {self.text_heads}: must divide model.text_width = {self.text_width}"
             )
-        if self.text_pretrained is None and self.text_width != self.image_width:
+        if self.towers == "both" and self.text_pretrained is None and self.text_width != self.image_width:
             raise InputError(
                 f"parameter model.text_width = {self.text_width}: both embeddings need the same width, and the image "
                 f"tower's is {self.image_width} (last of image_channels x image_pool squared)"
@@ -56,8 +59,8 @@ class ModelConfig:
 
     @property
     def image_width(self) -> int:
-        """Width of z_img."""
-        return self.image_channels[-1] * self.image_pool**2
+        """Width of z_img; 0 where there is no image tower."""
+        return 0 if self.towers == "text" else self.image_channels[-1] * self.image_pool**2
 
 
 # Named configurations, to be taken over or changed in params/*.yaml with `model: {name: ...}`.
@@ -90,15 +93,21 @@ def model_config(values: dict | None) -> ModelConfig:
 
 
 class Embeddings(NamedTuple):
-    """z_img and z_txt of a batch, each (batch, width)."""
+    """z_img and z_txt of a batch, each (batch, width); z_img (batch, 0) where there is no image tower."""
 
     image: Tensor
     text: Tensor
 
+    @property
+    def are_paired(self) -> bool:
+        """Whether both towers are there."""
+        return self.image.shape[-1] > 0
+
 
 class ModelOutput(NamedTuple):
     """image_logits, text_logits: (batch, classes). image_embedding, text_embedding: (batch, width), the paper's
-    z_img and z_txt; the logits are linear in them."""
+    z_img and z_txt; the logits are linear in them. Where there is no image tower, its logits and embedding are
+    (batch, 0)."""
 
     image_logits: Tensor
     text_logits: Tensor
@@ -110,9 +119,17 @@ class ModelOutput(NamedTuple):
         """z_img and z_txt."""
         return Embeddings(self.image_embedding, self.text_embedding)
 
+    @property
+    def logits(self) -> list[Tensor]:
+        """The logits of the towers that are there."""
+        return [logits for logits in (self.image_logits, self.text_logits) if logits.shape[-1]]
+
 
 def fused_probabilities(image_logits: Tensor, text_logits: Tensor) -> Tensor:
-    """The fused prediction (batch, classes): the mean of the two towers' softmaxes."""
+    """The fused prediction (batch, classes): the mean of the two towers' softmaxes; the text tower's where there is no
+    image tower, whose logits are then (batch, 0)."""
+    if image_logits.shape[-1] == 0:
+        return text_logits.softmax(-1)
     return (image_logits.softmax(-1) + text_logits.softmax(-1)) / 2
 
 
@@ -175,17 +192,24 @@ class TextTower(nn.Module):
 
 
 class ImageTextModel(nn.Module):
-    """The two towers side by side; they meet in the loss, in the joint embedding and in the fused prediction."""
+    """The two towers side by side; they meet in the loss, in the joint embedding and in the fused prediction.
 
-    def __init__(self, settings: ModelConfig, image_tower: ImageTower, text_tower: TextTower):
+    image_tower: None in a model that reads reports only. classes: how many there are to tell apart.
+    """
+
+    def __init__(self, settings: ModelConfig, image_tower: ImageTower | None, text_tower: TextTower):
         super().__init__()
         self.settings = settings
         self.image_tower = image_tower
         self.text_tower = text_tower
+        self.classes = text_tower.head.out_features
 
     def forward(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
         """Both towers' logits and embeddings."""
-        image_embedding, image_logits = self.image_tower(images)
+        if self.image_tower is None:
+            image_embedding = image_logits = torch.zeros(len(input_ids), 0, device=input_ids.device)
+        else:
+            image_embedding, image_logits = self.image_tower(images)
         text_embedding, text_logits = self.text_tower(input_ids, attention_mask)
         return ModelOutput(image_logits, text_logits, image_embedding, text_embedding)
 
@@ -196,14 +220,17 @@ class JointEmbedding(nn.Module):
         J(z_img, z_txt) = g * tanh(W_i z_img) + (1 - g) * tanh(W_t z_txt),   g = sigmoid(W_g [z_img; z_txt]).
 
     One instance serves F_og and F_ul and all batches: the weights come from a seed and are never trained. (The
-    released code draws new ones at every call, which compares different projections.) Inputs and output (batch, width).
+    released code draws new ones at every call, which compares different projections.) Inputs and output (batch, width);
+    with an image_width of 0 it is (1 - g) * tanh(W_t z_txt).
     """
 
-    def __init__(self, width: int, seed: int):
+    def __init__(self, width: int, seed: int, image_width: int | None = None):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        for name, inputs in (("image_weight", width), ("text_weight", width), ("gate_weight", 2 * width)):
-            self.register_buffer(name, torch.randn(width, inputs, generator=generator) / inputs**0.5)
+        image_width = width if image_width is None else image_width
+        shapes = {"image_weight": image_width, "text_weight": width, "gate_weight": image_width + width}
+        for name, inputs in shapes.items():
+            self.register_buffer(name, torch.randn(width, inputs, generator=generator) / max(inputs, 1) ** 0.5)
 
     def forward(self, z: Embeddings) -> Tensor:
         """J(z), (batch, width)."""
@@ -291,6 +318,8 @@ def build_model(
                 attention_probs_dropout_prob=settings.dropout,
             )
         )
+    if settings.towers == "text":
+        return ImageTextModel(settings, None, TextTower(encoder, settings.dropout, classes))
     if encoder.config.hidden_size != settings.image_width:
         raise InputError(
             f"the text tower is {encoder.config.hidden_size} wide and the image tower {settings.image_width}: both "
@@ -311,6 +340,7 @@ def _from_pretrained(kind: type, name: str):
         ) from None
 
 
-def joint_embedding_of(settings: ModelConfig) -> JointEmbedding:
-    """The one joint embedding that goes with a model configuration."""
-    return JointEmbedding(settings.image_width, settings.joint_seed)
+def joint_embedding_of(model: ImageTextModel) -> JointEmbedding:
+    """The one joint embedding that goes with a model, whatever its weights."""
+    width = model.text_tower.head.in_features
+    return JointEmbedding(width, model.settings.joint_seed, image_width=model.settings.image_width)

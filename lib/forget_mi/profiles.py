@@ -123,7 +123,7 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
     seed = _whole_number(values.get("seed", 0), "seed", 0)
     method, method_values = unlearning_values(values.get("unlearning"))
     source = (values.get("cohort") or {}).get("source")
-    settings, _ = cohorts.cohort_settings(anchored(values.get("cohort"), "root"))
+    settings, _ = cohorts.cohort_settings(anchored(anchored(values.get("cohort"), "root"), "reports"))
     request = anchored(values.get("request"), "csv") or {"fraction": 0.1}
     return Params(
         profile=profile,

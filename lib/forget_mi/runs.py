@@ -20,7 +20,9 @@ from accelerate import Accelerator
 
 from forget_mi.checkpoints import WEIGHTS, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
 from forget_mi.code import code_fingerprint
+from forget_mi.cohorts import load_cohort
 from forget_mi.cohorts.base import Cohort
+from forget_mi.cohorts.pseudonyms import run_salt
 from forget_mi.devices import describe_device, make_accelerator, peak_memory_bytes
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, sha256_of_text, write_text
@@ -125,7 +127,11 @@ class Run:
                 )
         return folder
 
-    # -- what the stages leave --------------------------------------------------------------------------------
+    # -- what the stages start from and leave ----------------------------------------------------------------------
+
+    def source(self) -> Cohort:
+        """The cohort as its source gives it, not yet split; ids of real people hashed with this run's salt."""
+        return load_cohort(self.params.cohort, run_salt(self.folder))
 
     def cohort(self) -> Cohort:
         """The split cohort that notebook 01 left."""

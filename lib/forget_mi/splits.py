@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from pydantic import Field
 from sklearn.model_selection import StratifiedGroupKFold
 
 from forget_mi.cohorts.base import Cohort
+from forget_mi.cohorts.pseudonyms import pseudonym
+from forget_mi.cohorts.tables import read_table
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
 from forget_mi.params import config
@@ -69,7 +70,7 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
         side[_published_test(cohort)] = "test"
     else:
         side[_one_fold(table, settings.test, settings.seed)] = "test"
-    kept = {patient for path in settings.keep_in_training for patient in read_forget_csv(path)}
+    kept = {patient for path in settings.keep_in_training for patient in in_cohort(cohort, read_forget_csv(path))}
     rest = np.flatnonzero((side == "train") & ~table.patient_id.isin(kept).to_numpy())
     wanted = settings.validation * len(table)
     if len(rest) <= wanted:
@@ -102,7 +103,8 @@ def _one_fold(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
     # No more folds than there are patients, or images of the most frequent class.
     folds = max(2, min(round(1 / share), table.patient_id.nunique(), table.label.value_counts().max()))
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    return next(splitter.split(table, table.label, table.patient_id))[1]
+    # By number in the order of the table, so that the draw does not depend on how the ids are hashed.
+    return next(splitter.split(table, table.label, pd.factorize(table.patient_id)[0]))[1]
 
 
 def rows_of(cohort: Cohort, side: str) -> np.ndarray:
@@ -153,15 +155,22 @@ def make_request(cohort: Cohort, settings: RequestConfig) -> Request:
     if settings.fraction is not None:
         return draw_request(cohort, settings.fraction, settings.seed)
     if settings.csv is not None:
-        return check_request(cohort, Request(settings.csv.stem, tuple(read_forget_csv(settings.csv))))
-    return check_request(cohort, Request("given", tuple(settings.patients)))
+        return check_request(cohort, Request(settings.csv.stem, in_cohort(cohort, read_forget_csv(settings.csv))))
+    return check_request(cohort, Request("given", in_cohort(cohort, settings.patients)))
+
+
+def in_cohort(cohort: Cohort, patients: Iterable[str]) -> tuple[str, ...]:
+    """Patients named by the ids of the collection, as the cohort's table has them (see `cohorts.pseudonyms`)."""
+    if cohort.salt is None:
+        return tuple(patients)
+    return tuple(pseudonym(cohort.salt, "patient_id", patient) for patient in patients)
 
 
 def draw_request(cohort: Cohort, fraction: float, seed: int) -> Request:
     """Training patients drawn at random until their images make up `fraction` of the training images, as closely as
     whole patients allow without exceeding it."""
     train = cohort.table.iloc[rows_of(cohort, "train")]
-    images = train.patient_id.value_counts().sort_index()
+    images = train.groupby("patient_id", sort=False).size()
     wanted = fraction * len(train)
     chosen, total = [], 0
     for patient in np.random.default_rng([seed, 7]).permutation(images.index.to_numpy()):
@@ -185,12 +194,15 @@ def check_request(cohort: Cohort, request: Request) -> Request:
     if not request.patients:
         raise InputError("request: it names no patient; name at least one training patient")
     sides = cohort.table.drop_duplicates("patient_id").set_index("patient_id").split
-    for patient in request.patients:
+    for number, patient in enumerate(request.patients, start=1):
         side = sides.get(patient)
         if side != "train":
             where = "is not in the cohort" if side is None else f"is in {side}, not in training"
             hint = " (split.keep_in_training would keep them there)" if side == "validation" else ""
-            raise InputError(f"request: patient {patient!r} {where}; only training patients can be forgotten{hint}")
+            raise InputError(
+                f"request: patient {patient!r} ({number} of {len(request.patients)} named) {where}; only training "
+                f"patients can be forgotten{hint}"
+            )
     left = cohort.table.iloc[request.retain_rows(cohort)]
     if len(left) == 0:
         raise InputError("request: it names every training patient; nothing would be left to retain")
@@ -206,27 +218,12 @@ def read_forget_csv(path: Path) -> list[str]:
     A repeated header line, as in the published files, is passed over. Raises InputError where the file is missing,
     has no such column, or holds no patient.
     """
-    path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file) if any(cell.strip() for cell in line)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as a forget CSV ({error})") from None
-    header = [cell.strip() for cell in lines[0]] if lines else []
-    column = next((name for name in ("subject_id", "patient_id") if name in header), None)
-    if column is None:
-        raise InputError(f"{path}: no column subject_id or patient_id; the columns are {', '.join(header) or 'none'}")
-    at = header.index(column)
-    patients = []
-    for number, line in enumerate(lines[1:], start=2):
-        if [cell.strip() for cell in line] == header:
-            continue
-        if len(line) != len(header) or not line[at].strip():
-            raise InputError(f"{path}: line {number} has no {column} ({','.join(line)!r})")
-        patients.append(line[at].strip())
-    if not patients:
+    table = read_table(path, [("subject_id", "patient_id")], "a forget CSV")
+    if len(table) == 0:
         raise InputError(f"{path}: it names no patient")
-    return list(dict.fromkeys(patients))
+    if not table.subject_id.all():
+        raise InputError(f"{path}: line {table.line[table.subject_id == ''].iloc[0]} names no patient")
+    return table.subject_id.drop_duplicates().tolist()
 
 
 def assert_disjoint(cohort: Cohort, sides: Iterable[Sequence[int]]) -> None:

@@ -163,6 +163,11 @@ def train_new(
     The vocabulary is learned from these rows' reports alone, so that a retrained model owes nothing, not even a word,
     to the patients it was retrained without.
     """
+    if model_settings.towers == "both" and not cohort.has_images:
+        raise InputError(
+            f"parameter model.towers = 'both': cohort {cohort.name} holds reports only; set model.towers to 'text', or "
+            "give the folder with its images (cohort.root)"
+        )
     studies = cohort.table.study_id.iloc[list(rows)].unique()
     tokenizer = build_tokenizer(model_settings, [cohort.reports[study] for study in studies])
     model = build_model(model_settings, len(cohort.classes), len(tokenizer), seed)

@@ -26,7 +26,7 @@ from forget_mi.batches import Examples
 from forget_mi.checkpoints import load_checkpoint
 from forget_mi.code import code_fingerprint
 from forget_mi.files import sha256_of_text, write_text
-from forget_mi.metrics import TOWERS, Predictions, binary_auc, macro_f1, mean_auc, predict
+from forget_mi.metrics import Predictions, binary_auc, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
 from forget_mi.params import build, config
 from forget_mi.unlearning import UnlearningData, find
@@ -76,10 +76,11 @@ def cases_of(
 ) -> list[Case]:
     """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`."""
     # runs needs the profiles, and they need TuningConfig.
-    from forget_mi.cohorts import load_cohort
+    from forget_mi.cohorts.pseudonyms import draw_salt
     from forget_mi.runs import open_run
     from forget_mi.splits import make_request, split_by_patient
 
+    draw_salt(folder)
     cases = []
     for seed in settings.seeds:
         for fraction in settings.fractions:
@@ -87,7 +88,7 @@ def cases_of(
             changes = {**(overrides or {}), "seed": seed, "request.fraction": fraction}
             run = open_run(profile, folder / name, changes)
             params = run.params
-            cohort = split_by_patient(load_cohort(params.cohort), params.split)
+            cohort = split_by_patient(run.source(), params.split)
             request = make_request(cohort, params.request)
             run.train("original", cohort, request, accelerator)
             original = load_checkpoint(run.stage("02_train") / "original", fingerprint=cohort.fingerprint)
@@ -175,7 +176,7 @@ def _calls(seen: Seen, judged: Predictions) -> float:
 
 def _loss_auc(members: Predictions, strangers: Predictions) -> np.ndarray:
     """ROC AUC of the losses of members against strangers by tower and fused (3)."""
-    return np.array([binary_auc(-members.cross_entropy(t), -strangers.cross_entropy(t)) for t in TOWERS])
+    return np.array([binary_auc(-members.cross_entropy(t), -strangers.cross_entropy(t)) for t in members.towers])
 
 
 def _three(original: Seen, unlearned: Seen) -> tuple[tuple[str, Predictions], ...]:

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from forget_mi import plots
+from forget_mi.cohorts.pseudonyms import draw_salt
 from forget_mi.files import write_text
 from forget_mi.pipeline import NotebookError, run_chain
 from forget_mi.profiles import ROOT
@@ -36,10 +37,11 @@ def run_sweep(
     if _only_shows(options):
         return _snakemake(sweep, options)
     sweep.forget_failures()
+    draw_salt(sweep.folder)
     code = _snakemake(sweep, options)
     if code and sweep.audited():
         print("forget_mi: some runs failed; comparing those that were finished", file=sys.stderr)
-        _snakemake(sweep, [*options, "--config", "only=audited"])
+        _snakemake(sweep, options, only="audited")
     for cell, error in sweep.failed().items():
         print(f"forget_mi: failed: {cell}: {error}", file=sys.stderr)
     if (sweep.folder / "comparison.csv").is_file():
@@ -79,7 +81,7 @@ def run_tuning(
     another folder, tuned.yaml and tuning.csv there); 0 where all were tuned."""
     sweep = open_sweep(profile, None, overrides)
     where = tuning_folder(profile, folder)
-    code = _snakemake(sweep, ["tuned", *options, "--config", f"tuning={where}"])
+    code = _snakemake(sweep, ["tuned", *options], tuning=where)
     if code or _only_shows(options):
         return code
     approaches = sweep.grid.chosen()
@@ -110,23 +112,18 @@ def _only_shows(options: Sequence[str]) -> bool:
     return any(option.startswith(("--dry-run", "-n", "--dag", "--rulegraph")) for option in options)
 
 
-def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False) -> int | str:
+def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False, **config: object) -> int | str:
     """snakemake's exit status, or what it prints. Its own files lie beside the runs. It goes on after a failure, and
-    makes again what a killed job left behind."""
+    makes again what a killed job left behind. config: what the Snakefile is told beside the sweep."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    settings = [f"profile={sweep.profile}", f"folder={sweep.folder}", f"overrides={json.dumps(dict(sweep.overrides))}"]
-    options = list(options)
-    if "--config" in options:
-        at = options.index("--config") + 1
-        settings.append(options.pop(at))
-        options.remove("--config")
+    config |= {"profile": sweep.profile, "folder": sweep.folder, "overrides": json.dumps(dict(sweep.overrides))}
     where = ("--cores", "-c", "--jobs", "-j", "--executor", "--workflow-profile")
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(sweep.folder)),
         *("--keep-going", "--rerun-incomplete", "--nolock", "--quiet", "host", "reason"),
         *([] if any(option.startswith(where) for option in options) else ["--cores", "all"]),
         *options,
-        *("--config", *settings),
+        *("--config", *(f"{name}={value}" for name, value in config.items())),
     ]
     environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
     if capture:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from forget_mi.cohorts import covid_chestxray, mimic_cxr, synthetic
+from forget_mi.cohorts import covid_chestxray, mimic_cxr, openi, synthetic
 from forget_mi.cohorts.base import Cohort
+from forget_mi.cohorts.pseudonyms import hashed
 from forget_mi.errors import InputError
 from forget_mi.params import build
 
@@ -14,13 +15,18 @@ SOURCES = {
     "synthetic": (synthetic.SyntheticConfig, synthetic.load),
     "covid_chestxray": (covid_chestxray.CovidConfig, covid_chestxray.load),
     "mimic_cxr": (mimic_cxr.MimicConfig, mimic_cxr.load),
+    "openi": (openi.OpeniConfig, openi.load),
 }
 
 
-def load_cohort(values: Mapping[str, Any]) -> Cohort:
-    """The cohort that the `cohort` section of the params describes: `source` names it, the rest are its settings."""
+def load_cohort(values: Mapping[str, Any], salt: str | None = None) -> Cohort:
+    """The cohort that the `cohort` section of the params describes: `source` names it, the rest are its settings.
+
+    salt: with which the ids of real people are hashed, unless the settings ask for plain ones (see `pseudonyms`).
+    """
     settings, load = cohort_settings(values)
-    return load(settings)
+    cohort = load(settings)
+    return cohort if salt is None or getattr(settings, "ids", "plain") == "plain" else hashed(cohort, salt)
 
 
 def cohort_settings(values: Mapping[str, Any]):

@@ -62,6 +62,7 @@ class Cohort:
     synthetic: True where no real person stands behind a row.
     skipped: what the source could not use, one row an item, with the reason.
     store: the image store's folder, where the images are rows of it.
+    salt: of the hashed ids, where they are hashed; not saved with the cohort.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Cohort:
     synthetic: bool
     skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SKIPPED_COLUMNS)))
     store: Path | None = None
+    salt: str | None = None
 
     def __post_init__(self):
         missing = [c for c in TABLE_COLUMNS if c not in self.table.columns]
@@ -95,8 +97,22 @@ class Cohort:
             if not self.reports.get(study, "").strip():
                 raise InputError(f"cohort {self.name}: study {study!r} has no report or an empty one")
 
+    @property
+    def has_images(self) -> bool:
+        """False for a cohort of reports alone, whose images are 0 pixels wide."""
+        return self.images.shape[-1] > 0
+
     def __len__(self) -> int:
         return len(self.table)
+
+    def flow(self) -> pd.DataFrame:
+        """Who came in and who was left out: a row a step (the source, each reason without its details, what is used),
+        with the number of items."""
+        reasons = self.skipped.reason.astype(str).str.replace(r"[:(].*", "", regex=True).str.strip()
+        dropped = reasons.value_counts()
+        steps = {"in the source": len(self) + len(self.skipped)}
+        steps |= {f"left out: {reason}": -count for reason, count in dropped.items()}
+        return pd.DataFrame({"items": steps | {"used": len(self)}})
 
     def report_of(self, row: int) -> str:
         """The report text that goes with one image."""

@@ -7,15 +7,14 @@ everything else. What is left out is listed with its reason in `Cohort.skipped`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import pandas as pd
 from pydantic import Field
 
 from forget_mi.cohorts.base import Cohort
 from forget_mi.cohorts.images import UnreadableImageError, inside
 from forget_mi.cohorts.store import cohort_from_files
-from forget_mi.errors import InputError
+from forget_mi.cohorts.tables import read_table
 from forget_mi.params import config
 
 CLASSES = ("other", "COVID-19")
@@ -27,13 +26,14 @@ NEEDED = ("patientid", "offset", "finding", "view", "modality", "folder", "filen
 class CovidConfig:
     """root: the folder with metadata.csv and images/. image_size: images are padded to a square and resized to it.
     max_unreadable: share of the eligible images that may be missing or unreadable; above it the run stops. store:
-    folder of the image store. workers: processes that decode; 0 for one a core."""
+    folder of the image store. workers: processes that decode; 0 for one a core. ids: see `cohorts.pseudonyms`."""
 
     root: Path
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
     store: Path = Path("runs/store")
     workers: Annotated[int, Field(ge=0)] = 0
+    ids: Literal["hashed", "plain"] = "hashed"
 
 
 def load(settings: CovidConfig) -> Cohort:
@@ -41,12 +41,12 @@ def load(settings: CovidConfig) -> Cohort:
 
     Raises InputError where metadata.csv is missing or malformed, or too many images are unreadable.
     """
-    metadata = _read_metadata(settings.root / "metadata.csv")
+    metadata = read_table(settings.root / "metadata.csv", NEEDED, "the collection's metadata")
     skipped: list[tuple[str, str]] = []
     rows, paths, reports = [], [], {}
     unreadable, owner, studies, seen = [], {}, {}, set()
-    for line, row in enumerate(metadata.to_dict("records"), start=2):
-        item = row["filename"] or f"metadata.csv line {line}"
+    for row in metadata.to_dict("records"):
+        item = row["filename"] or f"metadata.csv line {row['line']}"
         reason = _why_not(row)
         if reason is None and owner.setdefault(row["filename"], row["patientid"]) != row["patientid"]:
             # One file under two patients would stand on two sides of a split.
@@ -80,18 +80,6 @@ def load(settings: CovidConfig) -> Cohort:
     return cohort_from_files(
         "covid_chestxray", CLASSES, rows, paths, reports, settings, ineligible=skipped, unusable=unreadable
     )
-
-
-def _read_metadata(path: Path) -> pd.DataFrame:
-    try:
-        metadata = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: can't be read as the collection's metadata.csv ({reason})") from None
-    missing = [name for name in NEEDED if name not in metadata.columns]
-    if missing:
-        raise InputError(f"{path}: lacks the column(s) {', '.join(missing)}")
-    return metadata.apply(lambda column: column.str.strip())
 
 
 def _why_not(row: dict[str, str]) -> str | None:

@@ -22,12 +22,11 @@ def inside(root: Path, *parts: str) -> Path:
     """The path of a file below root. Raises UnreadableImageError where the parts lead elsewhere, also through a link:
     nothing outside the data root is ever opened."""
     relative = PurePosixPath(*parts)
-    shown = str(relative)
-    if relative.is_absolute() or ".." in relative.parts or re.search(r"[\\\x00]", shown):
-        raise UnreadableImageError(f"the path {shown!r} leads out of the data folder")
+    if relative.is_absolute() or ".." in relative.parts or re.search(r"[\\\x00]", str(relative)):
+        raise UnreadableImageError("its path leads out of the data folder")
     path = root / relative
     if not path.resolve().is_relative_to(root.resolve()):
-        raise UnreadableImageError(f"the path {shown!r} is a link out of the data folder")
+        raise UnreadableImageError("its path is a link out of the data folder")
     return path
 
 

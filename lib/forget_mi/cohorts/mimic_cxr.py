@@ -31,7 +31,8 @@ class MimicConfig:
     """root: the folder that holds files/. labels: the CSV (relative: below root). images: which files to read; auto
     takes the DICOM where there is one, else the JPG. image_size: pictures are padded to a square and resized to it.
     max_unreadable: share of the rows whose image or report may be missing or unreadable; above it the run stops. store:
-    folder of the image store. workers: processes that decode; 0 for one a core."""
+    folder of the image store. workers: processes that decode; 0 for one a core. ids: see
+    `cohorts.pseudonyms`."""
 
     root: Path
     labels: Path = Path("mimic-cxr-edema.csv")
@@ -40,6 +41,7 @@ class MimicConfig:
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
     store: Path = Path("runs/store")
     workers: Annotated[int, Field(ge=0)] = 0
+    ids: Literal["hashed", "plain"] = "hashed"
 
 
 def load(settings: MimicConfig) -> Cohort:
@@ -80,7 +82,7 @@ def _record(row: dict[str, str], twice: Counter) -> dict[str, object]:
     """A row of the cohort's table; UnreadableImageError with the reason where the line can't be used."""
     for name in ("subject_id", "study_id", "dicom_id"):
         if not row[name]:
-            raise UnreadableImageError(f"line {row['line']}: {name} is empty")
+            raise UnreadableImageError(f"{name} is empty (line {row['line']})")
     if twice[row["dicom_id"]] > 1:
         raise UnreadableImageError("the image id stands in more than one row")
     try:

@@ -95,12 +95,7 @@ def cohort_from_files(
         raise InputError(f"{settings.root}: none of {len(ineligible)} rows can be used{first}")
     store = open_store(paths, settings.image_size, settings.store, source=name, workers=settings.workers or None)
     unusable = [*unusable, *((rows[i]["image_id"], f"unreadable image: {why}") for i, why in store.unreadable.items())]
-    if len(unusable) > settings.max_unreadable * eligible:
-        item, reason = unusable[0]
-        raise InputError(
-            f"{settings.root}: {len(unusable)} of {eligible} images can't be used, first {item} ({reason}); "
-            f"cohort.max_unreadable = {settings.max_unreadable} allows {int(settings.max_unreadable * eligible)}"
-        )
+    check_unusable(settings.root, unusable, eligible, settings.max_unreadable)
     kept = [i for i in range(len(rows)) if i not in store.unreadable]
     table = pd.DataFrame([rows[i] for i in kept])
     return Cohort(
@@ -113,6 +108,16 @@ def cohort_from_files(
         skipped=pd.DataFrame([*ineligible, *unusable], columns=list(SKIPPED_COLUMNS)),
         store=store.folder,
     )
+
+
+def check_unusable(source: Path | str, unusable: Sequence[tuple[str, str]], eligible: int, allowed: float) -> None:
+    """Raise InputError where more than a share `allowed` of the eligible items can't be used."""
+    if len(unusable) > allowed * eligible:
+        item, reason = unusable[0]
+        raise InputError(
+            f"{source}: {len(unusable)} of {eligible} images can't be used, first {item} ({reason}); "
+            f"cohort.max_unreadable = {allowed} allows {int(allowed * eligible)}"
+        )
 
 
 def _read_all(jobs: list[tuple], workers: int | None, bar: tqdm) -> None:

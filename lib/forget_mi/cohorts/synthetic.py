@@ -25,7 +25,8 @@ from forget_mi.cohorts.reports import report_text
 from forget_mi.params import config
 
 CLASSES = ("none", "vascular congestion", "interstitial edema", "alveolar edema")
-# Hidden severity is cut here; with the severities drawn below this gives about 43/22/25/10 % as in MIMIC-CXR.
+# Hidden severity is cut here; with the severities drawn below this gives about 34/21/27/18 %, flatter than the
+# 43/22/25/10 of MIMIC-CXR: a stranger of a class that dominates is guessed right so often that he looks like a member.
 CUTS = (0.85, 1.45, 2.3)
 
 
@@ -39,8 +40,8 @@ class SyntheticConfig:
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64
     images_per_patient: Annotated[float, Field(ge=1, le=40)] = 4.0
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.1
-    image_noise: Annotated[float, Field(ge=0, le=1)] = 0.35
-    report_noise: Annotated[float, Field(ge=0, le=1)] = 0.08
+    image_noise: Annotated[float, Field(ge=0, le=1)] = 0.45
+    report_noise: Annotated[float, Field(ge=0, le=1)] = 0.06
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -52,7 +53,7 @@ def load(settings: SyntheticConfig) -> Cohort:
         rng = np.random.default_rng([settings.seed, number])
         patient = f"S{number:05d}"
         anatomy, style = _Anatomy(rng), _Style(rng)
-        tendency = rng.choice([0.35, 1.15, 1.9, 2.6], p=[0.46, 0.2, 0.24, 0.1])
+        tendency = rng.choice([0.35, 1.15, 1.9, 2.6], p=[0.3, 0.25, 0.27, 0.18])
         wanted = 1 + rng.poisson(settings.images_per_patient - 1)
         made, study_number = 0, 0
         while made < wanted:

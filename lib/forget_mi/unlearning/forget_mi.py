@@ -97,7 +97,7 @@ def unlearn(
     log = UnlearningLog()
     torch.manual_seed(seed)
     original, unlearned = frozen_and_trainable(model, accelerator)
-    joint = joint_embedding_of(model.settings).to(accelerator.device)
+    joint = joint_embedding_of(model).to(accelerator.device)
     maximise = settings.setting == "no_noise"
     if maximise:
         step_aside(unlearned, settings.start_noise, seed)

@@ -14,7 +14,8 @@ def last_layers(model: ImageTextModel, k: int) -> list[nn.Module]:
 
     Raises InputError for a text tower whose layers can't be found.
     """
-    blocks = [block for stage in model.image_tower.stages for block in stage]
+    image = model.image_tower
+    blocks = [block for stage in image.stages for block in stage] if image else []
     encoder = model.text_tower.encoder
     layers = getattr(getattr(encoder, "encoder", None), "layer", None)
     if layers is None:
@@ -23,7 +24,8 @@ def last_layers(model: ImageTextModel, k: int) -> list[nn.Module]:
             "of; CF-k and EU-k need a BERT"
         )
     pooler = [encoder.pooler] if getattr(encoder, "pooler", None) is not None else []
-    return [*blocks[-k:], *list(layers)[-k:], *pooler, model.image_tower.head, model.text_tower.head]
+    heads = [tower.head for tower in (image, model.text_tower) if tower]
+    return [*blocks[-k:], *list(layers)[-k:], *pooler, *heads]
 
 
 def train_only(model: ImageTextModel, layers: list[nn.Module]) -> None:
@@ -38,7 +40,7 @@ def reinitialise(model: ImageTextModel, k: int, seed: int) -> None:
     encoder = model.text_tower.encoder
     fresh = build_model(
         model.settings,
-        classes=model.image_tower.head.out_features,
+        classes=model.classes,
         vocabulary=encoder.config.vocab_size,
         seed=seed,
         text_config=encoder.config,

@@ -65,7 +65,7 @@ def unlearn(
     log = UnlearningLog()
     torch.manual_seed(seed)
     original, unlearned = frozen_and_trainable(model, accelerator)
-    joint = joint_embedding_of(model.settings).to(accelerator.device)
+    joint = joint_embedding_of(model).to(accelerator.device)
     forget_targets = OriginalOutputs(original, data.forget, accelerator, log)
     forget_targets.prepare(np.arange(len(data.forget)))
     retain_targets = OriginalOutputs(original, data.retain, accelerator, log)
@@ -78,7 +78,7 @@ def unlearn(
         z, target = forget.output.embeddings, forget_targets.at(forget.index).embeddings
         decoupling = mse_loss(joint(z), joint(unrelated))
         multimodal = mse_loss(joint(retain.output.embeddings), joint(retain_targets.at(retain.index).embeddings))
-        unimodal = mse_loss(z.image, target.image) + mse_loss(z.text, target.text)
+        unimodal = sum(mse_loss(mine, theirs) for mine, theirs in zip(z, target, strict=True) if mine.shape[-1])
         total = settings.decoupling * decoupling + settings.multimodal * multimodal + settings.unimodal * unimodal
         return {"decoupling": decoupling, "multimodal": multimodal, "unimodal": unimodal, "total": total}
 

@@ -34,8 +34,7 @@ def unlearn(
     """
     log = UnlearningLog()
     encoder = model.text_tower.encoder
-    classes, words = model.image_tower.head.out_features, encoder.config.vocab_size
-    new = build_model(model.settings, classes, words, seed, text_config=encoder.config)
+    new = build_model(model.settings, model.classes, encoder.config.vocab_size, seed, text_config=encoder.config)
     trained = train(
         new, data.retain, data.validation, settings, seed=seed, accelerator=accelerator, description="retrain",
         progress=progress,

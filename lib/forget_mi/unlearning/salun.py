@@ -66,12 +66,12 @@ def unlearn(
     torch.manual_seed(seed)
     original, unlearned = frozen_and_trainable(model, accelerator)
     masks = saliency_masks(unlearned, data, settings, accelerator, log)
-    classes = unlearned.image_tower.head.out_features
     generator = torch.Generator().manual_seed(seed)
 
     def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
         labels = forget.batch["labels"]
-        others = (labels.cpu() + torch.randint(1, classes, labels.shape, generator=generator)) % classes
+        shift = torch.randint(1, unlearned.classes, labels.shape, generator=generator)
+        others = (labels.cpu() + shift) % unlearned.classes
         leave = classification_loss(forget.output, others.to(labels.device))
         stay = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
         return {"forget": leave, "retain": stay, "total": leave + settings.alpha * stay}

@@ -120,7 +120,7 @@ def towers_divergence(teacher: ModelOutput, student: ModelOutput, temperature: f
     return sum(
         kl_div((s / temperature).log_softmax(-1), (t / temperature).log_softmax(-1), log_target=True,
                reduction="batchmean")
-        for t, s in ((teacher.image_logits, student.image_logits), (teacher.text_logits, student.text_logits))
+        for t, s in zip(teacher.logits, student.logits, strict=True)
     ) * temperature**2  # fmt: skip
 
 

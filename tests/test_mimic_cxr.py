@@ -1,7 +1,6 @@
-"""MIMIC-CXR's layout, the image store, and everything that can be wrong with a file."""
+"""MIMIC-CXR's layout, written and read back, and everything that can be wrong with its files."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import TINY_MODEL, differs, weights
-from PIL import Image
 
 from forget_mi.cohorts import load_cohort, store
-from forget_mi.cohorts.base import Cohort, ImageRows
+from forget_mi.cohorts.base import Cohort
 from forget_mi.cohorts.export import LABELS, export
-from forget_mi.cohorts.images import UnreadableImageError, inside, read_image
-from forget_mi.cohorts.store import open_store
+from forget_mi.cohorts.images import UnreadableImageError, inside
 from forget_mi.cohorts.tables import read_table
 from forget_mi.devices import make_accelerator
 from forget_mi.errors import InputError
@@ -372,177 +368,7 @@ def test_a_link_out_of_the_root_is_not_followed(mimic, tmp_path):
         inside(root, "a", "..", "..", "b")
 
 
-# ---- pixels -------------------------------------------------------------------------------------------------------
-
-
-def dicom(path: Path, values: np.ndarray, **header) -> Path:
-    import pydicom
-
-    from forget_mi.cohorts.export import _write_dicom
-
-    _write_dicom(path, np.zeros(values.shape, np.uint8), "1", "1", inverted=False)
-    file = pydicom.dcmread(path)
-    del file.WindowCenter, file.WindowWidth
-    for name, value in header.items():
-        setattr(file, name, value)
-    file.PixelData = values.tobytes()
-    file.save_as(path)
-    return path
-
-
-GRADIENT = np.linspace(0, 4095, 32 * 32).reshape(32, 32)
-
-
-@pytest.mark.parametrize(
-    ("values", "header", "expected"),
-    [
-        (GRADIENT.astype(np.uint16), {}, GRADIENT / 4095),
-        (GRADIENT.astype(np.uint16), {"PhotometricInterpretation": "MONOCHROME1"}, 1 - GRADIENT / 4095),
-        (
-            GRADIENT.astype(np.uint16),
-            {"WindowCenter": 1000.5, "WindowWidth": 1001},
-            np.clip((GRADIENT.astype(np.uint16) - 1000.0) / 1000 + 0.5, 0, 1),
-        ),
-        (
-            (GRADIENT - 2048).astype(np.int16),
-            {"PixelRepresentation": 1, "RescaleSlope": 2, "RescaleIntercept": 100},
-            GRADIENT / 4095,
-        ),
-        (
-            GRADIENT.astype(np.uint16),
-            {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 1023.5, "WindowWidth": 4096},
-            GRADIENT / 4095,
-        ),
-    ],
-)
-def test_rescale_window_and_inversion(tmp_path, values, header, expected):
-    found = read_image(dicom(tmp_path / "x.dcm", values, **header), 32) / 255
-    np.testing.assert_allclose(found, expected, atol=1 / 255)
-
-
-def test_compressed_dicom_is_decoded(tmp_path):
-    import pydicom
-    from pydicom.uid import JPEG2000Lossless, RLELossless
-
-    plain = dicom(tmp_path / "plain.dcm", GRADIENT.astype(np.uint16))
-    for syntax in (RLELossless, JPEG2000Lossless):
-        file = pydicom.dcmread(plain)
-        file.compress(syntax)
-        file.save_as(tmp_path / "packed.dcm")
-        assert np.array_equal(read_image(tmp_path / "packed.dcm", 32), read_image(plain, 32))
-
-
-def test_pictures_of_every_kind_become_grey_bytes(tmp_path):
-    values = (GRADIENT / 4095 * 255).astype(np.uint8)
-    Image.fromarray(values).save(tmp_path / "grey.png")
-    Image.fromarray(values).convert("RGB").save(tmp_path / "colour.png")
-    Image.fromarray(values).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
-    Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    grey = read_image(tmp_path / "grey.png", 32)
-    assert np.array_equal(grey, values)
-    for name in ("colour", "palette", "deep"):
-        difference = read_image(tmp_path / f"{name}.png", 32).astype(int) - grey
-        assert np.abs(difference).max() <= 2, name
-    (tmp_path / "x.png").write_bytes((tmp_path / "grey.png").read_bytes()[:80])
-    with pytest.raises(UnreadableImageError):
-        read_image(tmp_path / "x.png", 32)
-
-
-def test_a_wide_picture_is_padded_not_stretched(tmp_path):
-    Image.fromarray(np.full((16, 32), 200, np.uint8)).save(tmp_path / "wide.png")
-    found = read_image(tmp_path / "wide.png", 32)
-    assert (found[:8] == 0).all()
-    assert (found[8:24] == 200).all()
-
-
-# ---- the store ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    paths = []
-    for i in range(70):
-        path = tmp_path / f"{i:03d}.png"
-        Image.fromarray(np.full((8, 8), i, np.uint8)).save(path)
-        paths.append(path)
-    return paths
-
-
-def levels(opened) -> list[int]:
-    return opened.images[:, 0, 0, 0].tolist()
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_store_holds_every_image_in_order(pictures, tmp_path, workers):
-    opened = open_store(pictures, 8, tmp_path / "store", source="x", workers=workers, progress=False)
-    assert levels(opened) == list(range(70))
-    assert isinstance(opened.images, np.memmap)
-    assert opened.unreadable == {}
-
-
-def test_a_second_opening_decodes_nothing(pictures, tmp_path, monkeypatch):
-    first = open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
-    monkeypatch.setattr(store, "read_image", None)
-    again = open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
-    assert (again.folder, levels(again)) == (first.folder, levels(first))
-
-
-def test_a_pass_that_was_killed_goes_on(pictures, tmp_path, monkeypatch):
-    real, seen = store.read_image, []
-
-    def dying(path, size):
-        if len(seen) == 40:
-            raise KeyboardInterrupt
-        seen.append(path)
-        return real(path, size)
-
-    monkeypatch.setattr(store, "read_image", dying)
-    with pytest.raises(KeyboardInterrupt):
-        open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
-    again = []
-    monkeypatch.setattr(store, "read_image", lambda path, size: again.append(path) or real(path, size))
-    opened = open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
-    assert levels(opened) == list(range(70))
-    assert len(again) == 70 - 32, "the first whole chunk is not read again"
-
-
-def test_another_size_or_a_changed_file_is_another_store(pictures, tmp_path):
-    def folder(size=8):
-        return open_store(pictures, size, tmp_path / "store", source="x", workers=1, progress=False).folder
-
-    first = folder()
-    assert folder(9) != first
-    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(pictures[0])
-    assert folder() != first
-
-
-def test_unreadable_images_are_remembered(pictures, tmp_path):
-    pictures[5].write_bytes(b"")
-    for _ in range(2):
-        opened = open_store(pictures, 8, tmp_path / "store", source="x", workers=2, progress=False)
-        assert opened.unreadable == {5: "the file is empty"}
-
-
-def test_a_full_disk_stops_at_once_and_leaves_no_store(pictures, tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match=r"no room for the image store of 70 images of 8 px .*cohort\.store"):
-        open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
-    assert not list((tmp_path / "store").rglob("*.npy"))
-    assert not list((tmp_path / "store").rglob("*.tmp"))
-
-
-def test_rows_of_images_are_those_of_the_array():
-    images = np.arange(5 * 4, dtype=np.uint8).reshape(5, 1, 2, 2)
-    rows = ImageRows(ImageRows(images, [4, 2, 0, 1]), [1, 3])
-    assert rows.shape == (2, 1, 2, 2)
-    assert len(rows) == 2
-    assert np.array_equal(np.asarray(rows), images[[2, 1]])
-    assert np.array_equal(rows[1, 0], images[1, 0])
-    assert np.array_equal(rows[np.array([1, 0])], images[[1, 2]])
-    assert torch.from_numpy(rows[0:1]).shape == (1, 1, 2, 2)
+# ---- from the command line ----------------------------------------------------------------------------------------
 
 
 def test_exporting_from_the_command_line(tmp_path):
