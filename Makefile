@@ -6,7 +6,7 @@ SNAKEMAKE ?=
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run test test-slurm lab sweep sweep-dry tune dag results covid-results notebooks reference format lock clean
+.PHONY: demo run test test-slurm benchmark-store lab sweep sweep-dry tune dag results covid-results notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -43,6 +43,9 @@ covid-results: .venv/installed   ## DATA=folder: the covid profile, figures/covi
 
 notebooks: .venv/installed       ## rebuild the committed notebooks' outputs
 	$(BIN)/python -m forget_mi notebooks
+
+benchmark-store: .venv/installed ## decoding 2,000 DICOM files (4 GB of temporary files) against a bare loop
+	$(BIN)/python benchmarks/image_store.py
 
 reference: .venv/installed       ## rebuild the reference outputs that the tests compare with
 	$(BIN)/python -m forget_mi reference

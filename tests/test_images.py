@@ -12,9 +12,9 @@ from forget_mi.cohorts.images import UnreadableImageError, read_image
 def dicom(path: Path, values: np.ndarray, **header) -> Path:
     import pydicom
 
-    from forget_mi.cohorts.export import _write_dicom
+    from forget_mi.cohorts.export import write_dicom
 
-    _write_dicom(path, np.zeros(values.shape, np.uint8), "1", "1", inverted=False)
+    write_dicom(path, np.zeros(values.shape, np.uint8), "1", "1", inverted=False)
     file = pydicom.dcmread(path)
     del file.WindowCenter, file.WindowWidth
     for name, value in header.items():

@@ -1,6 +1,8 @@
 """The image store: each image decoded once, into a file that is read like an array."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,3 +100,21 @@ def test_rows_of_images_are_those_of_the_array():
     assert np.array_equal(rows[1, 0], images[1, 0])
     assert np.array_equal(rows[np.array([1, 0])], images[[1, 2]])
     assert torch.from_numpy(rows[0:1]).shape == (1, 1, 2, 2)
+
+
+def test_memory_stays_flat(tmp_path):
+    """Filling a store of ten times as many images, here 157 MB of pixels, takes no more memory."""
+    program = (
+        "import resource, sys; from pathlib import Path; from forget_mi.cohorts.store import open_store\n"
+        "paths = [Path(sys.argv[1])] * int(sys.argv[2])\n"
+        "open_store(paths, 512, Path(sys.argv[3]), source='memory', workers=1, progress=False)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(path)
+
+    def peak(images: int) -> int:
+        command = [sys.executable, "-c", program, str(path), str(images), str(tmp_path / f"store{images}")]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert peak(600) - peak(60) < 60

@@ -47,7 +47,7 @@ def export(cohort: Cohort, folder: Path, kind: Literal["dicom", "jpg"] = "dicom"
             name = "-".join(digits[8 * i : 8 * i + 8] for i in range(5))
             picture = np.asarray(cohort.images[number])[0]
             if kind == "dicom":
-                _write_dicom(home / f"{name}.dcm", picture, str(subject), str(study), inverted=number % 5 == 4)
+                write_dicom(home / f"{name}.dcm", picture, str(subject), str(study), inverted=number % 5 == 4)
             else:
                 Image.fromarray(picture).save(home / f"{name}.jpg", quality=100)
             fold = "TEST" if getattr(row, "split", "") == "test" else str(subject % 5 + 1)
@@ -57,7 +57,7 @@ def export(cohort: Cohort, folder: Path, kind: Literal["dicom", "jpg"] = "dicom"
     return labels
 
 
-def _write_dicom(path: Path, picture: np.ndarray, patient: str, study: str, inverted: bool) -> None:
+def write_dicom(path: Path, picture: np.ndarray, patient: str, study: str, inverted: bool) -> None:
     """A minimal Digital X-Ray image, 12 bits stored, with a window over all of them."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
