@@ -6,7 +6,7 @@ SNAKEMAKE ?=
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run test test-slurm benchmark-store lab sweep sweep-dry tune dag results covid-results notebooks reference format lock clean
+.PHONY: demo run test test-slurm benchmark-store lab sweep sweep-dry tune dag results real-results notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -38,8 +38,8 @@ dag: .venv/installed             ## figures/workflow.png: the rules of the sweep
 results: .venv/installed         ## make sweep, then figures/results.csv, the figures and the README's tables
 	$(BIN)/python -m forget_mi results
 
-covid-results: .venv/installed   ## DATA=folder: the covid profile, figures/covid.csv and the README's table of it
-	$(BIN)/python -m forget_mi covid-results --data $(DATA)
+real-results: .venv/installed    ## PROFILE=covid DATA=folder, PROFILE=open-i: run it, figures/PROFILE.csv, the README's table
+	$(BIN)/python -m forget_mi real-results $(PROFILE) $(if $(DATA),--data $(DATA))
 
 notebooks: .venv/installed       ## rebuild the committed notebooks' outputs
 	$(BIN)/python -m forget_mi notebooks

@@ -1,7 +1,7 @@
 """The image store against a bare loop: `make benchmark-store`.
 
-Writes DICOM files of synthetic radiographs, decodes them with a loop of pydicom and a resize on one core, then into the
-store on all cores, then reads the store twice; prints rates, their ratio, and the peak resident memory of the processes.
+Writes DICOM files of synthetic radiographs, decodes them with a loop of pydicom and a resize on one core, then into
+the store on all cores, then reads the store twice; prints rates, their ratio, and the peak resident memory.
 """
 
 from __future__ import annotations

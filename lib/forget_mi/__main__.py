@@ -1,4 +1,4 @@
-"""`python -m forget_mi run|sweep|tune|notebooks|reference|results|covid-results`: what the Makefile calls."""
+"""`python -m forget_mi run|sweep|tune|export|notebooks|reference|results|real-results`: what the Makefile calls."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--data", type=Path, help="the data folder (cohort.root)")
     dag = commands.add_parser("dag", help="rebuild figures/workflow.png")
     dag.add_argument("profile")
-    covid = commands.add_parser("covid-results", help="run the covid profile and rebuild the README's table from it")
-    covid.add_argument("--data", type=Path, required=True, help="the folder with metadata.csv and images/")
+    real = commands.add_parser("real-results", help="run a real cohort's profile and rebuild the README's table of it")
+    real.add_argument("profile", help="covid or open-i")
+    real.add_argument("--data", type=Path, help="the data folder (cohort.root)")
     commands.add_parser("notebooks", help="rebuild the committed notebooks' outputs")
     commands.add_parser("reference", help="rebuild tests/reference, which the tests compare printed results with")
     commands.add_parser("results", help="rebuild figures/results.csv and the figures made from it")
@@ -164,10 +165,10 @@ def _reference(_: argparse.Namespace) -> int:
     return 0
 
 
-def _covid_results(options: argparse.Namespace) -> int:
-    from forget_mi.results import rebuild_covid_results
+def _real_results(options: argparse.Namespace) -> int:
+    from forget_mi.results import rebuild_real_results
 
-    rebuild_covid_results(options.data.resolve())
+    rebuild_real_results(options.profile, options.data and options.data.resolve())
     return 0
 
 
@@ -179,7 +180,7 @@ COMMANDS = {
     "tune-one": _tune_one,
     "dag": _dag,
     "export": _export,
-    "covid-results": _covid_results,
+    "real-results": _real_results,
     "notebooks": _notebooks,
     "reference": _reference,
     "results": _results,

@@ -70,6 +70,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -80,12 +81,21 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
             kernel_name="python3",
             cwd=str(ROOT / "notebooks"),
             progress_bar=progress,
+            config=Config({"KernelManager": {"transport": _transport()}}),
         )
     except PapermillExecutionError as error:
         raise NotebookError(
             f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: {error.evalue} "
             f"(partly executed: {shown(target)})"
         ) from None
+
+
+def _transport() -> str:
+    """How papermill talks to a kernel. Sockets in the file system, where their names (at most 107 letters) are not too
+    long: nobody else on the machine can listen in, and kernels that start together don't compete for ports."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    return "ipc" if os.name == "posix" and len(jupyter_runtime_dir()) < 50 else "tcp"
 
 
 def rebuild_notebooks(target: Path = ROOT / "notebooks", parameters: Mapping[str, Any] | None = None) -> None:

@@ -95,25 +95,24 @@ def approaches_table(results: pd.DataFrame, ours: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def rebuild_covid_results(data: Path) -> None:
-    """Run the covid profile on the collection (or a sample) at `data`, then rewrite figures/covid.csv (measures with
-    intervals, no record of any patient) and the README's table from it."""
-    run = run_chain("covid", overrides={"cohort.root": str(data)})
+def rebuild_real_results(profile: str, data: Path | None = None) -> None:
+    """Run a profile of a real cohort (data: its folder, where the profile needs one), then rewrite
+    figures/<profile>.csv (measures with intervals, no record of any patient) and the README's table from it."""
+    run = run_chain(profile, overrides={} if data is None else {"cohort.root": str(data)})
     audit = pd.read_csv(run.stage("04_audit") / "audit.csv")
     audit = audit[audit.tower == "fused"].drop(columns="tower")
-    write_table(ROOT / "figures" / "covid.csv", audit)
+    write_table(ROOT / "figures" / f"{profile}.csv", audit)
     table = audit.pivot_table(index="model", columns="measure", values=["value", "low", "high"], sort=False)
+    share = pd.read_csv(run.folder / "comparison.csv").set_index("model").share_of_retraining
     columns = {"mia_svc": "SVC attack", "attack_auc": "loss attack AUC", "forget_auc": "forget AUC",
                "forget_f1": "forget F1", "test_auc": "test AUC", "test_f1": "test F1"}  # fmt: skip
     lines = [
         {"model": model}
-        | {
-            title: without_zero(f"{row['value', name]:.2f} [{row['low', name]:.2f}, {row['high', name]:.2f}]")
-            for name, title in columns.items()
-        }
+        | {title: f"{row['value', m]:.2f} [{row['low', m]:.2f}, {row['high', m]:.2f}]" for m, title in columns.items()}
+        | {"share of retraining": f"{share[model]:.2f}"}
         for model, row in table.iterrows()
     ]
-    write_readme_table("covid", pd.DataFrame(lines))
+    write_readme_table(profile, pd.DataFrame(lines))
 
 
 def without_zero(text: str) -> str:

@@ -158,17 +158,6 @@ def paced_by_forget(data: UnlearningData, settings: StepConfig) -> Draws:
     return draws
 
 
-def paced_by_retain(data: UnlearningData, settings: StepConfig) -> Draws:
-    """An epoch is a pass over D_r; each step takes up to `batch_size` records of D_f along, round and round."""
-
-    def draws(rng: np.random.Generator, epoch: int) -> list[Draw]:
-        retained = retain_batches(rng, len(data.retain), settings)
-        forgotten = draw_in_rounds(rng, len(data.forget), settings.batch_size * len(retained))
-        return [Draw(f, r) for f, r in zip(np.split(forgotten, len(retained)), retained, strict=True)]
-
-    return draws
-
-
 def forget_only(data: UnlearningData, settings: StepConfig) -> Draws:
     """An epoch is a pass over D_f and nothing else."""
     return lambda rng, epoch: [Draw(f, NONE) for f in forget_batches(rng, len(data.forget), settings)]
