@@ -184,6 +184,21 @@ def test_what_is_used_and_what_is_left_out(collection):
     assert reasons["x1.png"] == "the image file stands in an earlier row"
 
 
+def test_colour_jpegs_are_used_and_volumes_are_not(collection):
+    root, add, write = collection
+    Image.fromarray(np.full((40, 30, 3), 120, np.uint8)).save(root / "images" / "colour.jpeg", quality=95)
+    add("8", "colour.jpeg")
+    (root / "images" / "volume.nii.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    add("8", "volume.nii.gz", modality="CT", view="Axial")
+    add("9", "volume.nii.gz")  # a row that calls a volume an X-ray
+    cohort = load_cohort({**write(), "max_unreadable": 0.2})
+    assert cohort.table.image_id.tolist()[-1] == "colour.jpeg"
+    assert np.abs(cohort.images[len(cohort) - 1, 0][:, 8:24].astype(int) - 120).max() <= 2
+    reasons = cohort.skipped[cohort.skipped.item == "volume.nii.gz"].reason.tolist()
+    assert reasons[0] == "modality CT, not X-ray"
+    assert reasons[1].startswith("unreadable image: cannot identify image file")
+
+
 def test_unreadable_images_stop_above_the_limit_and_are_listed_below_it(collection):
     root, add, write = collection
     add("8", "gone.png")

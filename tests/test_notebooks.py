@@ -1,10 +1,12 @@
 """The notebooks end to end on the tiny profile, and regression of what they print."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -237,6 +239,34 @@ def test_cleaning_drops_what_changes_from_run_to_run(tmp_path):
     assert first == second
     assert "bar" not in json.dumps([c["outputs"] for c in json.loads(first)["cells"]])
     assert "papermill" not in first
+
+
+def test_notebooks_that_run_at_the_same_time_do_not_mix(tmp_path):
+    source = tmp_path / "n.ipynb"
+    source.write_text(small_notebook("x = 0", "import time; time.sleep(1); print('number', x)", tag="parameters"))
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(execute, source, tmp_path / f"{i}.ipynb", {"x": i}, False) for i in range(3)]
+        for job in jobs:
+            job.result()
+    for i in range(3):
+        assert f"number {i}" in (tmp_path / f"{i}.ipynb").read_text()
+
+
+def test_a_cohort_of_reports_alone_runs_through(tmp_path, cohort):
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    for number, row in enumerate(cohort.table.drop_duplicates("study_id").itertuples(), start=1):
+        term = "normal" if row.label == 0 else "Pulmonary Edema"
+        text = f'<AbstractText Label="FINDINGS">{cohort.reports[row.study_id]}</AbstractText>'
+        (reports / f"{number}.xml").write_text(
+            f'<eCitation><uId id="CXR{number}"/>{text}<MeSH><major>{term}</major></MeSH></eCitation>'
+        )
+    overrides = {"cohort": {"source": "openi", "reports": str(reports)}, "model.towers": "text"}
+    run = run_chain("tiny", tmp_path / "run", overrides, progress=False)
+    comparison = pd.read_csv(run.folder / "comparison.csv")
+    assert comparison.mia_svc_image.isna().all()
+    assert comparison[["mia_svc_fused", "forget_auc", "test_auc", "mean_gap"]].notna().all().all()
+    assert set(pd.read_csv(run.stage("04_audit") / "audit.csv").tower) == {"fused", "text"}
 
 
 def test_parameters_are_put_in_their_cell():

@@ -73,29 +73,27 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
     from traitlets.config import Config
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        papermill.execute_notebook(
-            str(source),
-            str(target),
-            parameters=dict(parameters),
-            kernel_name="python3",
-            cwd=str(ROOT / "notebooks"),
-            progress_bar=progress,
-            config=Config({"KernelManager": {"transport": _transport()}}),
-        )
-    except PapermillExecutionError as error:
-        raise NotebookError(
-            f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: {error.evalue} "
-            f"(partly executed: {shown(target)})"
-        ) from None
-
-
-def _transport() -> str:
-    """How papermill talks to a kernel. Sockets in the file system, where their names (at most 107 letters) are not too
-    long: nobody else on the machine can listen in, and kernels that start together don't compete for ports."""
-    from jupyter_core.paths import jupyter_runtime_dir
-
-    return "ipc" if os.name == "posix" and len(jupyter_runtime_dir()) < 50 else "tcp"
+    # Sockets in a folder of this kernel's own: ports can be taken by a kernel that starts at the same time, and can be
+    # listened to by anyone on the machine. A socket's name has at most 107 letters; where temporary folders have long
+    # names, ports it is.
+    with tempfile.TemporaryDirectory(prefix="forget-mi-") as folder:
+        sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
+        use_sockets = os.name == "posix" and len(folder) < 80
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(target),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                cwd=str(ROOT / "notebooks"),
+                progress_bar=progress,
+                config=Config({"KernelManager": sockets} if use_sockets else {}),
+            )
+        except PapermillExecutionError as error:
+            raise NotebookError(
+                f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: {error.evalue} "
+                f"(partly executed: {shown(target)})"
+            ) from None
 
 
 def rebuild_notebooks(target: Path = ROOT / "notebooks", parameters: Mapping[str, Any] | None = None) -> None:

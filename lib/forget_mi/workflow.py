@@ -116,7 +116,9 @@ def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False, **co
     """snakemake's exit status, or what it prints. Its own files lie beside the runs. It goes on after a failure, and
     makes again what a killed job left behind. config: what the Snakefile is told beside the sweep."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    config |= {"profile": sweep.profile, "folder": sweep.folder, "overrides": json.dumps(dict(sweep.overrides))}
+    # In hex: snakemake reads a value as YAML whose scalars are all texts, and again in each job it starts.
+    overrides = json.dumps(dict(sweep.overrides)).encode().hex()
+    config |= {"profile": sweep.profile, "folder": sweep.folder, "overrides": overrides}
     where = ("--cores", "-c", "--jobs", "-j", "--executor", "--workflow-profile")
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(sweep.folder)),
