@@ -1,6 +1,7 @@
 """MIMIC-CXR's layout, written and read back, and everything that can be wrong with its files."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -209,6 +210,21 @@ def test_a_malformed_label_file_stops(mimic, text, message):
 def test_a_root_that_is_not_there_stops(tmp_path):
     with pytest.raises(InputError, match=r"parameter cohort\.root = .*there is no readable folder"):
         load_cohort(settings(tmp_path / "nowhere"))
+
+
+def test_a_root_that_may_not_be_read_stops(mimic):
+    root, *_ = mimic
+    (root / "files").chmod(0)
+    root_user = os.geteuid() == 0  # who may read everything
+    if root_user:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match=r"parameter cohort\.root = .*there is no readable folder"):
+            load_cohort(settings(root))
+    finally:
+        if root_user:
+            os.seteuid(0)
+        (root / "files").chmod(0o755)
 
 
 # ---- single bad files are skipped and listed ----------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_with_images_a_row_is_an_image(collection, tmp_path):
     assert len(cohort) == 11
     assert cohort.images.shape == (11, 1, 32, 32)
     assert cohort.has_images
-    with pytest.raises(InputError, match=r"cohort\.root = .*no such folder"):
+    with pytest.raises(InputError, match=r"cohort\.root = .*no such readable folder"):
         load_cohort({**values, "root": str(tmp_path / "nowhere")})
 
 

@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,11 @@ def inside(root: Path, *parts: str) -> Path:
     if not path.resolve().is_relative_to(root.resolve()):
         raise UnreadableImageError("its path is a link out of the data folder")
     return path
+
+
+def readable_folder(path: Path) -> bool:
+    """Whether there is a folder at the path whose files may be listed and opened."""
+    return os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK, effective_ids=True)
 
 
 def read_image(path: Path, size: int) -> np.ndarray:

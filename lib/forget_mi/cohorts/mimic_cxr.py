@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from forget_mi.cohorts.base import Cohort
-from forget_mi.cohorts.images import UnreadableImageError, inside
+from forget_mi.cohorts.images import UnreadableImageError, inside, readable_folder
 from forget_mi.cohorts.reports import report_text
 from forget_mi.cohorts.store import cohort_from_files
 from forget_mi.cohorts.tables import read_table
@@ -50,7 +50,7 @@ def load(settings: MimicConfig) -> Cohort:
     Raises InputError where the root or the CSV is missing or malformed, or too many images or reports can't be used.
     """
     root = settings.root
-    if not (root / "files").is_dir():
+    if not readable_folder(root / "files"):
         raise InputError(f"parameter cohort.root = {str(root)!r}: there is no readable folder {root / 'files'}")
     labels = read_table(root / settings.labels, COLUMNS, "MIMIC-CXR's edema labels")
     ineligible, unusable = [], []

@@ -21,7 +21,7 @@ import pandas as pd
 from pydantic import Field
 
 from forget_mi.cohorts.base import SKIPPED_COLUMNS, Cohort
-from forget_mi.cohorts.images import UnreadableImageError, inside
+from forget_mi.cohorts.images import UnreadableImageError, inside, readable_folder
 from forget_mi.cohorts.store import check_unusable, cohort_from_files
 from forget_mi.errors import InputError
 from forget_mi.params import config
@@ -100,8 +100,8 @@ def load(settings: OpeniConfig) -> Cohort:
             synthetic=False,
             skipped=pd.DataFrame([*ineligible, *unusable], columns=list(SKIPPED_COLUMNS)),
         )
-    if not settings.root.is_dir():
-        raise InputError(f"parameter cohort.root = {str(settings.root)!r}: there is no such folder")
+    if not readable_folder(settings.root):
+        raise InputError(f"parameter cohort.root = {str(settings.root)!r}: there is no such readable folder")
     views = frontal_views() if settings.frontal else None
     rows, paths = [], []
     for record, row in zip(found, records, strict=True):
