@@ -7,13 +7,13 @@ everything else. What is left out is listed with its reason in `Cohort.skipped`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from forget_mi.cohorts.base import Cohort
 from forget_mi.cohorts.images import UnreadableImageError, inside
-from forget_mi.cohorts.store import cohort_from_files
+from forget_mi.cohorts.store import FilesConfig, cohort_from_files
 from forget_mi.cohorts.tables import read_table
 from forget_mi.params import config
 
@@ -23,17 +23,12 @@ NEEDED = ("patientid", "offset", "finding", "view", "modality", "folder", "filen
 
 
 @config
-class CovidConfig:
-    """root: the folder with metadata.csv and images/. image_size: images are padded to a square and resized to it.
-    max_unreadable: share of the eligible images that may be missing or unreadable; above it the run stops. store:
-    folder of the image store. workers: processes that decode; 0 for one a core. ids: see `cohorts.pseudonyms`."""
+class CovidConfig(FilesConfig):
+    """root: the folder with metadata.csv and images/. image_size: images are padded to a square and resized to it. The
+    rest: FilesConfig."""
 
     root: Path
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64
-    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
-    store: Path = Path("runs/store")
-    workers: Annotated[int, Field(ge=0)] = 0
-    ids: Literal["hashed", "plain"] = "hashed"
 
 
 def load(settings: CovidConfig) -> Cohort:

@@ -17,7 +17,7 @@ from pydantic import Field
 from forget_mi.cohorts.base import Cohort
 from forget_mi.cohorts.images import UnreadableImageError, inside, readable_folder
 from forget_mi.cohorts.reports import report_text
-from forget_mi.cohorts.store import cohort_from_files
+from forget_mi.cohorts.store import FilesConfig, cohort_from_files
 from forget_mi.cohorts.tables import read_table
 from forget_mi.errors import InputError
 from forget_mi.params import config
@@ -27,21 +27,15 @@ COLUMNS = ("subject_id", "study_id", "dicom_id", ("edema_severity", "edeme_sever
 
 
 @config
-class MimicConfig:
+class MimicConfig(FilesConfig):
     """root: the folder that holds files/. labels: the CSV (relative: below root). images: which files to read; auto
     takes the DICOM where there is one, else the JPG. image_size: pictures are padded to a square and resized to it.
-    max_unreadable: share of the rows whose image or report may be missing or unreadable; above it the run stops. store:
-    folder of the image store. workers: processes that decode; 0 for one a core. ids: see
-    `cohorts.pseudonyms`."""
+    The rest: FilesConfig."""
 
     root: Path
     labels: Path = Path("mimic-cxr-edema.csv")
     images: Literal["auto", "dicom", "jpg"] = "auto"
     image_size: Annotated[int, Field(ge=32, le=4096)] = 512
-    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
-    store: Path = Path("runs/store")
-    workers: Annotated[int, Field(ge=0)] = 0
-    ids: Literal["hashed", "plain"] = "hashed"
 
 
 def load(settings: MimicConfig) -> Cohort:

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from forget_mi.cohorts.base import SKIPPED_COLUMNS, Cohort
 from forget_mi.cohorts.images import UnreadableImageError, inside, readable_folder
-from forget_mi.cohorts.store import check_unusable, cohort_from_files
+from forget_mi.cohorts.store import FilesConfig, check_unusable, cohort_from_files
 from forget_mi.errors import InputError
 from forget_mi.params import config
 
@@ -34,24 +34,18 @@ SUFFIXES = (".png", ".jpg", ".dcm")
 
 
 @config
-class OpeniConfig:
+class OpeniConfig(FilesConfig):
     """root: the folder with the images (as Open-i's archives unpack: CXR1_1_IM-0001-3001.png, or 1/1_IM-0001-3001.dcm);
     None: reports only, for a model with model.towers = text. reports: a folder or .tgz of the XML files; None: those
     that torchxrayvision ships. labels: 'abnormal' (against normal), or MeSH terms, each a class of its own beside "none
     of these"; a report with several gets the first in this order. frontal: use frontal images only. image_size: images
-    are padded to a square and resized to it. max_unreadable: share of the reports or images that may be unusable; above
-    it the run stops. store: folder of the image store. workers: processes that decode; 0 for one a core. ids: see
-    `cohorts.pseudonyms`."""
+    are padded to a square and resized to it. The rest: FilesConfig."""
 
     root: Path | None = None
     reports: Path | None = None
     labels: Literal["abnormal"] | tuple[str, ...] = "abnormal"
     frontal: bool = True
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
-    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
-    store: Path = Path("runs/store")
-    workers: Annotated[int, Field(ge=0)] = 0
-    ids: Literal["hashed", "plain"] = "hashed"
 
     def __post_init__(self):
         if self.labels != "abnormal" and (not self.labels or len(set(self.labels)) < len(self.labels)):

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from tqdm.auto import tqdm
 
 from forget_mi.code import LIBRARY, code_fingerprint
@@ -23,9 +24,22 @@ from forget_mi.cohorts.base import SKIPPED_COLUMNS, Cohort, ImageRows
 from forget_mi.cohorts.images import UnreadableImageError, read_image
 from forget_mi.errors import InputError
 from forget_mi.files import sha256_of_text, write_text
+from forget_mi.params import config
 
 WAITING, READ, UNREADABLE = 0, 1, 2
 CHUNK = 32
+
+
+@config
+class FilesConfig:
+    """What all sources made of files share. max_unreadable: share of the eligible images or reports that may be missing
+    or unusable; above it the run stops. store: folder of the image store (relative to the project). workers: processes
+    that decode; 0 for one a core. ids: see `cohorts.pseudonyms`."""
+
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
+    store: Path = Path("runs/store")
+    workers: Annotated[int, Field(ge=0)] = 0
+    ids: Literal["hashed", "plain"] = "hashed"
 
 
 @dataclass(frozen=True)
@@ -83,8 +97,8 @@ def cohort_from_files(
 ) -> Cohort:
     """The cohort of some image files, read through the store.
 
-    rows, paths: of the table and of the image behind each. settings: a source's config with root, image_size,
-    max_unreadable, store and workers. ineligible: items that the source leaves out by its rules, with the reason.
+    rows, paths: of the table and of the image behind each. settings: a source's config, a FilesConfig
+    with root and image_size. ineligible: items that the source leaves out by its rules, with the reason.
     unusable: items that it should have had, with what is wrong; the unreadable images join them.
 
     Raises InputError where nothing is left, or more than max_unreadable of the eligible items are unusable.
