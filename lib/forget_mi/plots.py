@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from sklearn.metrics import roc_curve
 
 from forget_mi.cohorts.base import Cohort
@@ -306,6 +307,9 @@ def cost_against_closeness(comparison: pd.DataFrame, first: str | None = None) -
                 color=palette[approach], label=approach if number == 0 else None,
             )  # fmt: skip
     axis.set(xscale="log", xlabel="share of the time of retraining", ylabel="mean gap to retrained", ylim=(0, None))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
     return shown_once(figure)
 
@@ -315,8 +319,11 @@ def curves_over_requests(comparison: pd.DataFrame, titles: Mapping[str, str], fi
     rows = with_approach(comparison)
     order = order_of(rows.approach, first)
     palette = palette_of(order)
-    figure, axes = plt.subplots(1, len(titles), figsize=(3.4 * len(titles) + 1.5, 3.4), squeeze=False)
-    for axis, (column, title) in zip(axes[0], titles.items(), strict=True):
+    lines = -(-len(titles) // 4)
+    figure, axes = plt.subplots(lines, 4, figsize=(13, 3.2 * lines), squeeze=False)
+    for axis in axes.flat[len(titles) :]:
+        axis.set_axis_off()
+    for axis, (column, title) in zip(axes.flat, titles.items(), strict=False):
         for approach in order:
             line = rows[rows.approach == approach].groupby("forget_fraction")[column].mean()
             strong = approach in (ORIGINAL, RETRAINED, first)
@@ -325,7 +332,8 @@ def curves_over_requests(comparison: pd.DataFrame, titles: Mapping[str, str], fi
                 lw=2.5 if strong else 1, alpha=1 if strong else 0.7, zorder=3 if strong else 2,
             )  # fmt: skip
         axis.set(title=title, xlabel="request (% of training images)")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     return shown_once(figure)
 
 
