@@ -33,10 +33,12 @@ def main() -> int:
     # Below the project: on a cluster the run folder lies on a file system that all nodes share.
     with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder:
         here = sweep(Path(folder) / "local")
-        subprocess.run([script, "start", str(SLURM)], check=True)
         try:
+            subprocess.run([script, "start", str(SLURM)], check=True)
             configuration = {"SLURM_CONF": str(SLURM / "slurm.conf")}
-            there = sweep(Path(folder) / "slurm", "--workflow-profile", "workflow/profiles/slurm", **configuration)
+            # squeue: there is no accounting, which the plugin would ask by default.
+            options = ("--workflow-profile", "workflow/profiles/slurm", "--slurm-status-command", "squeue")
+            there = sweep(Path(folder) / "slurm", *options, **configuration)
             jobs = subprocess.run(
                 ["scontrol", "show", "job", "--oneliner"],
                 env={**os.environ, **configuration},

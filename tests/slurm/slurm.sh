@@ -54,6 +54,13 @@ GresTypes=gpu
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk '/Mem:/ {print int($2 * 0.9)}') Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
+    # Jobs look here: Snakemake's Slurm plugin takes SLURM_CONF out of their environment.
+    if [ -e /etc/slurm/slurm.conf ]; then
+        echo "slurm.sh: /etc/slurm/slurm.conf is there: this machine has a Slurm of its own" >&2
+        exit 1
+    fi
+    mkdir -p /etc/slurm
+    ln -sfn "$folder/slurm.conf" /etc/slurm/slurm.conf
     munged --force --key-file "$folder/munge.key" --socket "$folder/munge.socket" --pid-file "$folder/munged.pid" \
         --log-file "$folder/munged.log" --seed-file "$folder/munged.seed"
     export SLURM_CONF="$folder/slurm.conf"
@@ -72,6 +79,9 @@ CONF
 }
 
 stop() {
+    if [ "$(readlink /etc/slurm/slurm.conf)" = "$folder/slurm.conf" ]; then
+        rm /etc/slurm/slurm.conf
+    fi
     for daemon in slurmd slurmctld munged; do
         if [ -s "$folder/$daemon.pid" ]; then
             kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
