@@ -32,12 +32,13 @@ def nearest_in_training(cohort: Cohort, kind: Kind) -> pd.DataFrame:
     vectors = _image_vectors(cohort) if kind == "image" else _report_vectors(cohort)
     patients = pd.factorize(cohort.table.patient_id)[0]
     train = _one_a_study(cohort, rows_of(cohort, "train"), kind)
+    trained = vectors[train].T
     found = []
     for side in ("validation", "test"):
         rows = _one_a_study(cohort, rows_of(cohort, side), kind)
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
-            similarity = vectors[chunk] @ vectors[train].T
+            similarity = vectors[chunk] @ trained
             similarity = np.asarray(similarity.todense() if hasattr(similarity, "todense") else similarity)
             similarity[patients[chunk][:, None] == patients[train][None]] = -1
             best = similarity.argmax(1)

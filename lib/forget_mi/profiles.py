@@ -123,7 +123,7 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
     seed = _whole_number(values.get("seed", 0), "seed", 0)
     method, method_values = unlearning_values(values.get("unlearning"))
     source = (values.get("cohort") or {}).get("source")
-    settings, _ = cohorts.cohort_settings(anchored(anchored(values.get("cohort"), "root"), "reports"))
+    settings, _ = cohorts.cohort_settings(anchored(values.get("cohort"), "root", "reports"))
     request = anchored(values.get("request"), "csv") or {"fraction": 0.1}
     return Params(
         profile=profile,
@@ -168,11 +168,12 @@ def tuned_settings(name: str) -> dict[str, dict[str, Any]]:
     return yaml.safe_load(path.read_text()) or {}
 
 
-def anchored(section: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """A section whose path `name`, if relative, is taken from the project's folder: notebooks run in another one."""
+def anchored(section: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """A section whose paths `names`, if relative, are taken from the project's folder: notebooks run in another one."""
     section = dict(section or {})
-    if isinstance(section.get(name), (str, Path)):
-        section[name] = str(ROOT / section[name])
+    for name in names:
+        if isinstance(section.get(name), (str, Path)):
+            section[name] = str(ROOT / section[name])
     return section
 
 

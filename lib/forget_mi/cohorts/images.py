@@ -116,7 +116,9 @@ def _as_bytes(grey: np.ndarray) -> np.ndarray:
 def _own_range(values: np.ndarray, positions: np.ndarray | None) -> tuple[float, float]:
     """Least and largest of the values that occur."""
     if positions is not None:
-        values = values[np.unique(positions)]
+        occurs = np.zeros(len(values), dtype=bool)
+        occurs[positions] = True
+        values = values[occurs]
     return float(values.min()), float(values.max())
 
 
