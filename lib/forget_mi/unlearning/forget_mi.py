@@ -71,11 +71,12 @@ class Config(StepConfig):
 # Batch norm is not searched: the targets are what F_og says in evaluation mode, and with batch statistics F_ul would
 # not even start where the retention losses are zero.
 SEARCH = {
-    "learning_rate": LogUniform(1.5e-4, 1e-3),
-    "sigma": Uniform(0.1, 0.6),
-    "epochs": Whole(5, 9),
+    "learning_rate": LogUniform(1.5e-4, 5e-4),
+    "sigma": Uniform(0.1, 0.5),
+    "text_noise": OneOf((0.5, 0.8)),
+    "epochs": Whole(8, 14),
     "least_steps": OneOf((8,)),
-    "retain_batch": OneOf((24, 32)),
+    "retain_batch": OneOf((8, 12, 16)),
     "beta2": OneOf((0.98, 0.999)),
 }
 
