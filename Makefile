@@ -2,11 +2,13 @@
 PYTHON  ?= python3.11
 PROFILE ?= demo
 DATA    ?=
+MODEL   ?= runs/demo
+PATIENTS ?=
 SNAKEMAKE ?=
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run test test-slurm benchmark-store lab sweep sweep-dry tune dag results real-results notebooks reference format lock clean
+.PHONY: demo run shadows forget test test-slurm benchmark-store lab sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -19,6 +21,12 @@ test: .venv/installed            ## lint, unit tests, notebooks end to end, regr
 
 test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
 	$(BIN)/python tests/slurm/check_slurm.py
+
+shadows: .venv/installed         ## PROFILE=demo: train the models that teach the audit's strongest attacks, once
+	$(BIN)/python -m forget_mi shadows $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
+
+forget: .venv/installed          ## MODEL=run folder PATIENTS=forget CSV: unlearn, audit, report, and keep the ledger
+	$(BIN)/python -m forget_mi forget $(MODEL) $(PATIENTS)
 
 lab: .venv/installed             ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_cohort.ipynb
@@ -40,6 +48,9 @@ results: .venv/installed         ## make sweep, then figures/results.csv, the fi
 
 real-results: .venv/installed    ## PROFILE=covid DATA=folder, PROFILE=open-i: run it, figures/PROFILE.csv, the README's table
 	$(BIN)/python -m forget_mi real-results $(PROFILE) $(if $(DATA),--data $(DATA))
+
+drift: .venv/installed           ## ten deletion requests one after another: figures/drift.csv and .png
+	$(BIN)/python -m forget_mi drift
 
 notebooks: .venv/installed       ## rebuild the committed notebooks' outputs
 	$(BIN)/python -m forget_mi notebooks

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,3 +78,17 @@ def original(cohort):
 @pytest.fixture(scope="session")
 def unlearning_data(cohort, request_10, original):
     return UnlearningData.from_cohort(cohort, request_10, original[1], TINY_MODEL.max_tokens)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser: Debian's chromium. Without it the tests that look at pages are skipped."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,5 +1,3 @@
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +5,6 @@ from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
-from forget_mi.attacks.loss_threshold import tpr_at_fpr
 from forget_mi.metrics import Measure, Predictions, binary_auc, logit_cosine_distance, macro_f1, mean_auc
 
 
@@ -95,12 +92,3 @@ def test_one_patient_has_no_interval():
 def test_measure_takes_all_sets_in_order():
     measure = Measure("auc", binary_auc, {"forget": (np.array([2.0, 3.0]),), "test": (np.array([1.0, 0.0]),)})
     assert measure.value() == 1.0
-
-
-def test_tpr_at_fpr_by_hand():
-    strangers = np.arange(100.0)  # 1 % of 100 strangers: one may pass
-    assert tpr_at_fpr(np.array([98.5, 97.0, 99.5, 98.0]), strangers, 0.01) == 0.5
-    assert tpr_at_fpr(np.array([98.5]), strangers, 0.0) == 0.0
-    # Ties count against the attacker.
-    assert tpr_at_fpr(np.ones(4), np.ones(10), 0.05) == 0.0
-    assert partial(tpr_at_fpr, fpr=0.01)(np.array([5.0]), np.array([1.0, 2.0])) == 1.0

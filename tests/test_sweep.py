@@ -20,6 +20,7 @@ from forget_mi.unlearning import approaches, parts_of
 from forget_mi.workflow import run_sweep
 
 SMALL = {"sweep": {"approaches": ["forget_mi-equal", "neg_grad"], "fractions": [0.1], "seeds": [0]}}
+NO_SHADOWS = {"shadows.count": 0}
 NOT_TIMES = ["seconds", "share_of_retraining"]
 
 
@@ -104,6 +105,7 @@ class Project:
 
     def command(self, *more: str, folder: Path | None = None) -> dict:
         words = [sys.executable, "-m", "forget_mi", "sweep", "tiny", "--set", "sweep=" + json.dumps(SMALL["sweep"])]
+        words += ["--set", "shadows.count=0"]
         words += ["--folder", str(folder)] if folder else []
         environment = {**os.environ, "PYTHONPATH": str(self.root / "lib")}
         return {"args": [*words, *more], "cwd": self.root, "env": environment}
@@ -165,6 +167,16 @@ def test_a_changed_parameter_runs_again_what_depends_on_it(project):
     assert project.would_run("--set", "unlearning.sigma=0.4") == {"unlearn": 1, "audit": 1, "compare": 1}
 
 
+def test_audits_wait_for_the_shadow_models_which_are_trained_once(project):
+    assert project.would_run("--set", "shadows.count=4") == {"shadow": 4, "audit": 1, "compare": 1}
+
+
+def test_the_attack_that_unlearns_shadow_models_is_run_on_the_largest_request():
+    sweep = open_sweep("tiny", None, {"sweep.u_lira": 3})
+    found = {name: sweep.run(name).params.audit.u_lira for name in sweep.names()}
+    assert found == {"seed0-10pct": 0, "seed0-20pct": 3, "seed1-10pct": 0, "seed1-20pct": 3}
+
+
 def test_killed_three_times_it_ends_with_the_same_table(project, tmp_path):
     folder = tmp_path / "tiny"
     for seconds in (14, 9, 11):
@@ -198,7 +210,7 @@ def test_a_cell_that_fails_is_named_and_the_rest_completes(tmp_path, capfd):
     # A learning rate at which the loss is not finite.
     broken = {"sweep": SMALL["sweep"], "unlearning": {"method": "forget_mi", "setting": "equal", "learning_rate": 1.0,
               "clip": 1e30, "epochs": 50, "stop": "never", "weight_decay": 10.0}}  # fmt: skip
-    code = run_sweep("tiny", folder, broken)
+    code = run_sweep("tiny", folder, {**broken, **NO_SHADOWS})
     printed = "".join(capfd.readouterr())
     assert code == 1
     assert "failed: seed0-10pct/forget_mi-equal: 03_unlearn stopped in cell" in printed

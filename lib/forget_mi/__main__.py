@@ -1,4 +1,4 @@
-"""`python -m forget_mi run|sweep|tune|export|notebooks|reference|results|real-results`: what the Makefile calls."""
+"""`python -m forget_mi run`, `forget`, `shadows`, `sweep`, `tune`, `results` and more: what the Makefile calls."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
     sweep = commands.add_parser("sweep", help="run the grid of a profile through Snakemake")
     tune = commands.add_parser("tune", help="choose each approach's hyper-parameters for a profile")
-    for command in (sweep, tune):
+    shadows = commands.add_parser("shadows", help="train the shadow models of a profile's cohort")
+    for command in (sweep, tune, shadows):
         command.add_argument("profile", help="a name in params/, or a path to a YAML file")
         command.add_argument("--data", type=Path, help="the data folder (cohort.root)")
-        command.add_argument("--folder", help="where it goes")
+        if command is not shadows:
+            command.add_argument("--folder", help="where it goes")
         command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
         command.epilog = "What follows -- goes to snakemake, as in: sweep demo -- --dry-run"
+    forget = commands.add_parser("forget", help="serve a deletion request: unlearn, audit, report")
+    forget.add_argument("model", type=Path, help="a run folder with a trained model, such as runs/demo")
+    forget.add_argument("patients", type=Path, help="a forget CSV: a column subject_id, a row a patient")
+    forget.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
+    forget.set_defaults(data=None)
     job = commands.add_parser("sweep-job", help="one job of a sweep, as the workflow calls it")
     job.add_argument("profile")
     job.add_argument("notebook")
@@ -41,6 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (job, tune_one):
         command.add_argument("--folder", required=True)
         command.add_argument("--set-json", type=json.loads, default={}, metavar="{NAME: VALUE, ...}")
+    shadow_one = commands.add_parser("shadow-one", help="train one shadow model, as the workflow calls it")
+    shadow_one.add_argument("profile")
+    shadow_one.add_argument("number", type=int)
+    shadow_one.add_argument("outcome", type=Path)
+    shadow_one.add_argument("--run-dir", required=True)
+    shadow_one.add_argument("--set-json", type=json.loads, default={}, metavar="{NAME: VALUE, ...}")
     export = commands.add_parser("export", help="write a profile's cohort in MIMIC-CXR's layout")
     export.add_argument("profile")
     export.add_argument("folder", type=Path)
@@ -52,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     real = commands.add_parser("real-results", help="run a real cohort's profile and rebuild the README's table of it")
     real.add_argument("profile", help="covid or open-i")
     real.add_argument("--data", type=Path, help="the data folder (cohort.root)")
+    commands.add_parser("drift", help="ten requests one after another, and figures/drift.csv and .png")
     commands.add_parser("notebooks", help="rebuild the committed notebooks' outputs")
     commands.add_parser("reference", help="rebuild tests/reference, which the tests compare printed results with")
     commands.add_parser("results", help="rebuild figures/results.csv and the figures made from it")
@@ -59,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:at])
     options.snakemake = arguments[at + 1 :]
-    if options.snakemake and options.command not in ("sweep", "tune"):
+    if options.snakemake and options.command not in ("sweep", "tune", "shadows"):
         parser.error(f"{options.command} takes nothing after --")
     try:
         return COMMANDS[options.command](options)
@@ -124,6 +138,32 @@ def _sweep_job(options: argparse.Namespace) -> int:
     return 0
 
 
+def _shadow_one(options: argparse.Namespace) -> int:
+    from forget_mi.workflow import run_shadow
+
+    run_shadow(options.profile, options.run_dir, options.number, options.outcome, options.set_json)
+    return 0
+
+
+def _shadows(options: argparse.Namespace) -> int:
+    from forget_mi.workflow import run_shadows
+
+    return run_shadows(options.profile, _overrides(options), options.snakemake)
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from forget_mi.deletion import ServedModel, serve
+    from forget_mi.runs import shown
+
+    folder = serve(options.model.resolve(), options.patients.resolve(), _overrides(options))
+    model = options.model.resolve()
+    entry = ServedModel(model).ledger[-1]
+    asked = f"{len(entry['patients'])} patients, {entry['images']} images"
+    print(f"\nrequest {entry['number']:03d}: {asked}: {entry['verdict']}")
+    print(f"report: {shown(folder / 'report.html')}\nmodel:  {shown(model / entry['checkpoint'])}")
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from forget_mi.cohorts import load_cohort
     from forget_mi.cohorts.export import export
@@ -157,6 +197,13 @@ def _results(_: argparse.Namespace) -> int:
     return rebuild_results()
 
 
+def _drift(_: argparse.Namespace) -> int:
+    from forget_mi.results import rebuild_drift
+
+    rebuild_drift()
+    return 0
+
+
 def _reference(_: argparse.Namespace) -> int:
     from forget_mi.pipeline import rebuild_notebooks
     from forget_mi.profiles import ROOT
@@ -180,6 +227,10 @@ COMMANDS = {
     "tune": _tune,
     "sweep-job": _sweep_job,
     "tune-one": _tune_one,
+    "shadow-one": _shadow_one,
+    "shadows": _shadows,
+    "forget": _forget,
+    "drift": _drift,
     "dag": _dag,
     "export": _export,
     "real-results": _real_results,

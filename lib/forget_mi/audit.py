@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 from accelerate import Accelerator
 from pydantic import Field
 
-from forget_mi.attacks import ATTACKS, Evidence
+from forget_mi.attacks import Evidence
+from forget_mi.attacks.embedding_shift import joint_embedding
+from forget_mi.attacks.svc import member_calls
 from forget_mi.batches import make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
@@ -19,43 +22,86 @@ from forget_mi.metrics import (
     Measure,
     Predictions,
     Tower,
+    binary_auc,
     logit_cosine_distance,
     macro_f1,
     mean_auc,
     predict,
 )
+from forget_mi.models import JointEmbedding, joint_embedding_of
 from forget_mi.params import config
+from forget_mi.references import Shadows
+from forget_mi.roc import Roc
 from forget_mi.splits import Request, rows_of
 
 SETS = ("forget", "retain", "validation", "test")
+# The side of patients whose request was served, and the set of their records where a study may keep them.
+FORGOTTEN, EARLIER = "forgotten", "earlier"
 
 
 @config
 class AuditConfig:
     """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap. approaches: which
-    unlearned models of the run are audited; empty for all that there are."""
+    unlearned models of the run are audited; empty for all that there are. verdict_level: confidence of a verdict, over
+    all of a model's checks together. u_lira: requests to each shadow model for the attack of that name on the params'
+    method; 0 leaves it out. neighbours: of each forgotten patient, whose treatment is looked at."""
 
     draws: Annotated[int, Field(ge=50, le=100_000)] = 500
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0
     approaches: tuple[str, ...] = ()
+    verdict_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    u_lira: Annotated[int, Field(ge=0, le=100)] = 0
+    neighbours: Annotated[int, Field(ge=1, le=100)] = 3
 
 
 @dataclass(frozen=True)
 class ModelAudit:
-    """What was measured of one model. predictions: by set. measures: one row a measure and tower, with columns
-    measure, tower, value, low, high. manifest: the checkpoint's."""
+    """What was measured of one model. predictions, rows: by set, what it says, and the table rows behind. measures: one
+    row a measure and tower, with columns measure, tower, value, low, high. manifest: the checkpoint's. joint: the fixed
+    joint embedding that goes with the model."""
 
     name: str
     manifest: dict
     predictions: Mapping[str, Predictions]
     measures: pd.DataFrame
+    rows: Mapping[str, np.ndarray]
+    joint: JointEmbedding
 
     def value(self, measure: str, tower: Tower = "fused") -> float:
         """One measure's value; NaN of a tower that the model lacks."""
         table = self.measures
         found = table.value[(table.measure == measure) & (table.tower == tower)]
         return float(found.iloc[0]) if len(found) else float("nan")
+
+    def evidence(
+        self,
+        original: ModelAudit | None = None,
+        shadows: Shadows | None = None,
+        unlearned: Shadows | None = None,
+        forget: str = "forget",
+    ) -> Evidence:
+        """What an attacker sees of this model.
+
+        original: the audit of F_og, for attacks that compare with it. shadows: shadow models on all rows of the
+        cohort's table. unlearned: shadow models that forgot, on the rows of D_f and then D_t. forget: the set that
+        stands in for D_f, such as the patients of earlier requests.
+        """
+        n = len(self.rows["forget"])
+        sides = {"forget": forget, "validation": "validation", "test": "test"}
+        judged = {"forget": forget, "test": "test"}
+        halves = unlearned and {"forget": np.arange(n), "test": np.arange(n, unlearned.member.shape[1])}
+        return Evidence(
+            *(self.predictions[side] for side in (forget, *SETS[1:])),
+            shadows=shadows and {role: shadows.of(self.rows[side]) for role, side in sides.items()},
+            unlearned=unlearned and {role: unlearned.of(part) for role, part in halves.items()},
+            original=original and {role: original.predictions[side] for role, side in judged.items()},
+            joint=self.joint,
+        )
+
+    def place_of(self, side: str) -> np.ndarray:
+        """J of the records of a set, (n, width)."""
+        return joint_embedding(self.predictions[side], self.joint)
 
 
 def audit_model(
@@ -74,23 +120,33 @@ def audit_model(
         "validation": rows_of(cohort, "validation"),
         "test": rows_of(cohort, "test"),
     }
+    earlier = rows_of(cohort, FORGOTTEN)
+    if len(earlier):
+        rows[EARLIER] = earlier
     predictions = {
         side: predict(
             model, make_examples(cohort, rows[side], checkpoint.tokenizer, model.settings.max_tokens), accelerator
         )
-        for side in SETS
+        for side in rows
     }
-    patients = {side: predictions[side].patients for side in SETS}
+    measures = measure_all(predictions, settings)
+    return ModelAudit(name, checkpoint.manifest, predictions, measures, rows, joint_embedding_of(model))
+
+
+def measure_all(predictions: Mapping[str, Predictions], settings: AuditConfig) -> pd.DataFrame:
+    """Every measure of `measures_of` for each tower, with its interval: measure, tower, value, low, high."""
+    patients = {side: seen.patients for side, seen in predictions.items()}
     rows = []
     for tower in predictions["test"].towers:
         for measure in measures_of(predictions, tower):
             low, high = measure.interval(patients, draws=settings.draws, level=settings.level, seed=settings.seed)
             rows.append({"measure": measure.name, "tower": tower, "value": measure.value(), "low": low, "high": high})
-    return ModelAudit(name, checkpoint.manifest, predictions, pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
 def measures_of(predictions: Mapping[str, Predictions], tower: Tower) -> list[Measure]:
-    """AUC, macro-F1 and mean loss on each set, and every attack's scores."""
+    """AUC, macro-F1 and mean loss on each set; the shares that the paper's attack and its balanced form call members;
+    and the loss attack's AUC and true positive rates at 1 % and 5 % false positives."""
     measures = []
     for side in SETS:
         labels, probabilities = predictions[side].labels, predictions[side].probabilities(tower)
@@ -99,10 +155,19 @@ def measures_of(predictions: Mapping[str, Predictions], tower: Tower) -> list[Me
             Measure(f"{side}_f1", macro_f1, {side: (labels, probabilities)}),
             Measure(f"{side}_loss", np.mean, {side: (predictions[side].cross_entropy(tower),)}),
         ]
-    evidence = Evidence(predictions["forget"], predictions["retain"], predictions["test"])
-    for attack in ATTACKS.values():
-        measures += attack(evidence, tower)
-    return measures
+    evidence = Evidence(*(predictions[side] for side in SETS))
+    losses = {side: (-predictions[side].cross_entropy(tower),) for side in ("forget", "test")}
+    return [
+        *measures,
+        Measure("mia_svc", np.mean, {"forget": (member_calls(evidence, tower),)}),
+        Measure("mia_svc_balanced", np.mean, {"forget": (member_calls(evidence, tower, "balanced"),)}),
+        Measure("attack_auc", binary_auc, losses),
+        *(Measure(f"attack_tpr_{n}", partial(_tpr, fpr=n / 100), losses) for n in (1, 5)),
+    ]
+
+
+def _tpr(members: np.ndarray, strangers: np.ndarray, fpr: float) -> float:
+    return float(Roc(members, strangers).tpr_at_fpr(fpr))
 
 
 def against_retrained(audits: list[ModelAudit]) -> pd.DataFrame:

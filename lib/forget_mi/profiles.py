@@ -16,6 +16,7 @@ from forget_mi.devices import DeviceConfig
 from forget_mi.errors import InputError
 from forget_mi.models import ModelConfig, model_config
 from forget_mi.params import build
+from forget_mi.references import ShadowConfig
 from forget_mi.splits import RequestConfig, SplitConfig
 from forget_mi.sweep import SweepConfig
 from forget_mi.training import TrainingConfig
@@ -23,8 +24,8 @@ from forget_mi.tuning import TuningConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = (
-    "seed", "cohort", "split", "request", "model", "training", "retrained", "unlearning", "audit", "device", "tuning",
-    "sweep",
+    "seed", "cohort", "split", "request", "model", "training", "retrained", "unlearning", "audit", "shadows",
+    "device", "tuning", "sweep",
 )  # fmt: skip
 
 
@@ -34,7 +35,8 @@ class Params:
 
     seed: of the split, the request, the training and the unlearning, unless their sections say otherwise. cohort: the
     settings of the source, with its name. retrained: how many models are retrained without the request; more than one
-    shows how far two honest models lie apart. method, unlearning: the unlearning method and its settings. tuning: how
+    shows how far two honest models lie apart, and 0 is what a real user has. shadows: the models that teach the attacks
+    of the audit. method, unlearning: the unlearning method and its settings. tuning: how
     make tune chooses them. sweep: what make sweep compares.
     """
 
@@ -49,6 +51,7 @@ class Params:
     method: str
     unlearning: Any
     audit: AuditConfig
+    shadows: ShadowConfig
     device: DeviceConfig
     tuning: TuningConfig
     sweep: SweepConfig
@@ -133,10 +136,11 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         request=build(RequestConfig, {"seed": seed, **request}, "request"),
         model=model_config(values.get("model")),
         training=build(TrainingConfig, values.get("training"), "training"),
-        retrained=_whole_number(values.get("retrained", 2), "retrained", 1),
+        retrained=_whole_number(values.get("retrained", 2), "retrained", 0),
         method=method,
         unlearning=build(unlearning.find(method).Config, method_values, "unlearning"),
         audit=build(AuditConfig, values.get("audit"), "audit"),
+        shadows=build(ShadowConfig, values.get("shadows"), "shadows"),
         device=build(DeviceConfig, values.get("device"), "device"),
         tuning=build(TuningConfig, values.get("tuning"), "tuning"),
         sweep=build(SweepConfig, values.get("sweep"), "sweep"),

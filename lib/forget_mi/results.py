@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from forget_mi import plots, statistics
+from forget_mi import audit_plots, plots, statistics
+from forget_mi.attacks import evaluate
 from forget_mi.audit import CLOSENESS
+from forget_mi.deletion import ServedModel, drift, serve
 from forget_mi.files import write_text
 from forget_mi.pipeline import run_chain
 from forget_mi.profiles import ROOT
 from forget_mi.runs import write_table
+from forget_mi.splits import draw_request
 from forget_mi.sweep import Sweep, open_sweep
 from forget_mi.workflow import run_sweep
 
@@ -30,6 +35,8 @@ COLUMNS = {
 }
 TITLES = {"mia_svc_fused": "SVC attack", "attack_auc": "loss attack", "forget_auc": "forget AUC",
           "forget_f1": "forget F1", "test_auc": "test AUC", "test_f1": "test F1"}  # fmt: skip
+DRIFT = {"attack_auc": "loss attack, this request", "earlier_auc": "loss attack, earlier requests",
+         "test_auc": "test AUC", "retain_auc": "retain AUC", "share_of_training": "time, summed"}  # fmt: skip
 
 
 def rebuild_results(profile: str = "demo", options: Sequence[str] = ()) -> int:
@@ -62,6 +69,95 @@ def rebuild_from(sweep: Sweep, results: pd.DataFrame) -> None:
     main = results[rows.approach.isin([statistics.ORIGINAL, ours, statistics.RETRAINED])]
     write_readme_table("results", statistics.summary(main, COLUMNS, ours).reset_index())
     write_readme_table("approaches", approaches_table(results, ours))
+    rebuild_audit(sweep)
+
+
+def rebuild_audit(sweep: Sweep) -> None:
+    """figures/audit.csv, its picture and the README's table from the audits of the sweep's largest requests."""
+    table = audit_over_seeds(sweep)
+    write_table(ROOT / "figures" / "audit.csv", table)
+    plots.set_style()
+    audit_plots.attacks_by_approach(table, first=sweep.own).savefig(ROOT / "figures" / "audit.png")
+    write_readme_table("audit", audit_table(table, sweep.own))
+
+
+def audit_over_seeds(sweep: Sweep) -> pd.DataFrame:
+    """Every attack on the fused prediction, and the strongest on any, for every approach, over the seeds of the sweep's
+    largest request: model, attack, level, auc, auc_low, auc_high, tpr_at_1pct_fpr, and that with _low and _high, seeds.
+
+    A row is the mean over seeds (of a seed's retrained models, their mean). Its interval adds up the seeds' own, which
+    come from different requests; models of one seed are judged on the same patients, and their intervals averaged.
+    """
+    largest = max(sweep.grid.fractions)
+    parts = []
+    for seed in sweep.grid.seeds:
+        folder = sweep.folder / f"seed{seed}-{100 * largest:g}pct" / "04_audit"
+        methods = pd.read_csv(folder / "comparison.csv")[["model", "method"]]
+        found = pd.read_csv(folder / "attacks.csv").merge(methods, on="model")
+        found = found[found.tower.isin(["fused", "any"])]
+        parts.append(statistics.with_approach(found).assign(seed=seed))
+    rows = pd.concat(parts, ignore_index=True)
+    columns = ["auc", "tpr_at_1pct_fpr"]
+    for column in columns:
+        rows[f"{column}_half"] = (rows[f"{column}_high"] - rows[f"{column}_low"]) / 2
+    values = columns + [f"{column}_half" for column in columns]
+    by_seed = rows.groupby(["approach", "attack", "level", "seed"], sort=False)[values].mean()
+    lines = []
+    for (approach, attack, level), these in by_seed.groupby(["approach", "attack", "level"], sort=False):
+        line = {"model": approach, "attack": attack, "level": level}
+        for column in columns:
+            mean, half = these[column].mean(), np.sqrt((these[f"{column}_half"] ** 2).sum()) / len(these)
+            low, high = max(mean - half, 0.0), min(mean + half, 1.0)
+            line |= {column: mean, f"{column}_low": low, f"{column}_high": high}
+        lines.append({**line, "seeds": len(these)})
+    table = pd.DataFrame(lines)
+    order = {name: at for at, name in enumerate(statistics.order_of(table.model, sweep.own))}
+    return table.sort_values("model", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def audit_table(table: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """A row an approach, in the order of the strongest attack by patient: that attack by record and by patient, its
+    true positive rate, and single attacks by record."""
+    cells = table.set_index(["model", "attack", "level"])
+
+    def shown(model: str, attack: str, level: str, column: str = "auc") -> str:
+        if (model, attack, level) not in cells.index:
+            return ""
+        row = cells.loc[(model, attack, level)]
+        return f"{row[column]:.2f} [{row[f'{column}_low']:.2f}, {row[f'{column}_high']:.2f}]"
+
+    strongest = table[(table.attack == evaluate.STRONGEST) & (table.level == "patient")].sort_values("auc")
+    lines = []
+    for model in strongest.model:
+        line = {"approach": f"**{model}**" if model == ours else model}
+        line |= {"strongest, by record": shown(model, evaluate.STRONGEST, "sample")}
+        line |= {"strongest, by patient": shown(model, evaluate.STRONGEST, "patient")}
+        line |= {"found at 1 % FPR": shown(model, evaluate.STRONGEST, "sample", "tpr_at_1pct_fpr")}
+        for attack, title in (("lira", "LiRA"), ("rmia", "RMIA"), ("linear_probe", "linear probe"), ("svc", "SVC")):
+            line |= {title: shown(model, attack, "sample").split(" ")[0]}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+REQUESTS, SHARE = 10, 0.01
+
+
+def rebuild_drift(profile: str = "demo") -> None:
+    """Ten requests of 1 % each, one after another, to a profile's model (in runs/drift/<profile>, made anew); then
+    figures/drift.csv and its picture."""
+    folder = ROOT / "runs" / "drift" / profile
+    shutil.rmtree(folder / "requests", ignore_errors=True)
+    run_chain(profile, folder, notebooks=["01_cohort", "02_train"], progress=False)
+    served = ServedModel(folder)
+    for number in range(len(served.ledger), REQUESTS):
+        asked = draw_request(served.cohort(), SHARE, seed=number)
+        path = folder / f"request-{number + 1:03d}.csv"
+        write_text(path, "subject_id\n" + "\n".join(asked.patients) + "\n")
+        serve(folder, path, progress=False)
+    table = drift(folder)
+    write_table(ROOT / "figures" / "drift.csv", table.drop(columns=["seconds", "method"]))
+    plots.set_style()
+    audit_plots.drift_curves({served.ledger[0]["approach"]: table}, DRIFT).savefig(ROOT / "figures" / "drift.png")
 
 
 def approaches_table(results: pd.DataFrame, ours: str) -> pd.DataFrame:

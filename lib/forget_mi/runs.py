@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
@@ -28,6 +29,7 @@ from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, sha256_of_text, write_text
 from forget_mi.models import ImageTextModel
 from forget_mi.profiles import ROOT, Params, load_profile, plain
+from forget_mi.references import Shadows, ShadowSet, shadow_set, unlearn_shadows
 from forget_mi.splits import Request, read_forget_csv, rows_of
 from forget_mi.training import train_new
 
@@ -39,8 +41,9 @@ STAGES = {
     "01_cohort": ("cohort", "split", "request"),
     "02_train": ("seed", "cohort", "split", "request", "model", "training", "retrained"),
     "03_unlearn": ("seed", "cohort", "split", "request", "model", "training", "method", "unlearning"),
-    "04_audit": ("seed", "cohort", "split", "request", "model", "training", "retrained", "audit"),
+    "04_audit": ("seed", "cohort", "split", "request", "model", "training", "retrained", "audit", "shadows"),
 }
+SHADOWS = ROOT / "runs" / "shadows"
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "scikit-learn", "numpy", "pandas")
 
 
@@ -164,6 +167,42 @@ class Run:
         finished = sorted(path.parent.name for path in self.stage("03_unlearn").glob("*/manifest.json"))
         asked = self.params.audit.approaches
         return [name for name in asked if name in finished] if asked else finished
+
+    def shadow_set(self, cohort: Cohort) -> ShadowSet:
+        """The shadow models of this run's cohort, which all runs of the same cohort, model and training share."""
+        params = self.params
+        return shadow_set(SHADOWS, cohort, params.model, params.training, params.shadows, params.device)
+
+    def shadows(self, cohort: Cohort, accelerator: Accelerator) -> Shadows | None:
+        """What the shadow models say of every record of the cohort; None where the params ask for none, or leave them
+        out as long as some are missing."""
+        found, wanted = self.shadow_set(cohort), self.params.shadows
+        if wanted.missing == "train":
+            for number in range(wanted.count):
+                found.train(number, accelerator, progress=progress_wanted())
+        return found.shadows() if wanted.count and len(found.trained()) == wanted.count else None
+
+    def unlearned_shadows(self, cohort: Cohort, request: Request, accelerator: Accelerator) -> Shadows:
+        """What the shadow models say of D_f and D_t (in this order) after the params' method made each of them forget
+        a request of its own; kept in the stage of the audit."""
+        judged = np.concatenate([request.forget_rows(cohort), rows_of(cohort, "test")])
+        models = self.shadow_set(cohort)
+        made_of = {**self.params.as_dict("method", "unlearning", "audit"), "judged": judged.tolist()}
+        made_of |= {"shadows": str(models.folder), "code": code_fingerprint(f"unlearning.{self.params.method}")}
+        key = sha256_of_text(json.dumps(made_of))[:12]
+        path = self.stage("04_audit") / f"unlearned_shadows-{key}.npz"
+        if not path.is_file():
+            unlearn_shadows(
+                models,
+                judged,
+                request.fraction(cohort),
+                self.params.method,
+                self.params.unlearning,
+                requests=self.params.audit.u_lira,
+                seed=self.original_seed,
+                accelerator=accelerator,
+            ).save(path)
+        return Shadows.load(path, len(judged))
 
     def train(self, name: str, cohort: Cohort, request: Request, accelerator: Accelerator) -> dict[str, Any]:
         """Train `original` on all training patients, or `retrained-k` without the request; return its manifest.

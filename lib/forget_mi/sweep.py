@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 class SweepConfig:
     """approaches: methods, or method-setting where a method has settings; empty for all but retraining, which each run
     has anyway. fractions: sizes of the request, as shares of the training images. seeds: of split, request, training
-    and unlearning; not those of tuning."""
+    and unlearning; not those of tuning. u_lira: requests to each shadow model for the attack of that name, on the
+    profile's own approach, in the audits of the largest request."""
 
     approaches: tuple[str, ...] = ()
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.03, 0.06, 0.1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    u_lira: Annotated[int, Field(ge=0, le=100)] = 0
 
     def __post_init__(self):
         for approach in self.approaches:
@@ -66,8 +68,10 @@ class Sweep:
         """The runs by folder name, with what they override. Of each seed, the first goes ahead: it trains the original
         model that the others take over."""
         shared = {**self.overrides, "audit.approaches": list(self.grid.chosen())}
+        largest = max(self.grid.fractions)
         return {
             f"seed{seed}-{100 * fraction:g}pct": {**shared, "seed": seed, "request.fraction": fraction}
+            | ({"audit.u_lira": self.grid.u_lira} if fraction == largest else {})
             for seed in self.grid.seeds
             for fraction in self.grid.fractions
         }

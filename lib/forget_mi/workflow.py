@@ -14,11 +14,13 @@ import pandas as pd
 import yaml
 
 from forget_mi import plots
+from forget_mi.checkpoints import read_manifest
 from forget_mi.cohorts.pseudonyms import draw_salt
+from forget_mi.errors import InputError
 from forget_mi.files import write_text
 from forget_mi.pipeline import NotebookError, run_chain
 from forget_mi.profiles import ROOT
-from forget_mi.runs import shown, write_table
+from forget_mi.runs import SHADOWS, open_run, progress_wanted, shown, write_table
 from forget_mi.sweep import Sweep, open_sweep
 from forget_mi.tuning import tuning_folder
 
@@ -98,12 +100,40 @@ def run_tuning(
     return 0
 
 
+def run_shadows(profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()) -> int:
+    """Train the shadow models of a profile that are missing; 0 where all are there. options: for snakemake.
+
+    Raises InputError where the profile asks for none.
+    """
+    run = open_run(profile, overrides=overrides)
+    if run.params.shadows.count == 0:
+        raise InputError(f"profile {profile}: shadows.count is 0; ask for some, as in --set shadows.count=16")
+    draw_salt(run.folder)  # the run's own ids of patients
+    sweep = open_sweep(profile, run.folder, overrides, check=False)
+    code = _snakemake(sweep, ["shadows", *options])
+    if code == 0 and not _only_shows(options):
+        print(f"{run.params.shadows.count} shadow models lie below {shown(SHADOWS)}.")
+    return code
+
+
+def run_shadow(
+    profile: str | Path, run_dir: str | Path, number: int, outcome: Path, overrides: Mapping[str, Any]
+) -> None:
+    """Train one shadow model where it is not whole already; `outcome` then says which it is."""
+    run = open_run(profile, run_dir, overrides)
+    found = run.shadow_set(run.source())
+    found.train(number, run.accelerator(), progress=progress_wanted())
+    where = {"model": shown(found.path(number)), "sha256": read_manifest(found.path(number))["weights_sha256"]}
+    write_text(outcome, json.dumps(where, indent=2) + "\n")
+
+
 def draw_workflow(profile: str | Path, path: Path) -> None:
     """A picture of the workflow's rules, what needs what, and how many jobs each has in the profile's sweep."""
     sweep = open_sweep(profile, None, {})
     dot = _snakemake(sweep, ["--rulegraph", "dot", "--quiet", "all"], capture=True)
     runs, cells = len(sweep.names()), len(sweep.names()) * len(sweep.grid.chosen())
-    jobs = {"cohort": runs, "train": runs, "unlearn": cells, "audit": runs, "compare": 1}
+    shadows = sweep.params.shadows.count
+    jobs = {"cohort": runs, "train": runs, "unlearn": cells, "shadow": shadows, "audit": runs, "compare": 1}
     plots.set_style()
     plots.workflow(dot, jobs).savefig(path)
 
@@ -122,7 +152,8 @@ def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False, **co
     where = ("--cores", "-c", "--jobs", "-j", "--executor", "--workflow-profile")
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(sweep.folder)),
-        *("--keep-going", "--rerun-incomplete", "--nolock", "--quiet", "host", "reason"),
+        # What takes any number of values comes first: it would swallow a target.
+        *("--quiet", "host", "reason", "--keep-going", "--rerun-incomplete", "--nolock"),
         *([] if any(option.startswith(where) for option in options) else ["--cores", "all"]),
         *options,
         *("--config", *(f"{name}={value}" for name, value in config.items())),

@@ -1,17 +1,68 @@
-"""What an attacker sees."""
+"""What an attacker sees, and what he answers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from forget_mi.metrics import Predictions
+import numpy as np
+from scipy.special import logsumexp
+
+from forget_mi.metrics import Predictions, Tower, softmax
+from forget_mi.models import JointEmbedding
+from forget_mi.references import Shadows
+
+
+class Scores(NamedTuple):
+    """What an attack says of each record, higher meaning member: forget (n), of D_f; test (m), of D_t, certain
+    strangers."""
+
+    forget: np.ndarray
+    test: np.ndarray
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One model's predictions on D_f, on D_r (certain members of an honest original's training set) and on D_t
-    (certain strangers)."""
+    """One model's predictions on D_f, on D_r (certain members of an honest original's training set), and on D_v and D_t
+    (certain strangers); and what some attacks need beside them.
+
+    shadows: by set (forget, validation, test), what shadow models say of its records. unlearned: by set (forget, test),
+    the same of shadow models that were unlearned. original: by set (forget, test), what F_og says. joint: the fixed
+    joint embedding.
+    """
 
     forget: Predictions
     retain: Predictions
+    validation: Predictions
     test: Predictions
+    shadows: Mapping[str, Shadows] | None = None
+    unlearned: Mapping[str, Shadows] | None = None
+    original: Mapping[str, Predictions] | None = None
+    joint: JointEmbedding | None = None
+
+
+def true_probability(predictions: Predictions, tower: Tower) -> np.ndarray:
+    """p(y | record), (n), of the record's own label."""
+    return predictions.probabilities(tower)[np.arange(len(predictions)), predictions.labels]
+
+
+def margins(predictions: Predictions, tower: Tower) -> np.ndarray:
+    """log p - log(1 - p) of each record's label (n), in nats. Of one tower that is the label's logit less the logsumexp
+    of the others'; of the fused prediction p and 1 - p are each averaged over the towers, so that a record that was
+    learned by heart does not end at infinity."""
+    records, labels = np.arange(len(predictions)), predictions.labels
+    if tower == "fused" and "image" in predictions.towers:
+        both = []
+        for logits in (predictions.image_logits, predictions.text_logits):
+            p = softmax(logits)
+            right = p[records, labels].copy()
+            p[records, labels] = 0
+            both.append((right, p.sum(-1)))
+        right, wrong = ((a + b) / 2 for a, b in zip(*both, strict=True))
+        tiny = np.finfo(np.float64).tiny
+        return np.log(np.maximum(right, tiny)) - np.log(np.maximum(wrong, tiny))
+    logits = (predictions.image_logits if tower == "image" else predictions.text_logits).astype(np.float64)
+    others = logits.copy()
+    others[records, labels] = -np.inf
+    return logits[records, labels] - logsumexp(others, axis=-1)

@@ -5,24 +5,37 @@ from __future__ import annotations
 import numpy as np
 from sklearn.svm import SVC
 
-from forget_mi.attacks.base import Evidence
-from forget_mi.metrics import Measure, Tower
+from forget_mi.attacks.base import Evidence, Scores
+from forget_mi.metrics import Tower
 
 
-def attack(evidence: Evidence, tower: Tower) -> list[Measure]:
-    """mia_svc: share of D_f called member, 0 to 1, by `member_calls`."""
-    return [Measure("mia_svc", np.mean, {"forget": (member_calls(evidence, tower),)})]
+def attack(evidence: Evidence, tower: Tower) -> Scores:
+    """score(x): the classifier's decision value; above 0 it calls the record a member.
+
+    It learned from D_t, so its scores there are of records it knows, and its ROC means something only beside that of a
+    retrained model. Costs one fit of |D_r| + |D_t| numbers.
+    """
+    classifier = fitted(evidence, tower)
+    return Scores(*(classifier.decision_function(_column(p, tower)) for p in (evidence.forget, evidence.test)))
 
 
 def member_calls(evidence: Evidence, tower: Tower, class_weight: str | None = None) -> np.ndarray:
-    """Which records of D_f (bool, n) an SVC (C=3, RBF, gamma 'auto') trained on D_r = 1 against D_t = 0 calls members
-    by their cross-entropy (Forget-MI, arXiv 2506.23145, section 3; the released evaluation).
+    """Which records of D_f (bool, n) the classifier calls members: the paper's MIA score is their share.
 
     It is unbalanced, as many members as D_r has against as many strangers as D_t has, and it reads a single number:
     never report it alone.
     """
-    members, strangers = evidence.retain.cross_entropy(tower), evidence.test.cross_entropy(tower)
-    losses = np.concatenate([members, strangers])[:, None]
+    return fitted(evidence, tower, class_weight).predict(_column(evidence.forget, tower)) == 1
+
+
+def fitted(evidence: Evidence, tower: Tower, class_weight: str | None = None) -> SVC:
+    """SVC (C=3, RBF, gamma 'auto') on the cross-entropies of D_r = 1 against D_t = 0 (Forget-MI, arXiv 2506.23145,
+    section 3; the released evaluation)."""
+    members, strangers = _column(evidence.retain, tower), _column(evidence.test, tower)
     truth = np.concatenate([np.ones(len(members)), np.zeros(len(strangers))])
-    classifier = SVC(C=3, kernel="rbf", gamma="auto", class_weight=class_weight).fit(losses, truth)
-    return classifier.predict(evidence.forget.cross_entropy(tower)[:, None]) == 1
+    classifier = SVC(C=3, kernel="rbf", gamma="auto", class_weight=class_weight)
+    return classifier.fit(np.concatenate([members, strangers]), truth)
+
+
+def _column(predictions, tower: Tower) -> np.ndarray:
+    return predictions.cross_entropy(tower)[:, None]

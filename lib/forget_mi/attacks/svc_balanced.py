@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from forget_mi.attacks.base import Evidence
-from forget_mi.attacks.svc import member_calls
-from forget_mi.metrics import Measure, Tower
+from forget_mi.attacks.base import Evidence, Scores
+from forget_mi.attacks.svc import fitted
+from forget_mi.metrics import Tower
 
 
-def attack(evidence: Evidence, tower: Tower) -> list[Measure]:
-    """mia_svc_balanced: share of D_f called member, 0 to 1; class weights inverse to |D_r| and |D_t|."""
-    calls = member_calls(evidence, tower, class_weight="balanced")
-    return [Measure("mia_svc_balanced", np.mean, {"forget": (calls,)})]
+def attack(evidence: Evidence, tower: Tower) -> Scores:
+    """score(x): the decision value of `svc.fitted` with class weights inverse to |D_r| and |D_t|. As with `svc`, it
+    means something only beside a retrained model."""
+    classifier = fitted(evidence, tower, class_weight="balanced")
+    sides = (evidence.forget, evidence.test)
+    return Scores(*(classifier.decision_function(p.cross_entropy(tower)[:, None]) for p in sides))

@@ -1,0 +1,200 @@
+"""Deletion requests to a model that is in use: a request comes in, an unlearned model and its evidence go out.
+
+    <run>/requests/ledger.json      what was served, in order; hashed ids only
+    <run>/requests/001/             a run folder of its own: notebooks 03 and 04 run in it
+        request.yaml                its profile: the run's, with this request and without retrained models
+        01_cohort, 02_train         the cohort and the model as they were when the request came in
+        03_unlearn, 04_audit        what was done, and the evidence
+        report.html, report.json
+
+Requests go from model to model: the second starts from what the first left. Patients whose request was served are no
+longer in training (their side is 'forgotten'): no later request learns from them, and while their records are there,
+each audit looks at them again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from forget_mi.audit import FORGOTTEN
+from forget_mi.checkpoints import MANIFEST, read_manifest
+from forget_mi.cohorts.base import Cohort
+from forget_mi.cohorts.pseudonyms import pseudonym, run_salt
+from forget_mi.errors import InputError
+from forget_mi.files import replace_when_whole, write_text
+from forget_mi.pipeline import run_chain
+from forget_mi.profiles import SECTIONS, Params, resolve
+from forget_mi.report import write_report
+from forget_mi.runs import Run, open_run, shown
+from forget_mi.splits import Request, check_request, in_cohort, read_forget_csv
+
+HASHED = re.compile(r"p-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A trained run whose model is in use, with the requests that were served."""
+
+    folder: Path
+
+    @cached_property
+    def params(self) -> Params:
+        """Of the run, as notebook 02 resolved them. Raises InputError where it has not been finished."""
+        trained = self.folder / "02_train"
+        if not (trained / "manifest.json").is_file():
+            raise InputError(
+                f"MODEL {shown(self.folder)}: holds no trained model (02_train is missing or unfinished); run "
+                "notebooks 01_cohort and 02_train on it, or name another run folder"
+            )
+        values = yaml.safe_load((trained / "params.yaml").read_text())
+        return resolve(_sections(values), values["profile"])
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """One entry a served request, in order. Raises InputError where the file is damaged."""
+        path = self.folder / "requests" / "ledger.json"
+        if not path.is_file():
+            return []
+        try:
+            return json.loads(path.read_text())["requests"]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{shown(path)}: is damaged ({error}); restore it before any request is served") from None
+
+    def _add(self, entry: Mapping[str, Any]) -> None:
+        path = self.folder / "requests" / "ledger.json"
+        write_text(path, json.dumps({"requests": [*self.ledger, entry]}, indent=2) + "\n")
+
+    def checkpoint(self) -> Path:
+        """The folder of the model as it is now: the last request's, or the run's original."""
+        if not self.ledger:
+            return self.folder / "02_train" / "original"
+        return self.folder / self.ledger[-1]["checkpoint"]
+
+    def cohort(self) -> Cohort:
+        """The run's cohort, with the patients of served requests on the side 'forgotten'."""
+        cohort = Run(self.folder, self.params).cohort()
+        served = {patient for entry in self.ledger for patient in entry["patients"]}
+        gone = cohort.table.patient_id.map(self.hashed).isin(served)
+        return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, FORGOTTEN)))
+
+    def hashed(self, patient: str) -> str:
+        """A patient's id as ledger and reports show it."""
+        return patient if HASHED.fullmatch(patient) else pseudonym(run_salt(self.folder), "patient_id", patient)
+
+    def request(self, cohort: Cohort, patients: Path) -> Request:
+        """The request in a forget CSV.
+
+        Raises InputError where it names a patient whose request was served, and as `check_request` does.
+        """
+        if self.params.cohort.get("ids") == "hashed":
+            cohort = replace(cohort, salt=run_salt(self.folder))
+        request = Request(f"request-{len(self.ledger) + 1:03d}", in_cohort(cohort, read_forget_csv(patients)))
+        served = {patient: entry for entry in self.ledger for patient in entry["patients"]}
+        for number, patient in enumerate(request.patients, start=1):
+            if entry := served.get(self.hashed(patient)):
+                raise InputError(
+                    f"{patients}: patient {self.hashed(patient)} ({number} of {len(request.patients)} named) was "
+                    f"forgotten by request {entry['number']:03d} on {entry['served'][:10]}; a request is served once"
+                )
+        return check_request(cohort, request)
+
+
+def serve(model: Path, patients: Path, overrides: Mapping[str, Any] | None = None, *, progress: bool = True) -> Path:
+    """Serve one request: run notebooks 03 and 04 on a stored model, write the report, then the ledger; return the
+    request's folder.
+
+    model: a run folder with a trained original. patients: a forget CSV (subject_id). overrides: of the run's params,
+    such as the method or `audit.draws`. What a request that was cut short left behind is removed by the next.
+
+    Raises InputError for a folder without a trained model, a patient who is not in training or was served before, and
+    bad params; NotebookError where a notebook stops, in which case the model in use is still the one before.
+    """
+    served = ServedModel(Path(model).resolve())
+    cohort = served.cohort()
+    request = served.request(cohort, Path(patients))
+    folder = served.folder / "requests" / f"{len(served.ledger) + 1:03d}"
+    shutil.rmtree(folder, ignore_errors=True)
+    run = prepare(served, cohort, request, folder, overrides or {})
+    run_chain(folder / "request.yaml", folder, notebooks=["03_unlearn", "04_audit"], progress=progress)
+    entry = {
+        "number": len(served.ledger) + 1,
+        "served": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "patients": sorted(served.hashed(patient) for patient in request.patients),
+        "images": len(request.forget_rows(cohort)),
+        "approach": run.unlearned_name,
+        "checkpoint": str((run.stage("03_unlearn") / run.unlearned_name / "model").relative_to(served.folder)),
+        "original_sha256": read_manifest(run.stage("02_train") / "original")["weights_sha256"],
+        "unlearned_sha256": read_manifest(run.stage("03_unlearn") / run.unlearned_name / "model")["weights_sha256"],
+    }
+    report = write_report(run, entry, served.hashed)
+    served._add(
+        {**entry, "verdict": report["verdict"], "report": str((folder / "report.html").relative_to(served.folder))}
+    )
+    return folder
+
+
+def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path, overrides: Mapping[str, Any]) -> Run:
+    """Lay out a request's run folder: its profile, and the stages 01_cohort and 02_train as notebooks 01 and 02 would
+    have left them, with the model in use as the original."""
+    values = _sections(served.params.as_dict())
+    values |= {"retrained": 0, "request": {"patients": list(request.patients)}}
+    write_text(folder / "request.yaml", yaml.safe_dump(values, sort_keys=False))
+    run = open_run(folder / "request.yaml", folder, overrides)
+    if overrides:  # the notebooks read one file
+        write_text(folder / "request.yaml", yaml.safe_dump(_sections(run.params.as_dict()), sort_keys=False))
+    first = run.start("01_cohort")
+    cohort.save(first / "cohort")
+    request.save(first / "request" / f"{request.name}.csv", cohort)
+    run.finish("01_cohort", cohort_fingerprint=cohort.fingerprint)
+    trained, now = run.start("02_train"), served.checkpoint()
+    manifest = read_manifest(now)
+    if manifest["cohort_fingerprint"] != cohort.fingerprint:
+        raise InputError(
+            f"{shown(now)}: was made on another cohort or split (fingerprint {manifest['cohort_fingerprint']}, the "
+            f"run's has {cohort.fingerprint})"
+        )
+    base = read_manifest(served.folder / "02_train" / "original")
+    with replace_when_whole(trained / "original") as temporary:
+        shutil.copytree(now, temporary)
+        # To this request it is the original, whatever made it; the cost to compare with is that of training.
+        facts = {**manifest, "method": "original", "setting": "", "request": None, "seconds": base["seconds"]}
+        write_text(temporary / MANIFEST, json.dumps(facts, indent=2) + "\n")
+    run.finish("02_train", cohort_fingerprint=cohort.fingerprint, models={"original": manifest["weights_sha256"]})
+    return run
+
+
+def drift(model: Path) -> pd.DataFrame:
+    """What became of a model over the requests it served: a row a request, with the columns of its audit's comparison
+    (of the unlearned model), `request`, share_of_training (the time of all requests so far as a share of training's),
+    and earlier_auc, the loss attack's AUC on all patients of earlier requests."""
+    served, rows = ServedModel(Path(model).resolve()), []
+    for entry in served.ledger:
+        audit = served.folder / "requests" / f"{entry['number']:03d}" / "04_audit"
+        compared = pd.read_csv(audit / "comparison.csv").set_index("model").loc[entry["approach"]]
+        row = {"request": entry["number"], "images": entry["images"], **compared.drop("seed").to_dict()}
+        trained = read_manifest(served.folder / "02_train" / "original")["seconds"]
+        row["share_of_training"] = row["seconds"] / trained + (rows[-1]["share_of_training"] if rows else 0)
+        earlier = audit / "earlier.csv"
+        if earlier.is_file():
+            table = pd.read_csv(earlier)
+            mine = table[(table.model == entry["approach"]) & (table.attack == "loss") & (table.level == "sample")]
+            row["earlier_auc"] = mine.auc[mine.tower == "fused"].iloc[0]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolved params as a profile's file has them: the method inside its section."""
+    sections = {name: values[name] for name in SECTIONS if name in values}
+    return {**sections, "unlearning": {"method": values["method"], **values["unlearning"]}}

@@ -1,0 +1,200 @@
+"""Deletion requests to a stored model: what is served, refused, kept, and shown."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from forget_mi import deletion
+from forget_mi.checkpoints import read_manifest
+from forget_mi.deletion import ServedModel, drift, serve
+from forget_mi.errors import InputError
+from forget_mi.pipeline import NotebookError, run_chain
+from forget_mi.profiles import ROOT
+
+
+def forget_csv(path, patients):
+    pd.DataFrame({"subject_id": patients}).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A trained run, and then two requests to it: of nine patients, and of a single one."""
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    run_chain("tiny", folder, notebooks=["01_cohort", "02_train"], progress=False)
+    training = trained_patients(folder)
+    for number, patients in enumerate((training[:9], training[9:10]), start=1):
+        serve(folder, forget_csv(folder / f"{number}.csv", patients), progress=False)
+    return folder
+
+
+def trained_patients(folder):
+    cohort = ServedModel(folder).cohort()
+    return cohort.table.patient_id[cohort.table.split == "train"].unique()
+
+
+def test_each_request_starts_from_the_model_that_the_one_before_left(model):
+    first, second = ServedModel(model).ledger
+    original = read_manifest(model / "02_train" / "original")["weights_sha256"]
+    assert first["original_sha256"] == original != first["unlearned_sha256"] == second["original_sha256"]
+    assert ServedModel(model).checkpoint() == model / second["checkpoint"]
+    assert read_manifest(ServedModel(model).checkpoint())["weights_sha256"] == second["unlearned_sha256"]
+
+
+def test_served_patients_are_in_no_later_training(model):
+    served = ServedModel(model)
+    gone = {patient for entry in served.ledger for patient in entry["patients"]}
+    table = served.cohort().table
+    hashed = table.patient_id.map(served.hashed)
+    assert (table.split[hashed.isin(gone)] == "forgotten").all()
+    assert (table.split == "forgotten").sum() == sum(entry["images"] for entry in served.ledger)
+    second = pd.read_csv(model / "requests" / "002" / "01_cohort" / "cohort" / "cohort.csv")
+    assert (second.split == "forgotten").sum() == served.ledger[0]["images"]
+
+
+def test_earlier_patients_are_audited_again(model):
+    assert not (model / "requests" / "001" / "04_audit" / "earlier.csv").exists()
+    again = pd.read_csv(model / "requests" / "002" / "04_audit" / "earlier.csv")
+    assert set(again.model) == {"original", "forget_mi-equal"}
+    assert again.auc.between(0, 1).all()
+    table = drift(model)
+    assert table.request.tolist() == [1, 2]
+    assert np.isnan(table.earlier_auc[0])
+    assert 0 <= table.earlier_auc[1] <= 1
+
+
+def test_a_request_of_one_patient_says_that_it_shows_nothing(model):
+    facts = json.loads((model / "requests" / "002" / "report.json").read_text())
+    assert facts["verdict"] == "too few patients to say"
+    assert len(facts["request"]["patients"]) == 1
+    assert all(row["auc_low"] is None for row in facts["attacks"])
+    assert "Nothing is shown either way" in facts["meaning"]
+
+
+def test_reports_and_ledger_show_hashed_ids_only(model):
+    named = pd.concat([pd.read_csv(model / f"{n}.csv") for n in (1, 2)]).subject_id
+    written = [*(model / "requests").glob("*/report.*"), model / "requests" / "ledger.json"]
+    assert len(written) == 5
+    for path in written:
+        content = path.read_text()
+        assert not [patient for patient in named if patient in content], path
+    assert "p-" in written[0].read_text()
+
+
+def test_the_report_says_what_was_done(model):
+    facts = json.loads((model / "requests" / "001" / "report.json").read_text())
+    page = (model / "requests" / "001" / "report.html").read_text()
+    assert facts["verdict"] in page
+    assert facts["models"]["after"] in page
+    assert facts["shadow_models"] == 4
+    assert facts["cohort"] == {"source": "synthetic", "synthetic": True}
+    assert {"loss", "lira", "rmia", "linear_probe"} <= {row["attack"] for row in facts["attacks"]}
+    assert {row["level"] for row in facts["attacks"]} == {"sample", "patient"}
+    assert all(limit in page.replace("&#39;", "'") for limit in facts["limits"])
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_a_patient_is_served_once(model, tmp_path):
+    before = (model / "requests" / "ledger.json").read_text()
+    staying = trained_patients(model)[0]
+    served = pd.read_csv(model / "1.csv").subject_id[3]
+    again = forget_csv(tmp_path / "again.csv", [staying, served])
+    with pytest.raises(InputError, match=r"patient p-[0-9a-f]{16} \(2 of 2 named\) was forgotten by request 001 on "):
+        serve(model, again, progress=False)
+    assert (model / "requests" / "ledger.json").read_text() == before
+    assert not (model / "requests" / "003").exists()
+
+
+def test_strangers_empty_files_and_missing_files_are_refused(model, tmp_path):
+    table = ServedModel(model).cohort().table
+    tested = table.patient_id[table.split == "test"].iloc[0]
+    with pytest.raises(InputError, match=r"is in test, not in training"):
+        serve(model, forget_csv(tmp_path / "t.csv", [tested]), progress=False)
+    with pytest.raises(InputError, match="is not in the cohort"):
+        serve(model, forget_csv(tmp_path / "n.csv", ["nobody"]), progress=False)
+    with pytest.raises(InputError, match="it names no patient"):
+        serve(model, forget_csv(tmp_path / "e.csv", []), progress=False)
+    with pytest.raises(InputError, match=r"nowhere\.csv"):
+        serve(model, tmp_path / "nowhere.csv", progress=False)
+
+
+def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path):
+    (tmp_path / "f.csv").write_text("subject_id\na\n")
+    words = [sys.executable, "-m", "forget_mi", "forget", str(tmp_path), str(tmp_path / "f.csv")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "holds no trained model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def copy(model, tmp_path):
+    return shutil.copytree(model, tmp_path / "copy")
+
+
+def test_a_damaged_ledger_stops_before_anything_is_served(copy):
+    (copy / "requests" / "ledger.json").write_text("{")
+    with pytest.raises(InputError, match=r"ledger\.json: is damaged"):
+        serve(copy, copy / "1.csv", progress=False)
+
+
+def test_a_model_of_another_cohort_is_refused(copy, tmp_path):
+    manifest = ServedModel(copy).checkpoint() / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "cohort_fingerprint": "0" * 16}))
+    with pytest.raises(InputError, match=r"was made on another cohort or split \(fingerprint 0000000000000000"):
+        serve(copy, forget_csv(tmp_path / "f.csv", trained_patients(copy)[:1]), progress=False)
+
+
+def test_a_request_that_was_cut_short_leaves_the_model_in_use_as_it_was(copy, tmp_path, monkeypatch):
+    asked = forget_csv(tmp_path / "f.csv", trained_patients(copy)[:1])
+    before = ServedModel(copy).checkpoint()
+
+    def stop(*_, **__):
+        raise NotebookError("03_unlearn stopped in cell 9")
+
+    monkeypatch.setattr(deletion, "run_chain", stop)
+    with pytest.raises(NotebookError):
+        serve(copy, asked, progress=False)
+    assert ServedModel(copy).checkpoint() == before
+    assert len(ServedModel(copy).ledger) == 2
+    assert (copy / "requests" / "003").is_dir()  # kept to be looked at, and removed by the next request
+    profile = yaml.safe_load((copy / "requests" / "003" / "request.yaml").read_text())
+    assert profile["retrained"] == 0
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------------
+
+
+def test_the_report_opens_in_a_browser_with_every_figure_and_nothing_from_outside(model, chromium):
+    for number, figures in (("001", 6), ("002", 7)):
+        page = chromium.new_page(viewport={"width": 900, "height": 900})
+        asked, errors = [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("pageerror", lambda error, errors=errors: errors.append(error))
+        report = model / "requests" / number / "report.html"
+        page.goto(report.as_uri())
+        assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+        assert errors == []
+        images = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth, i.alt.length])")
+        assert len(images) == figures
+        assert all(complete and width > 200 and described > 20 for complete, width, described in images)
+        assert page.inner_text("#verdict strong")
+        # Nothing hangs out of a narrow window: wide tables scroll inside themselves.
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        page.close()
+
+
+def test_the_profile_of_a_request_is_the_runs(model):
+    mine = yaml.safe_load((model / "requests" / "001" / "request.yaml").read_text())
+    own = yaml.safe_load((ROOT / "params" / "tiny.yaml").read_text())
+    assert mine["training"]["epochs"] == own["training"]["epochs"]
+    assert mine["unlearning"]["method"] == own["unlearning"]["method"]
