@@ -139,6 +139,16 @@ def test_without_a_retrained_model_the_reference_is_a_half(study):
     assert verdicts.overall(table) == verdicts.UNDER
 
 
+def test_an_attack_that_the_retrained_models_lack_is_judged_against_a_half(study):
+    found = {n: evaluate.all_scores(study.audits[n].evidence()) for n in ("original", "retrained-1")}
+    alone = {**found["original"], ("u_lira", "fused"): found["original"]["loss", "fused"]}
+    patients = evaluate.patients_of(study.audits["original"].evidence())
+    table = verdicts.checks(alone, {"retrained-1": found["retrained-1"]}, patients, draws=100, level=0.95, seed=0)
+    row = table[(table.attack == "u_lira") & (table.level == "sample")].iloc[0]
+    assert (row.reference, row.verdict) == (0.5, verdicts.TOLD)
+    assert (table.reference[table.attack == "loss"] != 0.5).all()
+
+
 def test_what_is_still_there_is_learned_again_faster(study):
     level = 0.7 * float(study.audits["original"].predictions["test"].cross_entropy("fused").mean())
     needed = {}

@@ -111,7 +111,8 @@ def make_loader(examples: Examples, batch_size: int, *, seed: int | None = None,
 
 
 def on_device(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
-    """The same batches on the accelerator's device; where there are several processes, each gets its share.
+    """The same batches on the accelerator's device; where there are several processes, each gets its share of each
+    batch, so that the same number of steps is taken on the same records.
 
     Not `accelerator.prepare`, which would keep every epoch's loader, and write it into every saved state.
     """
@@ -120,6 +121,7 @@ def on_device(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
         device=accelerator.device,
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
+        split_batches=True,
         put_on_device=True,
         non_blocking=True,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 
 from forget_mi.errors import InputError
 from forget_mi.params import config
@@ -42,7 +43,14 @@ def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     PartialState._reset_state()
-    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if precision == "bf16" else "no")
+    return Accelerator(
+        cpu=not on_cuda,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        # Several processes cut each batch up, and the schedule counts steps as one process would.
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        # Losses between embeddings do not reach the output layers.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -226,9 +226,10 @@ class Run:
         for beside in (folder, *sorted(self.folder.parent.glob(f"*/02_train/{name}"))):
             done = reusable(beside, identity)
             if done is not None:
-                if beside != folder:
+                if beside != folder and accelerator.is_main_process:
                     with replace_when_whole(folder) as temporary:
                         shutil.copytree(beside, temporary, dirs_exist_ok=True)
+                accelerator.wait_for_everyone()
                 return done
         state = folder.with_name(f".{name}.state-{sha256_of_text(json.dumps(plain(identity)))[:12]}")
         model, tokenizer, log = train_new(
@@ -256,7 +257,8 @@ class Run:
             best_epoch=log.best_epoch,
             identity=plain(identity),
         )
-        shutil.rmtree(state, ignore_errors=True)
+        if accelerator.is_main_process:
+            shutil.rmtree(state, ignore_errors=True)
         return manifest
 
     def save_model(
@@ -288,7 +290,9 @@ class Run:
             "precision": accelerator.mixed_precision,
             **provenance(),
         }
-        save_checkpoint(folder, model, tokenizer, manifest)
+        if accelerator.is_main_process:
+            save_checkpoint(folder, model, tokenizer, manifest)
+        accelerator.wait_for_everyone()
         return read_manifest(folder)
 
 

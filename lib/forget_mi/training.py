@@ -123,7 +123,7 @@ def train(
             scheduler.step()
             optimizer.zero_grad()
             total += value.detach()
-        mean_loss = total.item() / len(loader)
+        mean_loss = accelerator.reduce(total, "mean").item() / len(loader)
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):
             raise FloatingPointError(f"{description}: the loss is {mean_loss} in epoch {epoch + 1}; lower the rate")
@@ -244,9 +244,11 @@ class _State:
     def keep(self, log: TrainingLog, best: dict[str, Tensor] | None) -> None:
         if self.folder is None:
             return
+        # One process writes for all. Left out is the random state of the others, which each epoch sets anew.
+        if self.accelerator.is_main_process:
+            with replace_when_whole(self.folder) as temporary:
+                self.accelerator.save_state(str(temporary / "accelerate"))
+                if best is not None:
+                    torch.save(best, temporary / "best.pt")
+                write_text(temporary / "log.json", json.dumps({"identity": self.identity, "log": asdict(log)}))
         self.accelerator.wait_for_everyone()
-        with replace_when_whole(self.folder) as temporary:
-            self.accelerator.save_state(str(temporary / "accelerate"))
-            if best is not None:
-                torch.save(best, temporary / "best.pt")
-            write_text(temporary / "log.json", json.dumps({"identity": self.identity, "log": asdict(log)}))

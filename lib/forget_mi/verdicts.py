@@ -36,11 +36,11 @@ def checks(
     """A row an attack, tower and level (sample, patient): value, the AUC of D_f against D_t; reference, the mean of the
     retrained models'; gap; low, high; verdict.
 
-    references: the retrained models' scores by name; without any, the reference is .5, what a model that never saw the
-    patients gets (SVC, which has no such value, is then left out). low, high span the gaps to each retrained model, so
-    that what lies between two retrained models is never called a difference, each plus and minus z bootstrap standard
-    deviations (patients drawn, the same for all models), z such that all rows together are right with probability
-    `level` if nothing is different (Bonferroni).
+    references: the retrained models' scores by name; without any, as for an attack on unlearned models alone, the
+    reference is .5, what a model that never saw the patients gets (SVC, which has no such value, is then left out).
+    low, high span the gaps to each retrained model, so that what lies between two retrained models is never called a
+    difference, each plus and minus z bootstrap standard deviations (patients drawn, the same for all models), z such
+    that all rows together are right with probability `level` if nothing is different (Bonferroni).
     """
     chosen = [key for key in scores if key[0] in CHECKED and (references or key[0] in ATTACKS)]
     z = norm.ppf(1 - (1 - level) / (2 * max(len(chosen) * len(LEVELS), 1)))
@@ -54,7 +54,8 @@ def checks(
 
         for key in chosen:
             mine = auc(scores[key])
-            others = [auc(each[key]) for each in references.values()] or [np.full(len(mine), 0.5)]
+            others = [auc(each[key]) for each in references.values() if key in each]
+            others = others or [np.full(len(mine), 0.5)]
             rows.append({"attack": key[0], "tower": key[1], "level": kind} | _row(mine, others, z, patients.enough))
             if key[0] in UNDIRECTED and rows[-1]["verdict"] in (UNDER, OVER):
                 rows[-1]["verdict"] = TOLD if rows[-1]["verdict"] == UNDER else SAME

@@ -105,7 +105,8 @@ def take_steps(
 
     bar = tqdm(range(settings.epochs), desc=description, unit="epoch", disable=not progress)
     for epoch in bar:
-        steps = draws(rng, epoch)
+        # Every process draws the same steps, and takes its share of each.
+        steps = [share(draw, accelerator.process_index, accelerator.num_processes) for draw in draws(rng, epoch)]
         if before_epoch is not None:
             before_epoch(steps)
         unlearned.train()
@@ -119,14 +120,15 @@ def take_steps(
             accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad()
-            log.work += len(draw.forget) + len(draw.retain)
+            log.work += (len(draw.forget) + len(draw.retain)) * accelerator.num_processes
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value.detach()
                 counts[name] = counts.get(name, 0) + 1
             if forget:
                 forget_total += fused_nll_sum(forget)
                 forget_seen += len(draw.forget)
-        row = {name: float(value) / counts[name] for name, value in sums.items()}
+        row = {name: float(accelerator.reduce(value, "mean")) / counts[name] for name, value in sums.items()}
+        forget_total = accelerator.reduce(forget_total, "mean")
         if not np.isfinite(row["total"]):
             raise FloatingPointError(f"{description}: the loss is {row['total']} in epoch {epoch + 1}; lower the rate")
         forget_loss = float(forget_total) / forget_seen if forget_seen else float("nan")
@@ -141,6 +143,13 @@ def take_steps(
         if settings.stop == "validation" and forget_loss >= validation_loss:
             return log.finish("the forget loss reached the validation loss")
     return log.finish("all epochs were run")
+
+
+def share(draw: Draw, process: int, processes: int) -> Draw:
+    """What one of several processes takes of a step: every `processes`-th record of each half. Gradients are averaged
+    over processes, so where a half can't be cut evenly its records count a little unevenly; a half of fewer records
+    than processes is taken whole by each."""
+    return Draw(*(half if 0 < len(half) < processes else half[process::processes] for half in draw))
 
 
 # ---- which records a step sees ------------------------------------------------------------------------------------

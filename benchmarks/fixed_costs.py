@@ -1,0 +1,123 @@
+"""(e): what each notebook costs before it does anything (start of the kernel, imports, reading and writing), and the
+import of the library; (f): memory by size of cohort; (h): the audit's bootstrap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from measure import Row, alternately, seconds, spread
+from sklearn.metrics import roc_auc_score
+
+from forget_mi.attacks.base import Scores
+from forget_mi.attacks.evaluate import Draws, Patients, rates
+from forget_mi.pipeline import NOTEBOOKS, run_chain
+
+LIMIT = 8.0
+
+
+def notebooks() -> list[Row]:
+    """Seconds of each notebook on the tiny profile, whose work takes next to none, over the limit of 8 s; median and
+    quartiles of three runs. Then the import of the library over that of torch and transformers."""
+    found = {name: [] for name in NOTEBOOKS}
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in NOTEBOOKS:
+                work = partial(run_chain, "tiny", Path(folder) / "tiny", None, [name], progress=False)
+                found[name].append(seconds(work) / LIMIT)
+    rows = [Row("e", f"{name}, of {LIMIT:g} s", *spread(values)) for name, values in found.items()]
+    bare, ours = "import torch, transformers", "import forget_mi, forget_mi.runs"
+    imports = [partial(subprocess.run, [sys.executable, "-c", code], check=True) for code in (ours, bare)]
+    ratio = alternately(*imports, rounds=5)
+    return [*rows, Row("e", "import of the library over torch and transformers", *ratio)]
+
+
+def memory() -> list[Row]:
+    """Peak memory of an epoch of training and an unlearning over a cohort of 16,000 images on disk, over that with
+    2,000; pages of files, which the system takes back when it needs them, are not counted."""
+    found = []
+    for _ in range(3):
+        few, many = (printed([sys.executable, __file__, str(images)]) for images in (2000, 16_000))
+        found.append(many / few)
+    return [Row("f", "peak memory, 16,000 images over 2,000", *spread(found))]
+
+
+def printed(command: list[str]) -> int:
+    """The number that a command prints last."""
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def audit() -> list[Row]:
+    """500 bootstrap draws of an attack: all at once, against scikit-learn draw by draw."""
+    rng = np.random.default_rng(0)
+    scores = Scores(rng.normal(0.5, 1, 110), rng.normal(size=310))
+    patients = Patients(np.arange(110) // 4, np.arange(310) // 4)
+
+    def plain() -> list[float]:
+        draws = Draws.of(patients, 500, 0)
+        truth, values = np.repeat([1, 0], [110, 310]), np.concatenate(scores)
+        return [roc_auc_score(truth, values, sample_weight=np.concatenate(w)) for w in zip(*draws, strict=True)]
+
+    def ours() -> np.ndarray:
+        return rates(scores, Draws.of(patients, 500, 0))["auc"]
+
+    np.testing.assert_allclose(plain(), ours())
+    return [
+        Row("h", "bootstrap of an attack, scikit-learn draw by draw over all at once", *alternately(plain, ours, 5))
+    ]
+
+
+def peak_memory(images: int) -> int:
+    """Peak anonymous memory of this process, in kB, over an epoch of training and an unlearning."""
+    from dataclasses import replace
+
+    from scaling import repeated
+
+    from forget_mi.cohorts import synthetic
+    from forget_mi.cohorts.base import ImageRows
+    from forget_mi.devices import make_accelerator
+    from forget_mi.models import NAMED, build_model, build_tokenizer
+    from forget_mi.splits import SplitConfig, draw_request, split_by_patient
+    from forget_mi.training import TrainingConfig, train
+    from forget_mi.unlearning import UnlearningData, forget_mi
+
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = repeated(synthetic.load(synthetic.SyntheticConfig(patients=200, image_size=128)), images)
+        np.save(Path(folder) / "images.npy", cohort.images)
+        on_disk = ImageRows(np.load(Path(folder) / "images.npy", mmap_mode="r"), np.arange(images))
+        cohort = split_by_patient(replace(cohort, images=on_disk), SplitConfig())
+        request = draw_request(cohort, 100 / images, seed=0)
+        tokenizer = build_tokenizer(NAMED["small"], list(cohort.reports.values())[:500])
+        data = UnlearningData.from_cohort(cohort, request, tokenizer, NAMED["small"].max_tokens)
+        model = build_model(NAMED["small"], len(cohort.classes), len(tokenizer), seed=0)
+        peak, done = [0], threading.Event()
+        watcher = threading.Thread(target=_watch, args=(peak, done))
+        watcher.start()
+        accelerator = make_accelerator()
+        settings = TrainingConfig(epochs=1, batch_size=32)
+        # The same number of steps whatever the size: what may grow is what is held, not what is done.
+        some = data.retain.select(np.random.default_rng(0).permutation(len(data.retain))[:1000])
+        train(model, some, data.validation, settings, seed=0, accelerator=accelerator, progress=False)
+        unlearning = forget_mi.Config(epochs=1, stop="never")
+        forget_mi.unlearn(model, data, unlearning, seed=0, accelerator=accelerator, progress=False)
+        done.set()
+        watcher.join()
+    return peak[0]
+
+
+def _watch(peak: list[int], done: threading.Event) -> None:
+    while not done.is_set():
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                peak[0] = max(peak[0], int(line.split()[1]))
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    print(peak_memory(int(sys.argv[1])))

@@ -1,0 +1,54 @@
+"""(b): our training loop against a bare PyTorch loop over the same tensors, validation after each epoch in both."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import torch
+from measure import Row, alternately
+from unlearning_step import setting
+
+from forget_mi.batches import Examples
+from forget_mi.devices import make_accelerator
+from forget_mi.losses import training_loss
+from forget_mi.models import NAMED, ImageTextModel
+from forget_mi.training import TrainingConfig, train
+
+EPOCHS = 2
+
+
+def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> None:
+    """What a script would do, with all images as floats in memory and reports cut to the longest of a batch."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    images = torch.from_numpy(examples.images).float() / 255
+    held_out = torch.from_numpy(validation.images).float() / 255
+    for _ in range(EPOCHS):
+        model.train()
+        for index in torch.randperm(len(examples)).split(32):
+            mask = examples.attention_mask[index]
+            longest = mask.sum(1).max()
+            output = model(images[index], examples.input_ids[index, :longest], mask[:, :longest])
+            loss = training_loss(output, examples.labels[index], examples.studies[index])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        with torch.no_grad():
+            model(held_out, validation.input_ids, validation.attention_mask)
+
+
+def ours(model: ImageTextModel, examples: Examples, validation: Examples) -> None:
+    """The one loop."""
+    settings = TrainingConfig(epochs=EPOCHS, batch_size=32)
+    accelerator = make_accelerator()
+    train(copy.deepcopy(model), examples, validation, settings, seed=0, accelerator=accelerator, progress=False)
+
+
+def rows() -> list[Row]:
+    """On the demo's training set."""
+    model, data = setting(NAMED["small"], image_size=64, patients=400, fraction=0.1)
+    work = (partial(each, model, data.retain, data.validation) for each in (ours, bare))
+    return [Row("b", "training epoch over a bare loop", *alternately(*work, rounds=5))]

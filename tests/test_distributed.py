@@ -1,0 +1,137 @@
+"""Several processes and lower precision: the same result as one process in fp32, here over gloo on the CPU."""
+
+import os
+import socket
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_MODEL
+from torch import multiprocessing
+
+from forget_mi.cohorts import synthetic
+from forget_mi.devices import DeviceConfig, make_accelerator
+from forget_mi.metrics import mean_auc, predict
+from forget_mi.models import ModelConfig, build_model, build_tokenizer
+from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
+from forget_mi.training import TrainingConfig, train
+from forget_mi.unlearning import UnlearningData, forget_mi, scrub
+from forget_mi.unlearning.steps import Draw, share
+
+UNLEARNING = {
+    "forget_mi": (forget_mi, forget_mi.Config(sigma=0.3, epochs=2, batch_size=4, retain_batch=4, stop="never")),
+    "scrub": (scrub, scrub.Config(epochs=2, batch_size=4, retain_batch=8, stop="never")),
+}
+
+
+def prepared(towers="both") -> tuple:
+    cohort = synthetic.load(synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3))
+    cohort = split_by_patient(cohort, SplitConfig(test=0.25, validation=0.2))
+    settings = ModelConfig(**{**TINY_MODEL.__dict__, "towers": towers})
+    tokenizer = build_tokenizer(settings, [cohort.report_of(row) for row in rows_of(cohort, "train")])
+    model = build_model(settings, len(cohort.classes), len(tokenizer), seed=0)
+    data = UnlearningData.from_cohort(cohort, draw_request(cohort, 0.15, 0), tokenizer, settings.max_tokens)
+    # A number of records that two processes share evenly: 8 to forget, and whole batches to retain.
+    some = data.retain.select(range(len(data.retain) // 16 * 16))
+    return model, UnlearningData(data.forget.select(range(8)), some, data.validation, data.forget_reports[:8],
+                                 data.tokenizer, data.max_tokens)  # fmt: skip
+
+
+def trained(towers: str, folder: str) -> tuple[dict, list]:
+    model, data = prepared(towers)
+    settings = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3)
+    accelerator = make_accelerator(DeviceConfig(device="cpu"))
+    log = train(
+        model, data.retain, data.validation, settings, seed=0, accelerator=accelerator, progress=False,
+        state_folder=os.path.join(folder, "state"),
+    )  # fmt: skip
+    return model.state_dict(), [row["train_loss"] for row in log.epochs]
+
+
+def unlearned(name: str) -> tuple[dict, list]:
+    model, data = prepared()
+    module, settings = UNLEARNING[name]
+    accelerator = make_accelerator(DeviceConfig(device="cpu"))
+    found, log = module.unlearn(model, data, settings, seed=0, accelerator=accelerator, progress=False)
+    return found.state_dict(), [row["total"] for row in log.epochs]
+
+
+def in_process(rank: int, port: int, folder: str, work, arguments: tuple) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    torch.set_num_threads(1)
+    result = work(*arguments)
+    torch.save(result, os.path.join(folder, f"{rank}.pt"))
+    torch.distributed.destroy_process_group()
+
+
+def in_two(folder, work, *arguments) -> list[tuple[dict, list]]:
+    """What both processes end with."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.start_processes(
+        in_process, (port, str(folder), work, arguments), nprocs=2, start_method="spawn", join=True
+    )
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def farthest(a: dict, b: dict) -> float:
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("name", list(UNLEARNING))
+def test_two_processes_unlearn_as_one_does(name, tmp_path):
+    alone, losses = unlearned(name)
+    start = prepared()[0].state_dict()
+    one, other = in_two(tmp_path, unlearned, name)
+    assert farthest(one[0], other[0]) == 0
+    assert farthest(alone, one[0]) < 1e-3 * farthest(alone, start)
+    np.testing.assert_allclose(one[1], losses, rtol=1e-4)
+
+
+def test_two_processes_train_a_text_tower_as_one_does(tmp_path):
+    alone, losses = trained("text", str(tmp_path / "alone"))
+    one, other = in_two(tmp_path, trained, "text", str(tmp_path / "both"))
+    assert farthest(one[0], other[0]) == 0
+    assert farthest(alone, one[0]) < 1e-2 * farthest(alone, prepared("text")[0].state_dict())
+    np.testing.assert_allclose(one[1], losses, rtol=1e-4)
+    assert (tmp_path / "both" / "state" / "log.json").is_file()
+
+
+def test_two_processes_train_both_towers_to_about_the_same_loss(tmp_path):
+    """Batch statistics and the neighbours in the ranking loss are those of each process's share, so no closer."""
+    _, losses = trained("both", str(tmp_path / "alone"))
+    one, other = in_two(tmp_path, trained, "both", str(tmp_path / "both"))
+    assert one[1] == other[1]
+    np.testing.assert_allclose(one[1], losses, rtol=0.1)
+
+
+def test_every_record_of_a_step_is_taken_by_one_process():
+    draw = Draw(np.arange(5), np.arange(10, 17))
+    parts = [share(draw, rank, 3) for rank in range(3)]
+    assert sorted(np.concatenate([p.forget for p in parts])) == list(range(5))
+    assert sorted(np.concatenate([p.retain for p in parts])) == list(range(10, 17))
+    alone = share(Draw(np.arange(1), np.arange(0)), 1, 3)
+    assert (len(alone.forget), len(alone.retain)) == (1, 0)
+
+
+def test_bf16_reaches_the_conclusions_of_fp32(original, unlearning_data):
+    model, _ = original
+    found = {}
+    for precision in ("fp32", "bf16"):
+        accelerator = make_accelerator(DeviceConfig(device="cpu", precision=precision))
+        settings = forget_mi.Config(sigma=0.3, epochs=3, batch_size=4, retain_batch=8, learning_rate=1e-3, stop="never")
+        unlearned, log = forget_mi.unlearn(
+            model, unlearning_data, settings, seed=0, accelerator=accelerator, progress=False
+        )
+        sets = (unlearning_data.forget, unlearning_data.validation)
+        forget, validation = (predict(unlearned, each, accelerator) for each in sets)
+        found[precision] = (
+            forget.cross_entropy("fused").mean(),
+            mean_auc(validation.labels, validation.probabilities("fused")),
+        )
+        assert log.epochs[-1]["uu"] < log.epochs[0]["uu"]
+        assert next(unlearned.parameters()).dtype == torch.float32
+    np.testing.assert_allclose(found["bf16"], found["fp32"], rtol=0.05)
+    assert found["bf16"] != found["fp32"]
