@@ -4,11 +4,12 @@ PROFILE ?= demo
 DATA    ?=
 MODEL   ?= runs/demo
 PATIENTS ?=
+ONLY    ?=
 SNAKEMAKE ?=
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run shadows forget test test-slurm benchmark-store lab sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
+.PHONY: demo run shadows forget test test-slurm bench benchmark-store lab sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -54,6 +55,9 @@ drift: .venv/installed           ## ten deletion requests one after another: fig
 
 notebooks: .venv/installed       ## rebuild the committed notebooks' outputs
 	$(BIN)/python -m forget_mi notebooks
+
+bench: .venv/installed           ## ONLY="a b": what makes it fast, as ratios, into benchmarks/results.csv and .png
+	$(BIN)/python benchmarks/run.py $(ONLY)
 
 benchmark-store: .venv/installed ## decoding 2,000 DICOM files (4 GB of temporary files) against a bare loop
 	$(BIN)/python benchmarks/image_store.py

@@ -1,4 +1,4 @@
-"""The image store against a bare loop: `make benchmark-store`.
+"""(d): the image store against a bare loop, `make benchmark-store`; a smaller run of it is part of `make bench`.
 
 Writes DICOM files of synthetic radiographs, decodes them with a loop of pydicom and a resize on one core, then into
 the store on all cores, then reads the store twice; prints rates, their ratio, and the peak resident memory.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from measure import Row, spread
 from PIL import Image
 
 from forget_mi.cohorts import synthetic
@@ -24,14 +25,14 @@ from forget_mi.cohorts.export import write_dicom
 from forget_mi.cohorts.store import open_store
 
 
-def main() -> None:
-    """Print the table."""
+def main(arguments: list[str] | None = None) -> tuple[float, float]:
+    """Print the table; return the store's rate over bare x cores, and that of a second pass over bare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--pixels", type=int, default=1024, help="of the DICOM files")
     parser.add_argument("--size", type=int, default=512, help="of the store")
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         paths = write(Path(folder), options.images, options.pixels)
@@ -52,6 +53,16 @@ def main() -> None:
     print(f"store, all cores, start included    {store:10.1f} images/s, {store / (bare * cores):.2f} of bare x cores")
     print(f"store, second and third pass        {again[0]:10.1f} and {again[1]:.1f} images/s")
     print(f"peak resident memory                {memory}")
+    return store / (bare * cores), again[0] / bare
+
+
+def rows() -> list[Row]:
+    """Three runs of 400 files; median and quartiles."""
+    first, second = zip(*(main(["--images", "400"]) for _ in range(3)), strict=True)
+    return [
+        Row("d", "images/s into the store over a bare loop x cores", *spread(first)),
+        Row("d", "images/s from the store over a bare loop", *spread(second)),
+    ]
 
 
 def write(folder: Path, images: int, pixels: int) -> list[Path]:

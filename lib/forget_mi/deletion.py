@@ -176,15 +176,12 @@ def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path,
 
 def drift(model: Path) -> pd.DataFrame:
     """What became of a model over the requests it served: a row a request, with the columns of its audit's comparison
-    (of the unlearned model), `request`, share_of_training (the time of all requests so far as a share of training's),
-    and earlier_auc, the loss attack's AUC on all patients of earlier requests."""
+    (of the unlearned model), `request`, and earlier_auc, the loss attack's AUC on all patients of earlier requests."""
     served, rows = ServedModel(Path(model).resolve()), []
     for entry in served.ledger:
         audit = served.folder / "requests" / f"{entry['number']:03d}" / "04_audit"
         compared = pd.read_csv(audit / "comparison.csv").set_index("model").loc[entry["approach"]]
         row = {"request": entry["number"], "images": entry["images"], **compared.drop("seed").to_dict()}
-        trained = read_manifest(served.folder / "02_train" / "original")["seconds"]
-        row["share_of_training"] = row["seconds"] / trained + (rows[-1]["share_of_training"] if rows else 0)
         earlier = audit / "earlier.csv"
         if earlier.is_file():
             table = pd.read_csv(earlier)

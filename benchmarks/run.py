@@ -1,0 +1,63 @@
+"""`make bench`, or `make bench ONLY="a b"`: run the benchmarks, keep their ratios in results.csv, draw results.png.
+
+Run it on an idle machine: a second process beside a training can slow it several times.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import fixed_costs
+import image_store
+import matplotlib.pyplot as plt
+import pandas as pd
+import scaling
+import training_epoch
+import unlearning_step
+from measure import RESULTS, keep
+from paper_memory import table
+
+from forget_mi.plots import COLOURS, set_style
+
+BENCHMARKS = {
+    "a": unlearning_step.small,
+    "b": training_epoch.rows,
+    "c": scaling.rows,
+    "d": image_store.rows,
+    "e": fixed_costs.notebooks,
+    "f": fixed_costs.memory,
+    "g": unlearning_step.paper,
+    "h": fixed_costs.audit,
+}
+
+
+def main(letters: list[str]) -> None:
+    """Run the named benchmarks, or all."""
+    unknown = [letter for letter in letters if letter not in BENCHMARKS]
+    if unknown:
+        raise SystemExit(f"benchmark {unknown[0]!r}: allowed are {', '.join(BENCHMARKS)}")
+    for letter in letters or BENCHMARKS:
+        keep(BENCHMARKS[letter]())
+    draw(pd.read_csv(RESULTS), RESULTS.with_suffix(".png"))
+    estimates = table()
+    print("\nmemory of the paper's model, estimates:", estimates.attrs["facts"])
+    print(estimates.to_string(index=False))
+
+
+def draw(rows: pd.DataFrame, path: Path) -> None:
+    """A row a ratio, with its spread, on a logarithmic axis."""
+    set_style()
+    rows = rows[rows.ratio > 0].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.27 * len(rows)))
+    for at, row in enumerate(rows.itertuples()):
+        axis.plot([max(row.low, 1e-3), row.high], [at, at], color=COLOURS["original"], lw=2)
+        axis.plot(row.ratio, at, "o", color=COLOURS["original"], ms=5)
+    axis.axvline(1, color=COLOURS["neutral"], lw=1, ls=":")
+    axis.set_yticks(range(len(rows)), [f"({r.benchmark}) {r.case}" for r in rows.itertuples()], fontsize=8)
+    axis.set(xscale="log", xlabel="ratio", ylim=(len(rows) - 0.5, -0.5))
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
