@@ -14,12 +14,11 @@ from functools import partial
 import numpy as np
 import torch
 from measure import Row, alternately
-from torch import Tensor
 
 from forget_mi.batches import Batch
 from forget_mi.cohorts import synthetic
 from forget_mi.devices import make_accelerator
-from forget_mi.models import NAMED, ModelConfig, build_model, build_tokenizer, joint_embedding_of
+from forget_mi.models import NAMED, Embeddings, ModelConfig, build_model, build_tokenizer, joint_embedding_of
 from forget_mi.perturb import noisy_images, noisy_report
 from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
 from forget_mi.unlearning import UnlearningData, forget_mi
@@ -45,7 +44,7 @@ def naive(model, data: UnlearningData, settings: forget_mi.Config, seed: int) ->
                 (z_retain, t_retain, (weights.ur, weights.mr)),
             ):
                 for i in range(len(z[0])):
-                    mine, other = (tuple(tower[i : i + 1] for tower in both) for both in (z, target))
+                    mine, other = (Embeddings(*(tower[i : i + 1] for tower in both)) for both in (z, target))
                     d = (torch.cat(mine, -1) - torch.cat(other, -1)).norm()
                     j = (joint(mine) - joint(other)).norm()
                     loss = loss + (unimodal * d + multimodal * j) / len(z[0])
@@ -84,7 +83,7 @@ def perturbed(batch: Batch, data: UnlearningData, settings, rng, generator) -> B
     return batch | {"images": images, "input_ids": text["input_ids"], "attention_mask": text["attention_mask"]}
 
 
-def embeddings(model, batch: Batch) -> tuple[Tensor, Tensor]:
+def embeddings(model, batch: Batch) -> Embeddings:
     """z of a batch."""
     return model(batch["images"], batch["input_ids"], batch["attention_mask"]).embeddings
 

@@ -216,7 +216,7 @@ def workflow(dot: str, jobs: Mapping[str, int]) -> Figure:
     edges = [(a, b) for a, b in edges if a in jobs and b in jobs]
     order = list(nx.topological_sort(nx.DiGraph(edges)))
     at = {name: (3 * column, 0) for column, name in enumerate(order)}
-    figure, axis = plt.subplots(figsize=(11, 2.6))
+    figure, axis = plt.subplots(figsize=(11, 3.2))
     for a, b in edges:
         far = order.index(b) - order.index(a)
         bend = "arc3,rad=0" if far == 1 else f"arc3,rad={-0.11 * far:.2f}"
@@ -232,7 +232,7 @@ def workflow(dot: str, jobs: Mapping[str, int]) -> Figure:
         text = f"{name}\n{jobs[name]} job{'s' if jobs[name] > 1 else ''}"
         box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": COLOURS["original"], "lw": 2}
         axis.text(x, y, text, ha="center", va="center", fontsize=11, bbox=box)
-    axis.set(xlim=(-1.2, 3 * len(order) - 1.8), ylim=(-0.8, 1.6))
+    axis.set(xlim=(-1.2, 3 * len(order) - 1.8), ylim=(-0.8, 2.4))
     axis.set_axis_off()
     return shown_once(figure)
 
