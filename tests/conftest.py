@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
+from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts import synthetic
 from forget_mi.cohorts.base import Cohort
 from forget_mi.devices import DeviceConfig, make_accelerator
 from forget_mi.models import ModelConfig
+from forget_mi.references import References
 from forget_mi.splits import SplitConfig, draw_request, split_by_patient
 from forget_mi.training import TrainingConfig, train_new
 from forget_mi.unlearning import UnlearningData
@@ -75,9 +77,33 @@ def original(cohort):
     return model, tokenizer
 
 
+def two_references(cohort: Cohort, first, second) -> References:
+    """Two models, each with its tokenizer, as references: every other training patient is a stranger to each."""
+    patients = cohort.table.patient_id[cohort.table.split == "train"].unique()
+    saved = {f"reference-{k}": Checkpoint(*pair, {}) for k, pair in enumerate((first, second), start=1)}
+    saw = {"reference-1": frozenset(patients[0::2]), "reference-2": frozenset(patients[1::2])}
+    return References(saved, saw, str)
+
+
 @pytest.fixture(scope="session")
-def unlearning_data(cohort, request_10, original):
-    return UnlearningData.from_cohort(cohort, request_10, original[1], TINY_MODEL.max_tokens)
+def references(cohort):
+    """Two tiny models, each trained on every other training patient."""
+    made = []
+    for k in (0, 1):
+        patients = cohort.table.patient_id[cohort.table.split == "train"].unique()[k::2]
+        rows = np.flatnonzero((cohort.table.split == "train") & cohort.table.patient_id.isin(patients))
+        accelerator = make_accelerator(DeviceConfig(device="cpu"))
+        training = TrainingConfig(epochs=2, batch_size=16)
+        made.append(
+            train_new(cohort, rows, TINY_MODEL, training, seed=2 + k, accelerator=accelerator, progress=False)[:2]
+        )
+    return two_references(cohort, *made)
+
+
+@pytest.fixture(scope="session")
+def unlearning_data(cohort, request_10, original, references):
+    data = UnlearningData.from_cohort(cohort, request_10, original[1], TINY_MODEL.max_tokens)
+    return references.teach(data, cohort)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from forget_mi.attacks.rmia import GAMMA, ratio, share_passed
 from forget_mi.attacks.svc import member_calls
 from forget_mi.metrics import TOWERS, Predictions, binary_auc
 from forget_mi.models import JointEmbedding
-from forget_mi.references import Shadows
 from forget_mi.roc import Roc
+from forget_mi.shadows import Shadows
 
 WIDTH = 6
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MODEL, differs, weights
+from conftest import TINY_MODEL, differs, two_references, weights
 
 from forget_mi import unlearning
 from forget_mi.devices import DeviceConfig, make_accelerator
@@ -21,6 +21,8 @@ from forget_mi.unlearning.steps import StepConfig, forget_only, paced_by_forget,
 # As small as they can be; every setting of a method with settings.
 CELLS = {
     "forget_mi-equal": {},
+    "forget_mi-held_out": {},
+    "held_out_targets": {},
     "fine_tune": {},
     "neg_grad": {},
     "neg_grad_plus": {},
@@ -61,7 +63,8 @@ def reports_only(cohort, request_10):
         accelerator=make_accelerator(DeviceConfig(device="cpu")),
         progress=False,
     )
-    return (model, tokenizer), UnlearningData.from_cohort(cohort, request_10, tokenizer, TINY_MODEL.max_tokens)
+    data = UnlearningData.from_cohort(cohort, request_10, tokenizer, TINY_MODEL.max_tokens)
+    return (model, tokenizer), two_references(cohort, *[(model, tokenizer)] * 2).teach(data, cohort)
 
 
 @pytest.mark.parametrize("cell", CELLS)

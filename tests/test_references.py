@@ -1,149 +1,232 @@
-"""Shadow models: who is in which, that they are whole, kept and of the right cohort, and what U-LiRA asks of them."""
+"""Reference models: whom each never saw, what they teach, and that they forget too."""
 
-import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-from conftest import TINY_MODEL, make_cohort
+import torch
+from conftest import TINY_MODEL, differs, make_cohort, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import entropy
 
-from forget_mi.attacks.lira import likelihood_ratio
-from forget_mi.devices import DeviceConfig
 from forget_mi.errors import InputError
-from forget_mi.references import (
-    ShadowConfig,
-    Shadows,
-    balanced_halves,
-    draw_shadow_request,
-    shadow_set,
-    unlearn_shadows,
-)
-from forget_mi.splits import rows_of
-from forget_mi.training import TrainingConfig
-from forget_mi.unlearning import fine_tune
+from forget_mi.metrics import predict
+from forget_mi.models import ModelOutput
+from forget_mi.references import ReferenceConfig, cohort_of, fold_of_patients, forget_in_references, rows_without
+from forget_mi.splits import Request
+from forget_mi.unlearning import UnlearningData, UnlearningLog, held_out_targets
+from forget_mi.unlearning.forget_mi import held_out_embeddings
+from forget_mi.unlearning.steps import StepConfig, set_rate
 
-TRAINING = TrainingConfig(epochs=1, batch_size=16)
+
+def in_training(patients: int, seed: int):
+    """A cohort of which everyone is in training; each patient has one to three images and mostly one label."""
+    rng = np.random.default_rng(seed)
+    label = np.concatenate([[0, 1] * 3, rng.integers(2, size=patients - 6)])
+    images = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
+    cohort = make_cohort([f"p{i}" for i in images], label[images].tolist())
+    return replace(cohort, table=cohort.table.assign(split="train")), label
+
+
+# ---- folds ----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(4, 40), st.integers(2, 6), st.integers(0, 99))
-def test_each_patient_is_in_half_of_the_models_and_each_class_in_halves(patients, pairs, seed):
-    rng = np.random.default_rng(seed)
-    label = rng.integers(2, size=patients)
-    images = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
-    cohort = make_cohort([f"p{i}" for i in images], label[images].tolist())
-    halves = balanced_halves(cohort, 2 * pairs, seed)
-    assert (halves.sum(0) == pairs).all()
-    assert (halves == balanced_halves(cohort, 2 * pairs, seed)).all()
+@given(st.integers(12, 40), st.integers(2, 3), st.integers(0, 99))
+def test_every_patient_is_a_stranger_to_one_reference_and_classes_are_spread(patients, folds, seed):
+    cohort, label = in_training(patients, seed)
+    config = ReferenceConfig(folds=folds, seed=seed)
+    found = fold_of_patients(cohort, config, {})
+    assert set(found) == set(cohort.table.patient_id)
+    assert found == fold_of_patients(cohort, config, {})
+    trained = [set(cohort.table.patient_id.iloc[rows_without(cohort, found, k)]) for k in range(folds)]
+    for patient, fold in found.items():
+        assert [patient in saw for saw in trained] == [k != fold for k in range(folds)]
     for which in (0, 1):
-        count = halves[:, label == which].sum(1)
-        assert (np.abs(count - (label == which).sum() / 2) <= 0.5).all()
-    assert (np.abs(halves.sum(1) - patients / 2) <= 1).all()
+        sizes = np.bincount([found[f"p{i}"] for i in np.flatnonzero(label == which)], minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
 
 
-@pytest.fixture(scope="module")
-def trained(cohort, tmp_path_factory):
-    from forget_mi.devices import make_accelerator
-
-    found = shadow_set(
-        tmp_path_factory.mktemp("shadows"), cohort, TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig()
+@settings(max_examples=20, deadline=None)
+@given(st.integers(12, 40), st.integers(0, 99), st.integers(0, 1))
+def test_a_lost_reference_is_made_again_for_those_who_are_left(patients, seed, lost):
+    cohort, _ = in_training(patients, seed)
+    config = ReferenceConfig(folds=2)
+    before = fold_of_patients(cohort, config, {})
+    gone = {"p1", "p4"}
+    left = replace(
+        cohort, table=cohort.table.assign(split=np.where(cohort.table.patient_id.isin(gone), "gone", "train"))
     )
-    with pytest.raises(InputError, match=r"4 of 4 shadow models are missing \(the first is shadow-00\); make shadows"):
-        found.shadows()
-    for number in range(4):
-        found.train(number, make_accelerator(DeviceConfig(device="cpu")), progress=False)
-    return found
+    there = config.names()[1 - lost]
+    known = {there: [p for p, fold in before.items() if fold != 1 - lost and p not in gone]}
+    again = fold_of_patients(left, config, known)
+    assert again == {patient: fold for patient, fold in before.items() if patient not in gone}
 
 
-def test_what_they_say_goes_with_who_they_know(trained, cohort):
-    shadows = trained.shadows()
-    assert len(shadows) == 4
-    assert shadows.member.shape == (4, len(cohort))
-    assert (shadows.member ^ shadows.stranger).all()
-    for number in range(4):
-        assert np.flatnonzero(shadows.member[number]).tolist() == trained.rows_of(number).tolist()
-        by_patient = pd.Series(shadows.member[number]).groupby(cohort.table.patient_id.to_numpy())
-        assert (by_patient.nunique() == 1).all()  # whole patients
-    assert (shadows.predictions[2].labels == cohort.table.label).all()
-
-
-def test_a_whole_model_is_kept_and_a_damaged_answer_is_named(trained, accelerator, tmp_path):
-    copy = replace(trained, folder=shutil.copytree(trained.folder, tmp_path / "copy"))
-    before = (copy.path(1) / "manifest.json").stat().st_mtime_ns
-    copy.train(1, accelerator, progress=False)
-    assert (copy.path(1) / "manifest.json").stat().st_mtime_ns == before
-    answers = copy.folder / "shadow-01.npz"
-    answers.write_bytes(answers.read_bytes()[:-200])
-    with pytest.raises(InputError, match=r"shadow-01\.npz: can't be read"):
-        copy.shadows()
-
-
-def test_shadow_models_of_another_cohort_are_refused(trained, tmp_path):
-    copy = replace(trained, folder=shutil.copytree(trained.folder, tmp_path / "copy"))
-    manifest = copy.path(3) / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "cohort_fingerprint": "0" * 16}))
+def test_a_cohort_too_small_for_folds_is_refused():
+    cohort = make_cohort(["a", "b", "c", "d"], [0, 0, 0, 1])
+    cohort = replace(cohort, table=cohort.table.assign(split="train"))
     with pytest.raises(
-        InputError, match=r"shadow-03: was trained on another cohort \(0000000000000000; the cohort here"
+        InputError, match=r"references\.folds = 2: cohort made has 1 training patient\(s\) of class 'yes'"
     ):
-        copy.shadows()
+        fold_of_patients(cohort, ReferenceConfig(folds=2), {})
+    # Two patients, but the label that makes up their mode hides that one fold lacks the other class.
+    cohort = make_cohort(["a", "a", "a", "b", "b", "c", "d", "d"], [0, 0, 1, 0, 0, 0, 0, 0])
+    cohort = replace(cohort, classes=("no",), table=cohort.table.assign(label=[0] * 8, split="train"))
+    assert set(fold_of_patients(cohort, ReferenceConfig(folds=2), {}).values()) == {0, 1}
 
 
-def test_another_configuration_has_another_folder_and_a_changed_one_is_refused(trained, cohort):
-    parent, same = trained.folder.parent, (TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig())
-    assert shadow_set(parent, cohort, *same).folder == trained.folder
-    longer = (TINY_MODEL, replace(TRAINING, epochs=2), *same[2:])
-    assert shadow_set(parent, cohort, *longer).folder != trained.folder
-    assert shadow_set(parent, cohort, *same[:2], ShadowConfig(count=4, seed=1), DeviceConfig()).folder != trained.folder
-    assert shadow_set(parent, cohort.select(range(60)), *same).folder != trained.folder
-    about = trained.folder / "shadows.json"
-    kept = about.read_text()
-    about.write_text(kept.replace('"epochs": 1', '"epochs": 7'))
-    with pytest.raises(InputError, match="were trained with another configuration"):
-        shadow_set(parent, cohort, *same)
-    about.write_text(kept)
+def test_a_class_that_one_reference_would_lack_is_refused():
+    # Both patients whose label is mostly 'yes' are known to the other reference alone.
+    cohort = make_cohort(["a", "b", "c", "d"], [0, 0, 1, 1])
+    cohort = replace(cohort, table=cohort.table.assign(split="train"))
+    with pytest.raises(InputError, match="reference-1: no training example of class 'yes' is left without its fold"):
+        fold_of_patients(cohort, ReferenceConfig(folds=2), {"reference-1": ["a", "b"]})
 
 
-def test_one_set_serves_every_split(trained, cohort):
-    other = replace(cohort, table=cohort.table.assign(split="train"))
-    same = (TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig())
-    assert shadow_set(trained.folder.parent, other, *same).folder == trained.folder
+# ---- teaching -------------------------------------------------------------------------------------------------------
 
 
-def test_saved_answers_come_back(trained, tmp_path):
-    shadows = trained.shadows().of(np.arange(20))
-    shadows.save(tmp_path / "some.npz")
-    again = Shadows.load(tmp_path / "some.npz", 20)
-    assert (again.member == shadows.member).all()
-    np.testing.assert_array_equal(again.predictions[3].text_logits, shadows.predictions[3].text_logits)
-    with pytest.raises(InputError, match="holds 20 records, 21 are asked for"):
-        Shadows.load(tmp_path / "some.npz", 21)
+def test_targets_come_from_the_reference_that_never_saw_the_patient(unlearning_data, references, accelerator):
+    said = held_out_targets.held_out(unlearning_data, accelerator, UnlearningLog())
+    seen = [predict(r.model, r.forget, accelerator) for r in unlearning_data.references]
+    strangers = np.stack([r.stranger for r in unlearning_data.references])
+    assert (strangers.sum(0) == 1).all()
+    assert strangers.any(1).all()
+    for reference, stranger, p in zip(unlearning_data.references, strangers, seen, strict=True):
+        for patient in np.unique(unlearning_data.forget.patients.numpy()[stranger]):
+            assert patient not in references.saw[reference.name]
+        np.testing.assert_allclose(said.image_logits.numpy()[stranger], p.image_logits[stranger], atol=1e-5)
+        np.testing.assert_allclose(said.text_logits.numpy()[stranger], p.text_logits[stranger], atol=1e-5)
 
 
-def test_requests_to_shadow_models_name_patients_they_know(cohort):
-    members, judged = rows_of(cohort, "train"), np.arange(0, len(cohort), 2)
-    for seed in range(10):
-        request = draw_shadow_request(cohort, members, judged, 6, np.random.default_rng(seed))
-        rows = np.flatnonzero(cohort.table.patient_id.isin(request.patients))
-        assert set(rows) <= set(members)
-        assert set(request.patients) <= set(cohort.table.patient_id.iloc[np.intersect1d(members, judged)])
-    assert len(draw_shadow_request(cohort, members, judged, 0, np.random.default_rng(0)).patients) == 1
+def test_the_log_counts_what_the_references_read(unlearning_data, accelerator):
+    log = UnlearningLog()
+    held_out_targets.held_out(unlearning_data, accelerator, log)
+    assert log.work == pytest.approx(len(unlearning_data.forget) / 3)
 
 
-def test_unlearned_shadow_models_know_what_they_forgot(trained, cohort, accelerator):
-    judged = np.concatenate([rows_of(cohort, "test"), rows_of(cohort, "train")[:20]])
-    method = fine_tune.Config(epochs=1, retain_batch=8)
-    made = {"requests": 2, "seed": 0, "accelerator": accelerator}
-    found = unlearn_shadows(trained, judged, 0.2, "fine_tune", method, **made)
-    assert len(found) == 8
-    assert not (found.member & found.stranger).any()
-    for number in range(4):
-        knew = np.isin(judged, trained.rows_of(number))
-        for draw in range(2):
-            assert found.member[2 * number + draw].any()
-            assert knew[found.member[2 * number + draw]].all()
-            assert (found.stranger[2 * number + draw] == ~knew).all()
-    assert np.isfinite(likelihood_ratio(found.predictions[0], found, "fused")).all()
+def test_a_patient_whom_every_reference_saw_is_refused_by_name(unlearning_data, references, cohort):
+    everyone = frozenset(cohort.table.patient_id)
+    spoiled = replace(references, saw=dict.fromkeys(references.saw, everyone), hashed=lambda p: f"p-{p}")
+    spoiled = replace(spoiled, saw=dict.fromkeys(references.saw, frozenset(f"p-{p}" for p in everyone)))
+    with pytest.raises(InputError, match="reference-1 and reference-2: trained on patient p-S0"):
+        spoiled.teach(unlearning_data, cohort)
+
+
+def test_without_references_the_method_says_what_it_needs(unlearning_data, original, accelerator):
+    bare = replace(unlearning_data, references=())
+    with pytest.raises(InputError, match=r"parameter references\.folds = 0: .* at least 2 folds"):
+        held_out_targets.unlearn(
+            original[0], bare, held_out_targets.Config(epochs=1), seed=0, accelerator=accelerator, progress=False
+        )
+    one = replace(unlearning_data, references=unlearning_data.references[:1])
+    with pytest.raises(InputError, match=r"\d+ of \d+ records of the request have no reference model"):
+        held_out_targets.held_out(one, accelerator, UnlearningLog())
+
+
+# ---- the loss -------------------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_is_scipys_and_zero_at_the_target():
+    rng = np.random.default_rng(0)
+    a, b = (torch.from_numpy(rng.normal(size=(5, 4))) for _ in range(2))
+    zero = torch.zeros(5, 0)
+    output, target = ModelOutput(a, b, zero, zero), ModelOutput(b, a, zero, zero)
+    p, q = a.softmax(-1).numpy(), b.softmax(-1).numpy()
+    by_hand = entropy(q, p, axis=-1).mean() + entropy(p, q, axis=-1).mean()
+    assert held_out_targets.divergence(output, target, 0.0).item() == pytest.approx(by_hand)
+    centred = (a - a.mean(-1, keepdim=True)) - (b - b.mean(-1, keepdim=True))
+    more = 0.5 * 2 * (centred**2).mean().item()
+    assert held_out_targets.divergence(output, target, 0.5).item() == pytest.approx(by_hand + more)
+    assert held_out_targets.divergence(output, output, 0.5).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_forgotten_record_ends_nearer_to_what_a_stranger_says(unlearning_data, original, accelerator):
+    target = held_out_targets.held_out(unlearning_data, accelerator, UnlearningLog())
+    config = held_out_targets.Config(epochs=12, learning_rate=3e-3)
+
+    def distance(model) -> float:
+        batch = unlearning_data.forget.__getitems__(range(len(unlearning_data.forget)))
+        with torch.no_grad():
+            output = model.eval()(batch["images"], batch["input_ids"], batch["attention_mask"])
+        return held_out_targets.divergence(output, target, 0.1).item()
+
+    unlearned, log = held_out_targets.unlearn(
+        original[0], unlearning_data, config, seed=0, accelerator=accelerator, progress=False
+    )
+    assert distance(unlearned) < 0.5 * distance(original[0])
+    row = log.epochs[0]
+    assert row["total"] == pytest.approx(row["forget"] + row["retain"] + config.labels * row["labels"], rel=1e-5)
+
+
+def test_a_linear_schedule_rises_for_a_tenth_and_ends_at_zero():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rates = []
+    for progress in (0.05, 0.1, 0.55, 1.0):
+        set_rate(optimizer, StepConfig(learning_rate=0.2, schedule="linear"), progress)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.2, 0.1, 0.0])
+    set_rate(optimizer, StepConfig(learning_rate=0.2), 0.9)
+    assert optimizer.param_groups[0]["lr"] == 0.2
+
+
+def test_held_out_embeddings_lie_where_the_original_puts_strangers(unlearning_data, original, accelerator):
+    # A reference that is F_og itself has nothing to be carried over: the map is the identity, as far as ridge goes.
+    same = tuple(replace(r, model=original[0], forget=unlearning_data.forget, validation=unlearning_data.validation)
+                 for r in unlearning_data.references)  # fmt: skip
+    z = held_out_embeddings(original[0], replace(unlearning_data, references=same), accelerator, UnlearningLog())
+    seen = predict(original[0], unlearning_data.forget, accelerator)
+    for found, own in ((z.image, seen.image_embedding), (z.text, seen.text_embedding)):
+        assert np.abs(found.numpy() - own).mean() < 0.5 * own.std(0).mean()  # ridge shrinks
+
+
+# ---- the references forget too --------------------------------------------------------------------------------------
+
+
+def test_each_reference_forgets_its_part_by_the_targets_of_the_other(references, cohort, request_10, accelerator):
+    config = held_out_targets.Config(epochs=1)
+    before = {name: weights(saved.model) for name, saved in references.checkpoints.items()}
+    forgot = forget_in_references(
+        references, cohort, request_10, "held_out_targets", config, seed=0, accelerator=accelerator
+    )
+    for name, done in forgot.items():
+        mine = set(request_10.patients) & references.saw[name]
+        assert (done.log is not None) == bool(mine)
+        assert differs(before[name], done.model.state_dict()) == bool(mine)
+        assert not differs(before[name], references.checkpoints[name].model.state_dict())
+    assert sum(done.log is not None for done in forgot.values()) >= 1
+
+
+def test_a_reference_retains_only_what_it_was_trained_on(references, cohort):
+    own = cohort_of(references, "reference-1", cohort)
+    train = set(own.table.patient_id[own.table.split == "train"])
+    assert train == references.saw["reference-1"]
+    assert (own.table.split == "validation").sum() == (cohort.table.split == "validation").sum()
+
+
+def test_a_request_that_one_reference_never_saw_leaves_it_alone(references, cohort, accelerator):
+    patient = sorted(references.saw["reference-1"])[0]
+    config = held_out_targets.Config(epochs=1)
+    forgot = forget_in_references(
+        references, cohort, Request("one", (patient,)), "held_out_targets", config, seed=0, accelerator=accelerator
+    )
+    assert forgot["reference-2"].log is None
+    assert forgot["reference-2"].seconds == 0
+    assert forgot["reference-2"].model is references.checkpoints["reference-2"].model
+    assert forgot["reference-1"].log is not None
+
+
+def test_the_judges_are_never_the_teachers():
+    """Shadow models and references share no seed, and shadows are trained on the whole cohort's patients."""
+    from forget_mi import shadows
+    from forget_mi.runs import open_run
+
+    taught = [s for seed in range(40) for s in open_run("tiny", overrides={"seed": seed}).reference_seeds().values()]
+    assert max(taught) < shadows.SEEDS
+
+
+def test_data_without_references_is_as_before(cohort, request_10, original):
+    data = UnlearningData.from_cohort(cohort, request_10, original[1], TINY_MODEL.max_tokens)
+    assert data.references == ()

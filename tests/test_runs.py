@@ -27,8 +27,8 @@ def test_no_two_models_of_a_study_share_a_seed():
     seeds = []
     for seed in range(3):
         run = open_run("tiny", overrides={"seed": seed, "retrained": 6})
-        seeds += [run.original_seed, *run.retrained_seeds().values()]
-    assert len(seeds) == len(set(seeds)) == 21
+        seeds += [run.original_seed, *run.retrained_seeds().values(), *run.reference_seeds().values()]
+    assert len(seeds) == len(set(seeds)) == 27
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,11 @@ def test_no_two_models_of_a_study_share_a_seed():
         ({"seed": "one"}, "parameter seed = 'one'"),
         ({"retrained": -1}, "parameter retrained = -1"),
         ({"shadows.count": 5}, r"parameter shadows\.count = 5: an even number of at least 4"),
+        ({"references.folds": 1}, r"parameter references\.folds = 1: 0 \(none\), or at least 2"),
+        (
+            {"references.folds": 0, "unlearning": {"method": "held_out_targets"}},
+            r"parameter references\.folds = 0: method held_out_targets learns from reference models",
+        ),
         ({"shadows.missing": "guess"}, r"shadows\.missing = 'guess'"),
         ({"training.epochs": 0}, r"parameter training\.epochs = 0"),
         ({"training.epoch": 3}, r"unknown parameter training\.epoch = 3; allowed are epochs"),

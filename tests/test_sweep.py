@@ -26,7 +26,7 @@ NOT_TIMES = ["seconds", "share_of_retraining"]
 
 def test_every_setting_of_every_method_is_an_approach():
     assert {"scrub-last", "scrub-rewind", "ssd", "retrain"} < set(approaches())
-    assert sum(name.startswith("forget_mi-") for name in approaches()) == 5
+    assert sum(name.startswith("forget_mi-") for name in approaches()) == 6
     assert parts_of("forget_mi-no_noise") == ("forget_mi", "no_noise")
     assert parts_of("salun") == ("salun", None)
 

@@ -1,4 +1,4 @@
-"""`python -m forget_mi run`, `forget`, `shadows`, `sweep`, `tune`, `results` and more: what the Makefile calls."""
+"""`python -m forget_mi run`, `forget`, `sweep`, `tune`, `beyond`, `results` and more: what the Makefile calls."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     sweep = commands.add_parser("sweep", help="run the grid of a profile through Snakemake")
     tune = commands.add_parser("tune", help="choose each approach's hyper-parameters for a profile")
     shadows = commands.add_parser("shadows", help="train the shadow models of a profile's cohort")
-    for command in (sweep, tune, shadows):
+    beyond = commands.add_parser("beyond", help="the studies past the paper, and figures/beyond.csv")
+    for command in (sweep, tune, shadows, beyond):
         command.add_argument("profile", help="a name in params/, or a path to a YAML file")
         command.add_argument("--data", type=Path, help="the data folder (cohort.root)")
-        if command is not shadows:
+        if command in (sweep, tune):
             command.add_argument("--folder", help="where it goes")
         command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
         command.epilog = "What follows -- goes to snakemake, as in: sweep demo -- --dry-run"
@@ -54,6 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     shadow_one.add_argument("outcome", type=Path)
     shadow_one.add_argument("--run-dir", required=True)
     shadow_one.add_argument("--set-json", type=json.loads, default={}, metavar="{NAME: VALUE, ...}")
+    part = commands.add_parser("beyond-part", help="one study of make beyond, as the workflow calls it")
+    part.add_argument("profile")
+    part.add_argument("part")
+    part.add_argument("seed", type=int)
+    part.add_argument("table", type=Path)
+    part.add_argument("--folder", required=True)
+    part.add_argument("--set-json", type=json.loads, default={}, metavar="{NAME: VALUE, ...}")
     export = commands.add_parser("export", help="write a profile's cohort in MIMIC-CXR's layout")
     export.add_argument("profile")
     export.add_argument("folder", type=Path)
@@ -73,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:at])
     options.snakemake = arguments[at + 1 :]
-    if options.snakemake and options.command not in ("sweep", "tune", "shadows"):
+    if options.snakemake and options.command not in ("sweep", "tune", "shadows", "beyond"):
         parser.error(f"{options.command} takes nothing after --")
     try:
         return COMMANDS[options.command](options)
@@ -122,6 +130,19 @@ def _tune(options: argparse.Namespace) -> int:
     from forget_mi.workflow import run_tuning
 
     return run_tuning(options.profile, options.folder, _overrides(options), options.snakemake)
+
+
+def _beyond(options: argparse.Namespace) -> int:
+    from forget_mi.workflow import run_beyond
+
+    return run_beyond(options.profile, _overrides(options), options.snakemake)
+
+
+def _beyond_part(options: argparse.Namespace) -> int:
+    from forget_mi.workflow import run_beyond_part
+
+    run_beyond_part(options.profile, options.folder, options.part, options.seed, options.table, options.set_json)
+    return 0
 
 
 def _tune_one(options: argparse.Namespace) -> int:
@@ -229,6 +250,8 @@ COMMANDS = {
     "tune-one": _tune_one,
     "shadow-one": _shadow_one,
     "shadows": _shadows,
+    "beyond": _beyond,
+    "beyond-part": _beyond_part,
     "forget": _forget,
     "drift": _drift,
     "dag": _dag,

@@ -30,8 +30,8 @@ from forget_mi.metrics import (
 )
 from forget_mi.models import JointEmbedding, joint_embedding_of
 from forget_mi.params import config
-from forget_mi.references import Shadows
 from forget_mi.roc import Roc
+from forget_mi.shadows import Shadows
 from forget_mi.splits import Request, rows_of
 
 SETS = ("forget", "retain", "validation", "test")

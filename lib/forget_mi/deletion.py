@@ -15,7 +15,6 @@ each audit looks at them again.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ import yaml
 from forget_mi.audit import FORGOTTEN
 from forget_mi.checkpoints import MANIFEST, read_manifest
 from forget_mi.cohorts.base import Cohort
-from forget_mi.cohorts.pseudonyms import pseudonym, run_salt
+from forget_mi.cohorts.pseudonyms import run_salt
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.pipeline import run_chain
@@ -38,8 +37,6 @@ from forget_mi.profiles import SECTIONS, Params, resolve
 from forget_mi.report import write_report
 from forget_mi.runs import Run, open_run, shown
 from forget_mi.splits import Request, check_request, in_cohort, read_forget_csv
-
-HASHED = re.compile(r"p-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,12 @@ class ServedModel:
             return self.folder / "02_train" / "original"
         return self.folder / self.ledger[-1]["checkpoint"]
 
+    def reference(self, name: str) -> Path | None:
+        """The folder of a reference model as it is now: the last request's, or the run's; None where it is lost, or was
+        left behind by a request that was served without it."""
+        folder = self.checkpoint().parent / (name if not self.ledger else f"references/{name}")
+        return folder if (folder / MANIFEST).is_file() else None
+
     def cohort(self) -> Cohort:
         """The run's cohort, with the patients of served requests on the side 'forgotten'."""
         cohort = Run(self.folder, self.params).cohort()
@@ -90,7 +93,7 @@ class ServedModel:
 
     def hashed(self, patient: str) -> str:
         """A patient's id as ledger and reports show it."""
-        return patient if HASHED.fullmatch(patient) else pseudonym(run_salt(self.folder), "patient_id", patient)
+        return Run(self.folder, self.params).hashed(patient)
 
     def request(self, cohort: Cohort, patients: Path) -> Request:
         """The request in a forget CSV.
@@ -170,8 +173,29 @@ def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path,
         # To this request it is the original, whatever made it; the cost to compare with is that of training.
         facts = {**manifest, "method": "original", "setting": "", "request": None, "seconds": base["seconds"]}
         write_text(temporary / MANIFEST, json.dumps(facts, indent=2) + "\n")
-    run.finish("02_train", cohort_fingerprint=cohort.fingerprint, models={"original": manifest["weights_sha256"]})
+    hashes = {"original": manifest["weights_sha256"]}
+    if run.needs_references:
+        hashes |= lay_out_references(served, run, cohort, request)
+    run.finish("02_train", cohort_fingerprint=cohort.fingerprint, models=hashes)
     return run
+
+
+def lay_out_references(served: ServedModel, run: Run, cohort: Cohort, request: Request) -> dict[str, str]:
+    """The reference models as they are now, in a request's 02_train; their hashes by name. One that is lost is trained
+    again, on those who are still in training: no served patient is among them."""
+    trained = run.stage("02_train")
+    for name in run.reference_seeds():
+        now = served.reference(name)
+        if now is not None:
+            with replace_when_whole(trained / name) as temporary:
+                shutil.copytree(now, temporary)
+    hashes = {}
+    for name in run.reference_seeds():
+        if (trained / name / MANIFEST).is_file():
+            hashes[name] = read_manifest(trained / name)["weights_sha256"]
+        else:
+            hashes[name] = run.train(name, cohort, request, run.accelerator())["weights_sha256"]
+    return hashes
 
 
 def drift(model: Path) -> pd.DataFrame:

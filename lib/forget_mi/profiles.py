@@ -16,7 +16,8 @@ from forget_mi.devices import DeviceConfig
 from forget_mi.errors import InputError
 from forget_mi.models import ModelConfig, model_config
 from forget_mi.params import build
-from forget_mi.references import ShadowConfig
+from forget_mi.references import ReferenceConfig
+from forget_mi.shadows import ShadowConfig
 from forget_mi.splits import RequestConfig, SplitConfig
 from forget_mi.sweep import SweepConfig
 from forget_mi.training import TrainingConfig
@@ -24,8 +25,8 @@ from forget_mi.tuning import TuningConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = (
-    "seed", "cohort", "split", "request", "model", "training", "retrained", "unlearning", "audit", "shadows",
-    "device", "tuning", "sweep",
+    "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "audit",
+    "shadows", "device", "tuning", "sweep",
 )  # fmt: skip
 
 
@@ -35,9 +36,9 @@ class Params:
 
     seed: of the split, the request, the training and the unlearning, unless their sections say otherwise. cohort: the
     settings of the source, with its name. retrained: how many models are retrained without the request; more than one
-    shows how far two honest models lie apart, and 0 is what a real user has. shadows: the models that teach the attacks
-    of the audit. method, unlearning: the unlearning method and its settings. tuning: how
-    make tune chooses them. sweep: what make sweep compares.
+    shows how far two honest models lie apart, and 0 is what a real user has. references: models that teach some methods
+    what a stranger looks like. shadows: the models that teach the attacks of the audit. method, unlearning: the
+    unlearning method and its settings. tuning: how make tune chooses them. sweep: what make sweep compares.
     """
 
     profile: str
@@ -48,6 +49,7 @@ class Params:
     model: ModelConfig
     training: TrainingConfig
     retrained: int
+    references: ReferenceConfig
     method: str
     unlearning: Any
     audit: AuditConfig
@@ -125,6 +127,12 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         raise InputError(f"unknown section {unknown[0]!r} in profile {profile}; allowed are {', '.join(SECTIONS)}")
     seed = _whole_number(values.get("seed", 0), "seed", 0)
     method, method_values = unlearning_values(values.get("unlearning"))
+    references = build(ReferenceConfig, {"seed": seed, **(values.get("references") or {})}, "references")
+    settings_of_method = build(unlearning.find(method).Config, method_values, "unlearning")
+    if references.folds == 0 and unlearning.needs_references(method, getattr(settings_of_method, "setting", None)):
+        raise InputError(
+            f"parameter references.folds = 0: method {method} learns from reference models; at least 2 folds are needed"
+        )
     source = (values.get("cohort") or {}).get("source")
     settings, _ = cohorts.cohort_settings(anchored(values.get("cohort"), "root", "reports"))
     request = anchored(values.get("request"), "csv") or {"fraction": 0.1}
@@ -137,8 +145,9 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         model=model_config(values.get("model")),
         training=build(TrainingConfig, values.get("training"), "training"),
         retrained=_whole_number(values.get("retrained", 2), "retrained", 0),
+        references=references,
         method=method,
-        unlearning=build(unlearning.find(method).Config, method_values, "unlearning"),
+        unlearning=settings_of_method,
         audit=build(AuditConfig, values.get("audit"), "audit"),
         shadows=build(ShadowConfig, values.get("shadows"), "shadows"),
         device=build(DeviceConfig, values.get("device"), "device"),

@@ -1,305 +1,197 @@
-"""Models that never saw a given patient: shadow models, each trained on one half of a cohort's patients, from which an
-attacker learns what a record looks like to a model that knows it and to one that doesn't.
+"""Reference models: each never saw one fold of the training patients, and says of them what a stranger's record says
+(cross-fitting; method.md, 'Past the paper'). They teach; the models that judge are in shadows.py.
 
-They belong to a cohort, not to a run: one set serves every split, request and method. Its folder is
-runs/shadows/<cohort>-<key>/, where the key changes with the cohort, the model, the training and the code that trains.
+They belong to a split of a cohort: trained once, beside the original, they serve every later request, and forget its
+patients too, each by the targets of another.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 from accelerate import Accelerator
 from pydantic import Field
+from sklearn.model_selection import StratifiedKFold
 
-from forget_mi.batches import make_examples
-from forget_mi.checkpoints import MANIFEST, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
-from forget_mi.code import code_fingerprint
+from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
 from forget_mi.errors import InputError
-from forget_mi.files import replace_when_whole, sha256_of_text, write_text
-from forget_mi.metrics import Predictions, predict
-from forget_mi.models import ModelConfig
+from forget_mi.models import ImageTextModel
 from forget_mi.params import config
-from forget_mi.splits import Request
-from forget_mi.training import TrainingConfig, train_new
-from forget_mi.unlearning import UnlearningData, find
-
-# Shadow models share no seed with a run's models, which are 1000 x seed + k with k small.
-SEEDS = 900_000
+from forget_mi.splits import Request, rows_of
+from forget_mi.unlearning import UnlearningData, UnlearningLog, find
+from forget_mi.unlearning.base import Reference
 
 
 @config
-class ShadowConfig:
-    """count: of shadow models, even, so that each patient is in exactly half of them; 0 for none (the attacks that need
-    them are then left out). seed: of the halves. missing: what an audit does where models are missing: 'train' trains
-    them then and there; 'leave_out' does without the attacks that need them, and says so (make shadows trains them)."""
+class ReferenceConfig:
+    """folds: into how many the training patients are cut; one reference model is trained without each, so that two
+    cost about one training in all, and more cost folds - 1. 0 for none: methods that learn from them are then refused.
+    seed: of the cut."""
 
-    count: Annotated[int, Field(ge=0, le=512)] = 0
+    folds: Annotated[int, Field(ge=0, le=20)] = 2
     seed: Annotated[int, Field(ge=0)] = 0
-    missing: Literal["train", "leave_out"] = "leave_out"
 
     def __post_init__(self):
-        if self.count % 2 or self.count == 2:
+        if self.folds == 1:
+            raise InputError("parameter references.folds = 1: 0 (none), or at least 2")
+
+    def names(self) -> list[str]:
+        """reference-1, reference-2, ..."""
+        return [f"reference-{k + 1}" for k in range(self.folds)]
+
+
+def fold_of_patients(cohort: Cohort, settings: ReferenceConfig, known: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """The fold of each training patient, 0 to folds - 1: the one reference model that is not trained on them.
+
+    Folds are stratified by the patients' most frequent label. known: by name, the patients that references which are
+    there already were trained on; whom one of them alone does not know stays in its fold, so that a reference that was
+    lost is made again for the same patients (those who are still in training).
+
+    Raises InputError where a fold, or what is left without it, would lack a class.
+    """
+    table = cohort.table.iloc[rows_of(cohort, "train")]
+    label = table.groupby("patient_id", sort=False).label.agg(lambda labels: labels.mode().iloc[0])
+    names, folds = settings.names(), {}
+    for k, name in enumerate(names):
+        if name in known:
+            folds |= dict.fromkeys(label.index.difference(list(known[name]), sort=False), k)
+    missing = [k for k, name in enumerate(names) if name not in known]
+    left = label[~label.index.isin(list(folds))]
+    if len(missing) == 1:
+        folds |= dict.fromkeys(left.index, missing[0])
+    elif missing:
+        _check_classes(cohort, left.value_counts(), settings)
+        cut = StratifiedKFold(len(missing), shuffle=True, random_state=settings.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # classes with fewer patients than folds: checked above and below
+            for k, (_, away) in zip(missing, cut.split(left, left), strict=True):
+                folds |= dict.fromkeys(left.index[away], k)
+    _check_models(cohort, folds, settings)
+    return folds
+
+
+def rows_without(cohort: Cohort, folds: Mapping[str, int], fold: int) -> np.ndarray:
+    """Training rows of everyone outside of a fold: what its reference model is trained on."""
+    train = rows_of(cohort, "train")
+    return train[cohort.table.patient_id.iloc[train].map(folds).to_numpy() != fold]
+
+
+def _check_classes(cohort: Cohort, patients, settings: ReferenceConfig) -> None:
+    for label, name in enumerate(cohort.classes):
+        if patients.get(label, 0) < settings.folds:
             raise InputError(
-                f"parameter shadows.count = {self.count}: an even number of at least 4 is allowed (each patient is in "
-                "half of the models, and a spread needs two on either side), or 0 for none"
+                f"parameter references.folds = {settings.folds}: cohort {cohort.name} has {patients.get(label, 0)} "
+                f"training patient(s) of class {name!r}, and each fold needs one; allowed are fewer folds, or 0 (none)"
             )
 
 
-def balanced_halves(cohort: Cohort, count: int, seed: int) -> np.ndarray:
-    """Which patients each shadow model is trained on: bool (count, patients), patients in the order of the table.
-
-    Each model has half of the patients of each class (by a patient's most frequent label), to within one; each patient
-    is in exactly half of the models, since models come in pairs of complements (Carlini et al., 2022).
-    """
-    patients = cohort.table.patient_id.unique()
-    label = cohort.table.groupby("patient_id").label.agg(lambda labels: labels.mode().iloc[0])
-    strata = label.loc[patients].to_numpy()
-    halves = np.zeros((count, len(patients)), dtype=bool)
-    rng = np.random.default_rng([seed, 29])
-    for pair in range(count // 2):
-        # Odd classes give their extra patient to one half and the other in turn.
-        spare = int(rng.integers(2))
-        for stratum in np.unique(strata):
-            members = rng.permutation(np.flatnonzero(strata == stratum))
-            cut = (len(members) + spare) // 2
-            spare = 1 - spare if len(members) % 2 else spare
-            halves[2 * pair, members[:cut]] = True
-        halves[2 * pair + 1] = ~halves[2 * pair]
-    return halves
-
-
-@dataclass(frozen=True)
-class Shadows:
-    """What shadow models say of some records. predictions: one a model. member: bool (models, records), whether the
-    model was trained on the record (where the models were unlearned: was trained on it, then made to forget it).
-    stranger: bool (models, records), whether it never saw the record."""
-
-    predictions: Sequence[Predictions]
-    member: np.ndarray
-    stranger: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.predictions)
-
-    def of(self, records: np.ndarray) -> Shadows:
-        """The same models on some of the records."""
-        return Shadows(
-            [p.select(records) for p in self.predictions], self.member[:, records], self.stranger[:, records]
-        )
-
-    def save(self, path: Path) -> None:
-        """One .npz file, whole or not at all. Embeddings are kept in half precision: nothing reads them finer."""
-        arrays = {"member": self.member, "stranger": self.stranger}
-        for name in Predictions.__dataclass_fields__:
-            stacked = np.stack([getattr(p, name) for p in self.predictions])
-            arrays[name] = stacked.astype(np.float16) if name.endswith("embedding") else stacked
-        with replace_when_whole(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-
-    @classmethod
-    def load(cls, path: Path, records: int) -> Shadows:
-        """What `save` wrote. Raises InputError where it is damaged or of another number of records."""
-        try:
-            with np.load(path) as file:
-                stacked = {name: file[name] for name in Predictions.__dataclass_fields__}
-                member, stranger = file["member"], file["stranger"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: can't be read ({error}); remove it, and it is made again") from None
-        if member.shape[1] != records:
-            raise InputError(f"{path}: holds {member.shape[1]} records, {records} are asked for; remove it")
-        models = range(len(member))
-        return cls([Predictions(**{name: a[k] for name, a in stacked.items()}) for k in models], member, stranger)
-
-
-@dataclass(frozen=True)
-class ShadowSet:
-    """The shadow models of a cohort in their folder, whether trained already or not."""
-
-    folder: Path
-    cohort: Cohort
-    model: ModelConfig
-    training: TrainingConfig
-    settings: ShadowConfig
-
-    @cached_property
-    def halves(self) -> np.ndarray:
-        """bool (count, patients), see `balanced_halves`."""
-        return balanced_halves(self.cohort, self.settings.count, self.settings.seed)
-
-    @cached_property
-    def _codes(self) -> np.ndarray:
-        return pd.factorize(self.cohort.table.patient_id)[0]
-
-    def rows_of(self, number: int) -> np.ndarray:
-        """Table rows that a shadow model is trained on."""
-        return np.flatnonzero(self.halves[number][self._codes])
-
-    def path(self, number: int) -> Path:
-        """Of a shadow model's folder."""
-        return self.folder / f"shadow-{number:02d}"
-
-    def trained(self) -> list[int]:
-        """The numbers of the models that are whole."""
-        return [n for n in range(self.settings.count) if (self.path(n) / MANIFEST).is_file()]
-
-    def train(self, number: int, accelerator: Accelerator, *, progress: bool = True) -> None:
-        """Train one model and keep what it says of every record; where it is whole already, do nothing. A training that
-        was killed goes on from its last whole epoch."""
-        folder, cohort = self.path(number), self.cohort
-        if (folder / MANIFEST).is_file():
-            return
-        rows = self.rows_of(number)
-        # Its validation patients are some that it does not train on.
-        away = np.random.default_rng([self.settings.seed, number, 31]).permutation(np.flatnonzero(~self.halves[number]))
-        watched = np.isin(self._codes, away[: max(1, len(away) // 5)])
-        split = np.where(watched, "validation", "test").astype(object)
-        split[rows] = "train"
-        seed = SEEDS + 1000 * self.settings.seed + number
-        state = folder.with_name(f".{folder.name}.state")
-        model, tokenizer, log = train_new(
-            replace(cohort, table=cohort.table.assign(split=split)),
-            rows,
-            self.model,
-            self.training,
-            seed=seed,
-            accelerator=accelerator,
-            state_folder=state,
-            description=folder.name,
-            progress=progress,
-        )
-        everyone = make_examples(cohort, np.arange(len(cohort)), tokenizer, self.model.max_tokens)
-        seen = predict(model.to(accelerator.device), everyone, accelerator)
-        member = np.isin(np.arange(len(cohort)), rows)[None]
-        Shadows([seen], member, ~member).save(self._says(number))
-        facts = {"cohort_fingerprint": cohort.fingerprint, "method": "shadow", "seed": seed, "seconds": log.seconds}
-        save_checkpoint(folder, model, tokenizer, facts)
-        shutil.rmtree(state, ignore_errors=True)
-
-    def load(self, number: int) -> Checkpoint:
-        """One of the models. Raises InputError where it is missing or damaged."""
-        return load_checkpoint(self.path(number), fingerprint=self.cohort.fingerprint)
-
-    def shadows(self) -> Shadows:
-        """What all of them say of every record.
-
-        Raises InputError where one is missing, or belongs to another cohort.
-        """
-        missing = sorted(set(range(self.settings.count)) - set(self.trained()))
+def _check_models(cohort: Cohort, folds: Mapping[str, int], settings: ReferenceConfig) -> None:
+    table = cohort.table.iloc[rows_of(cohort, "train")]
+    for k, name in enumerate(settings.names()):
+        missing = set(table.label) - set(table.label[table.patient_id.map(folds) != k])
         if missing:
             raise InputError(
-                f"{self.folder}: {len(missing)} of {self.settings.count} shadow models are missing (the first is "
-                f"{self.path(missing[0]).name}); make shadows trains them"
+                f"{name}: no training example of class {cohort.classes[min(missing)]!r} is left without its fold; the "
+                "cohort is too small for reference models"
             )
-        seen = []
-        for number in range(self.settings.count):
-            fingerprint = read_manifest(self.path(number))["cohort_fingerprint"]
-            if fingerprint != self.cohort.fingerprint:
-                raise InputError(
-                    f"{self.path(number)}: was trained on another cohort ({fingerprint}; the cohort here is "
-                    f"{self.cohort.fingerprint}); remove {self.folder} and train the shadow models again"
-                )
-            seen.append(Shadows.load(self._says(number), len(self.cohort)))
-        member = np.concatenate([each.member for each in seen])
-        return Shadows([each.predictions[0] for each in seen], member, ~member)
-
-    def _says(self, number: int) -> Path:
-        return self.folder / f"shadow-{number:02d}.npz"
 
 
-def shadow_set(
-    parent: Path, cohort: Cohort, model: ModelConfig, training: TrainingConfig, settings: ShadowConfig, device: Any
-) -> ShadowSet:
-    """The shadow models of a cohort below `parent`; shadow.json in their folder says what they were made of.
-
-    device: the section of the params, which changes the numbers. Raises InputError where the folder was made with
-    another configuration.
-    """
-    made_of = {
-        "cohort": cohort.fingerprint,
-        "model": asdict(model),
-        "training": asdict(training),
-        "device": asdict(device),
-        "shadows": {"count": settings.count, "seed": settings.seed},
-        "library": code_fingerprint("training", "devices"),
-    }
-    made_of = json.loads(json.dumps(made_of, default=str))
-    key = sha256_of_text(json.dumps(made_of, sort_keys=True))[:12]
-    folder = Path(parent) / f"{cohort.name}-{key}"
-    about = folder / "shadows.json"
-    if about.is_file() and json.loads(about.read_text()) != made_of:
-        raise InputError(f"{about}: these shadow models were trained with another configuration; remove the folder")
-    found = ShadowSet(folder, cohort, model, training, settings)
-    if settings.count and not about.is_file():
-        write_text(about, json.dumps(made_of, indent=2) + "\n")
-    return found
+# ---- what they teach ------------------------------------------------------------------------------------------------
 
 
-# ---- shadow models that are themselves unlearned (U-LiRA) -----------------------------------------------------------
+@dataclass(frozen=True)
+class References:
+    """Trained reference models by name, and `saw`, by name the patients (hashed) that each was trained on and has not
+    forgotten. hashed: an id of the cohort's table as `saw` has it."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    saw: Mapping[str, frozenset[str]]
+    hashed: Callable[[str], str]
+
+    def __bool__(self) -> bool:
+        return len(self.checkpoints) > 0
+
+    def teach(self, data: UnlearningData, cohort: Cohort, without: str | None = None) -> UnlearningData:
+        """The data of a request with what teaches a model to forget it: for each record of D_f the references (all but
+        `without`) that never saw its patient.
+
+        Raises InputError, with the references' names and the hashed patient, where each of them did.
+        """
+        patients = cohort.table.patient_id.iloc[data.forget.rows.numpy()]
+        names = [name for name in self.checkpoints if name != without]
+        stranger = {
+            name: np.array([self.hashed(patient) not in self.saw[name] for patient in patients], dtype=bool)
+            for name in names
+        }
+        known = ~np.any(list(stranger.values()), axis=0) if names else np.ones(len(patients), dtype=bool)
+        if known.any():
+            raise InputError(
+                f"{' and '.join(names) or 'no reference'}: trained on patient "
+                f"{self.hashed(patients.iloc[int(known.argmax())])}, whom the request names; only a reference "
+                "that never saw the patient can teach: train them again (remove their folders)"
+            )
+        teachers = tuple(Reference.on(name, self.checkpoints[name], data, cohort, stranger[name]) for name in names)
+        return replace(data, references=teachers)
 
 
-def draw_shadow_request(
-    cohort: Cohort, members: np.ndarray, judged: np.ndarray, images: int, rng: np.random.Generator
-) -> Request:
-    """A deletion request to a shadow model: patients of its training rows `members`, drawn from those of the rows
-    `judged` (D_f and D_t, whose scores are wanted), until they have about `images` images, at least one patient and at
-    most half of those it knows."""
-    table = cohort.table.iloc[np.intersect1d(members, judged)]
-    sizes = table.groupby("patient_id", sort=False).size()
-    order = rng.permutation(len(sizes))
-    taken = max(1, int(np.searchsorted(np.cumsum(sizes.to_numpy()[order]), images + 0.5)))
-    known = cohort.table.patient_id.iloc[members].nunique()
-    return Request("shadow", tuple(sizes.index[order[: min(taken, known // 2)]]))
+@dataclass(frozen=True)
+class Forgot:
+    """What a request did to one reference: its model afterwards, the log (None where it had not seen the patients)."""
+
+    model: ImageTextModel
+    log: UnlearningLog | None
+
+    @property
+    def seconds(self) -> float:
+        """What it cost."""
+        return 0.0 if self.log is None else self.log.seconds
 
 
-def unlearn_shadows(
-    shadows: ShadowSet,
-    judged: np.ndarray,
-    fraction: float,
+def forget_in_references(
+    references: References,
+    cohort: Cohort,
+    request: Request,
     method: str,
     settings: Any,
     *,
-    requests: int,
     seed: int,
     accelerator: Accelerator,
-) -> Shadows:
-    """Shadow models after `method` made each forget a request of its own (Hayes et al., 2024): what they say of the
-    rows `judged` (n), from whose patients the requests are drawn.
+) -> dict[str, Forgot]:
+    """Each reference without the request's patients that it was trained on, by the method and by the targets of another
+    reference (as they were before the request), which never saw them.
 
-    fraction: of a shadow model's training images that a request asks for. requests: to each shadow model, each time
-    from the model as it was trained.
+    What it retains is what it was trained on, less the request. A reference knows a part of the request only, and takes
+    no more steps than its part asks for.
     """
-    cohort, seen, forgotten, strangers = shadows.cohort, [], [], []
-    for number in range(shadows.settings.count):
-        checkpoint, members = shadows.load(number), shadows.rows_of(number)
-        # Of the patients that it does not know a fifth serve as its validation set, as large a share as a run has.
-        unknown = cohort.table.patient_id.iloc[np.setdiff1d(np.arange(len(cohort)), members)].unique()
-        split = np.where(cohort.table.patient_id.isin(unknown[::5]), "validation", "test").astype(object)
-        split[members] = "train"
-        own = replace(cohort, table=cohort.table.assign(split=split))
-        examples = make_examples(own, judged, checkpoint.tokenizer, shadows.model.max_tokens)
-        for draw in range(requests):
-            rng = np.random.default_rng([seed, number, draw, 37])
-            request = draw_shadow_request(own, members, judged, round(fraction * len(members)), rng)
-            unlearned, _ = find(method).unlearn(
-                checkpoint.model,
-                UnlearningData.from_cohort(own, request, checkpoint.tokenizer, shadows.model.max_tokens),
-                settings,
-                seed=SEEDS + 1000 * number + draw,
-                accelerator=accelerator,
-                progress=False,
-            )
-            seen.append(predict(unlearned, examples, accelerator))
-            forgotten.append(np.isin(judged, request.forget_rows(own)))
-            strangers.append(~np.isin(judged, members))
-    return Shadows(seen, np.stack(forgotten), np.stack(strangers))
+    done = {}
+    for number, (name, checkpoint) in enumerate(references.checkpoints.items(), start=1):
+        own = cohort_of(references, name, cohort)
+        mine = tuple(p for p in request.patients if references.hashed(p) in references.saw[name])
+        if not mine:
+            done[name] = Forgot(checkpoint.model, None)
+            continue
+        data = UnlearningData.from_cohort(
+            own, Request(request.name, mine), checkpoint.tokenizer, checkpoint.model.settings.max_tokens
+        )
+        model, log = find(method).unlearn(
+            checkpoint.model,
+            references.teach(data, own, without=name),
+            replace(settings, least_steps=-(-settings.least_steps // len(references.checkpoints))),
+            seed=seed + number,
+            accelerator=accelerator,
+            progress=False,
+        )
+        done[name] = Forgot(model, log)
+    return done
+
+
+def cohort_of(references: References, name: str, cohort: Cohort) -> Cohort:
+    """The cohort as it is to one reference: the training patients that it never saw are in none of its sides."""
+    saw = cohort.table.patient_id.map(references.hashed).isin(references.saw[name])
+    split = cohort.table.split.where((cohort.table.split != "train") | saw, "elsewhere")
+    return replace(cohort, table=cohort.table.assign(split=split))

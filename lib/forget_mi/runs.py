@@ -19,19 +19,21 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
-from forget_mi.checkpoints import WEIGHTS, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
+from forget_mi.checkpoints import MANIFEST, WEIGHTS, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
 from forget_mi.code import code_fingerprint
 from forget_mi.cohorts import load_cohort
 from forget_mi.cohorts.base import Cohort
-from forget_mi.cohorts.pseudonyms import run_salt
+from forget_mi.cohorts.pseudonyms import HASHED, pseudonym, run_salt
 from forget_mi.devices import describe_device, make_accelerator, peak_memory_bytes
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, sha256_of_text, write_text
 from forget_mi.models import ImageTextModel
 from forget_mi.profiles import ROOT, Params, load_profile, plain
-from forget_mi.references import Shadows, ShadowSet, shadow_set, unlearn_shadows
+from forget_mi.references import Forgot, References, fold_of_patients, rows_without
+from forget_mi.shadows import Shadows, ShadowSet, shadow_set, unlearn_shadows
 from forget_mi.splits import Request, read_forget_csv, rows_of
 from forget_mi.training import train_new
+from forget_mi.unlearning import needs_references
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 # Which sections of the params each stage depends on: a stage made with others is refused, not read.
 STAGES = {
     "01_cohort": ("cohort", "split", "request"),
-    "02_train": ("seed", "cohort", "split", "request", "model", "training", "retrained"),
+    "02_train": ("seed", "cohort", "split", "request", "model", "training", "retrained", "references"),
     "03_unlearn": ("seed", "cohort", "split", "request", "model", "training", "method", "unlearning"),
     "04_audit": ("seed", "cohort", "split", "request", "model", "training", "retrained", "audit", "shadows"),
 }
@@ -49,8 +51,8 @@ PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "scikit-learn"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and the params that rule it. seeds: original 1000 x seed, k-th retrained model 1000 x seed + k, so
-    that no two models of a study share one."""
+    """A run folder and the params that rule it. seeds: original 1000 x seed, k-th retrained model 1000 x seed + k, k-th
+    reference model 1000 x seed + 500 + k, so that no two models of a study share one."""
 
     folder: Path
     params: Params
@@ -68,6 +70,19 @@ class Run:
         """Names and seeds of the retrained models."""
         return {f"retrained-{k}": self.original_seed + k for k in range(1, self.params.retrained + 1)}
 
+    def reference_seeds(self) -> dict[str, int]:
+        """Names and seeds of the reference models."""
+        return {name: self.original_seed + 501 + k for k, name in enumerate(self.params.references.names())}
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether the method learns from reference models."""
+        return needs_references(self.params.method, getattr(self.params.unlearning, "setting", None))
+
+    def hashed(self, patient: str) -> str:
+        """A patient's id as manifests, the ledger and reports show it."""
+        return patient if HASHED.fullmatch(patient) else pseudonym(run_salt(self.folder), "patient_id", patient)
+
     @property
     def unlearned_name(self) -> str:
         """Method and setting, as in folder names and tables."""
@@ -84,7 +99,7 @@ class Run:
         """Begin a stage: its folder, with the resolved params in it and no manifest yet."""
         folder = self.stage(name)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("manifest.json", "outcome.json"):
+        for name in (MANIFEST, "outcome.json"):
             (folder / name).unlink(missing_ok=True)
         write_text(folder / "params.yaml", self.params.to_yaml())
         return folder
@@ -148,18 +163,40 @@ class Run:
         return Request(path.stem, tuple(read_forget_csv(path)))
 
     def checkpoint(self, name: str, cohort: Cohort) -> Checkpoint:
-        """A model that notebook 02 (original, retrained-1, ...) or 03 (a method's name) left.
+        """A model that notebook 02 (original, retrained-1, reference-1, ...) or 03 (a method's name) left.
 
         Raises InputError where it is damaged, of another cohort, or unlearned from another original.
         """
         trained = self.require("02_train")
-        if name == "original" or name in self.retrained_seeds():
+        if name == "original" or name in self.retrained_seeds() or name in self.reference_seeds():
             return load_checkpoint(trained / name, fingerprint=cohort.fingerprint)
         folder = self.require(f"03_unlearn/{name}") / "model"
         unlearned = load_checkpoint(folder, fingerprint=cohort.fingerprint)
         if unlearned.manifest["original_sha256"] != read_manifest(trained / "original")["weights_sha256"]:
             raise InputError(f"{shown(folder)}: was unlearned from another original; run notebook 03_unlearn again")
         return unlearned
+
+    def trained(self, name: str, cohort: Cohort) -> Checkpoint:
+        """A model that `train` made, whether its stage is finished or not. Raises InputError as `load_checkpoint`."""
+        return load_checkpoint(self.stage("02_train") / name, fingerprint=cohort.fingerprint)
+
+    def references(self, cohort: Cohort) -> References:
+        """The reference models that notebook 02 left.
+
+        Raises InputError where one is missing or damaged, or of another cohort, model or training.
+        """
+        checkpoints = {name: self.trained(name, cohort) for name in self.reference_seeds()}
+        expected = self.params.as_dict("model", "training")
+        for name, saved in checkpoints.items():
+            made_with = {section: saved.manifest["identity"].get(section) for section in expected}
+            if made_with != expected:
+                where, old, new = first_difference(made_with, expected, "params")
+                raise InputError(
+                    f"{shown(self.stage('02_train') / name)}: was trained with {where} = {old!r}, the run has {new!r}; "
+                    "remove the folder, and notebook 02 trains it again"
+                )
+        saw = {name: frozenset(saved.manifest["patients"]) for name, saved in checkpoints.items()}
+        return References(checkpoints, saw, self.hashed)
 
     def unlearned_names(self) -> list[str]:
         """The unlearned models of this run that are finished: in order of name, or those that audit.approaches asks
@@ -205,16 +242,18 @@ class Run:
         return Shadows.load(path, len(judged))
 
     def train(self, name: str, cohort: Cohort, request: Request, accelerator: Accelerator) -> dict[str, Any]:
-        """Train `original` on all training patients, or `retrained-k` without the request; return its manifest.
+        """Train `original` on all training patients, `retrained-k` without the request, or `reference-k` without a fold
+        of the patients; return its manifest.
 
         A whole checkpoint of the same params, seed, records and code is reused, also one that a run in a folder beside
         this one has made (the original does not depend on the request); a training that was killed goes on from its
         last whole epoch and ends with the same weights.
         """
         folder = self.stage("02_train") / name
-        retrained = name != "original"
-        seed = self.retrained_seeds()[name] if retrained else self.original_seed
-        rows = request.retain_rows(cohort) if retrained else rows_of(cohort, "train")
+        seed = {"original": self.original_seed, **self.retrained_seeds(), **self.reference_seeds()}[name]
+        kind = {"original": "original", "reference": "reference"}.get(name.split("-")[0], "retrain")
+        rows = {"original": lambda: rows_of(cohort, "train"), "retrain": lambda: request.retain_rows(cohort),
+                "reference": lambda: self._reference_rows(name, cohort)}[kind]()  # fmt: skip
         images = [cohort.table.image_id.iloc[part].tolist() for part in (rows, rows_of(cohort, "validation"))]
         identity = {
             **self.params.as_dict("model", "training", "device"),
@@ -223,6 +262,8 @@ class Run:
             "images": sha256_of_text(json.dumps(images))[:16],
             "library": code_fingerprint("training", "devices"),
         }
+        if kind == "reference":
+            identity |= self.params.as_dict("references")
         for beside in (folder, *sorted(self.folder.parent.glob(f"*/02_train/{name}"))):
             done = reusable(beside, identity)
             if done is not None:
@@ -247,19 +288,55 @@ class Run:
             folder,
             (model, tokenizer),
             cohort,
-            request if retrained else None,
+            request if kind == "retrain" else None,
             accelerator=accelerator,
-            method="retrain" if retrained else "original",
+            method=kind,
             setting="",
             seed=seed,
             seconds=log.seconds,
             epochs=log.epochs,
             best_epoch=log.best_epoch,
             identity=plain(identity),
+            patients=self.hashed_patients(cohort, rows) if kind == "reference" else None,
         )
         if accelerator.is_main_process:
             shutil.rmtree(state, ignore_errors=True)
         return manifest
+
+    def hashed_patients(self, cohort: Cohort, rows: np.ndarray) -> list[str]:
+        """The patients of some rows, hashed and sorted."""
+        return sorted(self.hashed(patient) for patient in cohort.table.patient_id.iloc[rows].unique())
+
+    def _reference_rows(self, name: str, cohort: Cohort) -> np.ndarray:
+        """Training rows of a reference model: all but its fold. The folds are those of the references that are there
+        already."""
+        ids = {self.hashed(patient): patient for patient in cohort.table.patient_id.unique()}
+        known = {}
+        for other in self.reference_seeds():
+            folder = self.stage("02_train") / other
+            saved = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+            same_cut = saved.get("identity", {}).get("references") == plain(self.params.references)
+            if other != name and same_cut and saved["cohort_fingerprint"] == cohort.fingerprint:
+                known[other] = [ids[patient] for patient in saved["patients"] if patient in ids]
+        folds = fold_of_patients(cohort, self.params.references, known)
+        return rows_without(cohort, folds, list(self.reference_seeds()).index(name))
+
+    def save_references(
+        self, folder: Path, forgot: Mapping[str, Forgot], cohort: Cohort, request: Request, **how: Any
+    ) -> dict[str, str]:
+        """Save the references after a request, which none of them knows any longer; return their hashes by name.
+
+        how: accelerator, and the facts of `save_model` that they share.
+        """
+        hashes, gone = {}, {self.hashed(patient) for patient in request.patients}
+        for name, done in forgot.items():
+            before = self.checkpoint(name, cohort)
+            facts = {key: before.manifest[key] for key in ("identity", "seed")}
+            facts |= {"patients": [p for p in before.manifest["patients"] if p not in gone]}
+            facts |= {"method": "reference", "setting": "", "seconds": done.seconds}
+            model = (done.model, before.tokenizer)
+            hashes[name] = self.save_model(folder / name, model, cohort, request, **facts, **how)["weights_sha256"]
+        return hashes
 
     def save_model(
         self,

@@ -73,8 +73,10 @@ def cases_of(
     overrides: Mapping[str, Any] | None = None,
     *,
     folder: Path,
+    references: bool = False,
 ) -> list[Case]:
-    """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`."""
+    """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`; so are the
+    reference models, where the method that is tuned needs them."""
     # runs needs the profiles, and they need TuningConfig.
     from forget_mi.cohorts.pseudonyms import draw_salt
     from forget_mi.runs import open_run
@@ -93,6 +95,10 @@ def cases_of(
             run.train("original", cohort, request, accelerator)
             original = load_checkpoint(run.stage("02_train") / "original", fingerprint=cohort.fingerprint)
             data = UnlearningData.from_cohort(cohort, request, original.tokenizer, params.model.max_tokens)
+            if references:
+                for reference in run.reference_seeds():
+                    run.train(reference, cohort, request, accelerator)
+                data = run.references(cohort).teach(data, cohort)
             work = len(data.retain) * params.training.epochs
             data, stay = withhold(data, settings.withheld, run.original_seed)
             cases.append(Case(name, original.model, data, stay, run.original_seed, work))
@@ -239,7 +245,8 @@ def search(
             except FloatingPointError as error:
                 trial.set_user_attr("ended", str(error))
                 raise optuna.TrialPruned from None
-            share = log.work / case.retraining_work
+            # The reference models have to forget as much again, each its part.
+            share = log.work * (2 if case.data.references else 1) / case.retraining_work
             if share > settings.budget:
                 trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
                 raise optuna.TrialPruned
@@ -304,8 +311,9 @@ def _defaults(module, fixed: Mapping[str, Any], space: SearchSpace) -> dict[str,
 
 def _identity(case: Case) -> list:
     weights = hashlib.sha256()
-    for name, tensor in sorted(case.original.state_dict().items()):
-        weights.update(name.encode() + tensor.cpu().numpy().tobytes())
+    for model in (case.original, *(reference.model for reference in case.data.references)):
+        for name, tensor in sorted(model.state_dict().items()):
+            weights.update(name.encode() + tensor.cpu().numpy().tobytes())
     return [case.name, case.seed, weights.hexdigest(), case.data.forget.rows.tolist()]
 
 

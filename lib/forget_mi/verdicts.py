@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from forget_mi.attacks import ATTACKS, Evidence, Scores, margins
+from forget_mi.attacks.base import mean_where
 from forget_mi.attacks.evaluate import LEVELS, Draws, Key, Patients, at_level, patients_of
 from forget_mi.metrics import Predictions, Tower
 from forget_mi.roc import Roc, by_patient, label_shuffle_p, sign_flip_p
@@ -96,7 +97,7 @@ def never_seen(evidence: Evidence, side: str, tower: Tower) -> np.ndarray:
     """The mean margin of each record of a set (n) under the shadow models that never saw it."""
     shadows = evidence.shadows[side]
     found = np.stack([margins(p, tower) for p in shadows.predictions])
-    return np.where(shadows.stranger, found, 0).sum(0) / np.maximum(shadows.stranger.sum(0), 1)
+    return mean_where(found, shadows.stranger)
 
 
 def _row(mine: np.ndarray, others: Sequence[np.ndarray], z: float, enough: bool) -> dict:

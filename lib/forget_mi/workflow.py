@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from forget_mi import plots
+from forget_mi.beyond import make_part
 from forget_mi.checkpoints import read_manifest
 from forget_mi.cohorts.pseudonyms import draw_salt
 from forget_mi.errors import InputError
@@ -125,6 +126,27 @@ def run_shadow(
     found.train(number, run.accelerator(), progress=progress_wanted())
     where = {"model": shown(found.path(number)), "sha256": read_manifest(found.path(number))["weights_sha256"]}
     write_text(outcome, json.dumps(where, indent=2) + "\n")
+
+
+def run_beyond(profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()) -> int:
+    """Make the studies past the paper (beyond.PARTS) that are missing, then figures/beyond.csv and what goes with it;
+    0 where all are there. The models of the profile's sweep that they need are trained first."""
+    sweep = open_sweep(profile, None, overrides)
+    draw_salt(sweep.folder)
+    code = _snakemake(sweep, ["beyond", *options])
+    if code == 0 and not _only_shows(options):
+        from forget_mi.results import rebuild_beyond
+
+        rebuild_beyond(sweep)
+    return code
+
+
+def run_beyond_part(
+    profile: str | Path, folder: str | Path, part: str, seed: int, path: Path, overrides: Mapping[str, Any]
+) -> None:
+    """Write one part's table."""
+    sweep = open_sweep(profile, folder, overrides, check=False)
+    write_table(path, make_part(sweep, part, seed, path.parent))
 
 
 def draw_workflow(profile: str | Path, path: Path) -> None:

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from forget_mi.metrics import Predictions, Tower, softmax
 from forget_mi.models import JointEmbedding
-from forget_mi.references import Shadows
+from forget_mi.shadows import Shadows
 
 
 class Scores(NamedTuple):
@@ -40,6 +40,25 @@ class Evidence:
     unlearned: Mapping[str, Shadows] | None = None
     original: Mapping[str, Predictions] | None = None
     joint: JointEmbedding | None = None
+
+
+def mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean of each record over the models of its mask (n), of values and mask (models, n); NaN where it has none."""
+    count = mask.sum(0)
+    return np.where(count > 0, np.where(mask, values, 0).sum(0) / np.maximum(count, 1), np.nan)
+
+
+def gaussian(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
+    """Mean of each record over the models of its mask (n), and one standard deviation around it over all records.
+
+    With few shadow models a spread of each record's own would be noise (Carlini et al., 2022, section VI-C). A record
+    whose mask is empty is given the mean of the others' means.
+    """
+    means = mean_where(values, mask)
+    squares = np.nansum(np.where(mask, values - means, 0) ** 2)
+    # Each record's own mean costs one degree of freedom.
+    spread = np.sqrt(squares / max(np.maximum(mask.sum(0) - 1, 0).sum(), 1))
+    return np.where(np.isnan(means), np.nanmean(means), means), max(float(spread), 1e-6)
 
 
 def true_probability(predictions: Predictions, tower: Tower) -> np.ndarray:

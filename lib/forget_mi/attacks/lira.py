@@ -6,18 +6,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-from forget_mi.attacks.base import Evidence, Scores, margins
+from forget_mi.attacks.base import Evidence, Scores, gaussian, margins
 from forget_mi.metrics import Predictions, Tower
-from forget_mi.references import Shadows
+from forget_mi.shadows import Shadows
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:
     """score(x) = log N(m; mu_in(x), sigma_in) - log N(m; mu_out(x), sigma_out), with m the margin of the model at hand
     and mu the mean margin of the shadow models that were, or were not, trained on x (their algorithm 1).
 
-    With few shadow models the spreads are shared by all records (their section VI-C). Assumes that the attacker knows
-    how the model was trained and has patients like the cohort's. Costs the training of the shadow models, once a
-    cohort.
+    The spreads are shared by all records (see `base.gaussian`). Assumes that the attacker knows how the model was
+    trained and has patients like the cohort's. Costs the training of the shadow models, once a cohort.
     """
     return Scores(
         likelihood_ratio(evidence.forget, evidence.shadows["forget"], tower),
@@ -26,20 +25,8 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
 
 
 def likelihood_ratio(predictions: Predictions, shadows: Shadows, tower: Tower) -> np.ndarray:
-    """The log likelihood ratio of each record (n). A record that no shadow model knows, or none does not, is given the
-    mean of the others' means."""
+    """The log likelihood ratio of each record (n)."""
     found = np.stack([margins(p, tower) for p in shadows.predictions])
-    means, spreads = zip(*(_gaussian(found, mask) for mask in (shadows.member, shadows.stranger)), strict=True)
+    means, spreads = zip(*(gaussian(found, mask) for mask in (shadows.member, shadows.stranger)), strict=True)
     m = margins(predictions, tower)
     return norm.logpdf(m, means[0], spreads[0]) - norm.logpdf(m, means[1], spreads[1])
-
-
-def _gaussian(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean of each record over the models of its mask (n), and the standard deviation around it over all records."""
-    count = mask.sum(0)
-    means = np.where(mask, values, 0).sum(0) / np.maximum(count, 1)
-    squares = (np.where(mask, values - means, 0) ** 2).sum()
-    # Each record's own mean costs one degree of freedom.
-    spread = np.sqrt(squares / max((count - 1)[count > 0].sum(), 1))
-    means = np.where(count > 0, means, means[count > 0].mean())
-    return means, max(float(spread), 1e-6)

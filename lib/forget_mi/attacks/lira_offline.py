@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from forget_mi.attacks.base import Evidence, Scores, margins
-from forget_mi.attacks.lira import _gaussian
+from forget_mi.attacks.base import Evidence, Scores, gaussian, margins
 from forget_mi.metrics import Predictions, Tower
-from forget_mi.references import Shadows
+from forget_mi.shadows import Shadows
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:
@@ -23,5 +22,5 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
 
 def surprise(predictions: Predictions, shadows: Shadows, tower: Tower) -> np.ndarray:
     """Standardised distance of each record's margin (n) to the shadow models' that never saw it."""
-    mean, spread = _gaussian(np.stack([margins(p, tower) for p in shadows.predictions]), shadows.stranger)
+    mean, spread = gaussian(np.stack([margins(p, tower) for p in shadows.predictions]), shadows.stranger)
     return (margins(predictions, tower) - mean) / spread

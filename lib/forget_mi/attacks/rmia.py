@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from forget_mi.attacks.base import Evidence, Scores, true_probability
+from forget_mi.attacks.base import Evidence, Scores, mean_where, true_probability
 from forget_mi.metrics import Predictions, Tower
-from forget_mi.references import Shadows
+from forget_mi.shadows import Shadows
 
 GAMMA = 2.0
 
@@ -29,7 +29,7 @@ def ratio(predictions: Predictions, shadows: Shadows, tower: Tower) -> np.ndarra
     """p(y | x; F) / p(x) of each record (n); p(x) averages the models that know it and those that don't, half and
     half."""
     p = np.stack([true_probability(each, tower) for each in shadows.predictions])
-    halves = [np.where(mask, p, 0).sum(0) / np.maximum(mask.sum(0), 1) for mask in (shadows.member, shadows.stranger)]
+    halves = [np.nan_to_num(mean_where(p, mask)) for mask in (shadows.member, shadows.stranger)]
     return true_probability(predictions, tower) / np.maximum((halves[0] + halves[1]) / 2, 1e-12)
 
 

@@ -15,7 +15,12 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
     It learned from D_t, so its scores there are of records it knows, and its ROC means something only beside that of a
     retrained model. Costs one fit of |D_r| + |D_t| numbers.
     """
-    classifier = fitted(evidence, tower)
+    return decision_values(evidence, tower)
+
+
+def decision_values(evidence: Evidence, tower: Tower, class_weight: str | None = None) -> Scores:
+    """The decision values of `fitted` on D_f and D_t."""
+    classifier = fitted(evidence, tower, class_weight)
     return Scores(*(classifier.decision_function(_column(p, tower)) for p in (evidence.forget, evidence.test)))
 
 

@@ -9,6 +9,7 @@ images and reports in a run folder are those of real people all the same: runs/ 
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from forget_mi.cohorts.base import Cohort
 from forget_mi.files import write_text
 
 SALT = "salt"
+HASHED = re.compile(r"p-[0-9a-f]{16}")  # of a patient
 KINDS = {"patient_id": "p", "study_id": "s", "image_id": "i"}
 
 

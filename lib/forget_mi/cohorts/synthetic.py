@@ -13,7 +13,7 @@ teaching and testing; no number from it says anything about patients.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,9 @@ CUTS = (0.85, 1.45, 2.3)
 class SyntheticConfig:
     """patients: how many. image_size: height and width in pixels. images_per_patient: the mean (a study has one or
     two). label_noise: share of studies labelled as another class. image_noise, report_noise: share of the images
-    (reports) that show (describe) a severity drawn at random instead of the study's. seed: of everything drawn."""
+    (reports) that show (describe) a severity drawn at random instead of the study's. noise_of: what the noise belongs
+    to: each study, image and report has its own, or each patient one that all of them share, as with a chronic state
+    that is always read alike; what a model learns by heart is then the patient's. seed: of everything drawn."""
 
     patients: Annotated[int, Field(ge=8, le=100_000)] = 400
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64
@@ -42,6 +44,7 @@ class SyntheticConfig:
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.1
     image_noise: Annotated[float, Field(ge=0, le=1)] = 0.45
     report_noise: Annotated[float, Field(ge=0, le=1)] = 0.06
+    noise_of: Literal["record", "patient"] = "record"
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -55,6 +58,7 @@ def load(settings: SyntheticConfig) -> Cohort:
         anatomy, style = _Anatomy(rng), _Style(rng)
         tendency = rng.choice([0.35, 1.15, 1.9, 2.6], p=[0.3, 0.25, 0.27, 0.18])
         wanted = 1 + rng.poisson(settings.images_per_patient - 1)
+        chronic = _Chronic(settings, number, tendency) if settings.noise_of == "patient" else None
         made, study_number = 0, 0
         while made < wanted:
             study = f"{patient}-{study_number:02d}"
@@ -63,9 +67,11 @@ def load(settings: SyntheticConfig) -> Cohort:
             if rng.random() < settings.label_noise:
                 label = int((label + rng.integers(1, len(CLASSES))) % len(CLASSES))
             said = _seen(rng, severity, settings.report_noise)
+            if chronic is not None:
+                label, said = chronic.label, chronic.said
             reports[study] = report_text(_report(rng, style, said))
             for view in range(min(wanted - made, 1 + (rng.random() < 0.4))):
-                shown = _seen(rng, severity, settings.image_noise)
+                shown = _seen(rng, severity, settings.image_noise) if chronic is None else chronic.shown
                 pictures.append(_radiograph(rng, anatomy, shown, settings.image_size))
                 rows.append((patient, study, f"{study}-{view}", label, style.sex, style.age))
                 made += 1
@@ -79,6 +85,18 @@ def load(settings: SyntheticConfig) -> Cohort:
         classes=CLASSES,
         synthetic=True,
     )
+
+
+class _Chronic:
+    """A patient's one severity, label, and what all of the images show and all of the reports describe."""
+
+    def __init__(self, settings: SyntheticConfig, number: int, tendency: float):
+        rng = np.random.default_rng([settings.seed, number, 1])
+        self.label = int(np.searchsorted(CUTS, tendency))
+        if rng.random() < settings.label_noise:
+            self.label = int((self.label + rng.integers(1, len(CLASSES))) % len(CLASSES))
+        self.said = _seen(rng, tendency, settings.report_noise)
+        self.shown = _seen(rng, tendency, settings.image_noise)
 
 
 def _seen(rng: np.random.Generator, severity: float, noise: float) -> float:

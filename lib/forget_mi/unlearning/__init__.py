@@ -18,6 +18,7 @@ from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 
 METHODS = (
     "forget_mi",
+    "held_out_targets",
     "fine_tune",
     "neg_grad",
     "neg_grad_plus",
@@ -48,6 +49,11 @@ def parts_of(approach: str) -> tuple[str, str | None]:
     return method, setting or None
 
 
+def needs_references(method: str, setting: str | None) -> bool:
+    """Whether a method, in a setting, learns from reference models."""
+    return method == "held_out_targets" or setting == "held_out"
+
+
 def find(name: str) -> ModuleType:
     """The module of a method. Raises InputError where there is none of that name."""
     if name not in METHODS:
@@ -55,4 +61,4 @@ def find(name: str) -> ModuleType:
     return importlib.import_module(f"forget_mi.unlearning.{name}")
 
 
-__all__ = ["METHODS", "UnlearningData", "UnlearningLog", "approaches", "find", "parts_of"]
+__all__ = ["METHODS", "UnlearningData", "UnlearningLog", "approaches", "find", "needs_references", "parts_of"]

@@ -11,14 +11,39 @@ import numpy as np
 import pandas as pd
 
 from forget_mi.batches import Examples, make_examples
+from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
+from forget_mi.models import ImageTextModel
 from forget_mi.splits import Request, rows_of
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model that never saw some patients of D_f. forget, validation: D_f and D_v, tokenised for it. stranger: bool
+    (n), which records of D_f are of patients that it was not trained on."""
+
+    name: str
+    model: ImageTextModel
+    forget: Examples
+    validation: Examples
+    stranger: np.ndarray
+
+    @classmethod
+    def on(cls, name: str, saved: Checkpoint, data: UnlearningData, cohort: Cohort, stranger: np.ndarray) -> Reference:
+        """A saved reference model on the records of a request."""
+        sets = (
+            make_examples(cohort, examples.rows.tolist(), saved.tokenizer, saved.model.settings.max_tokens)
+            for examples in (data.forget, data.validation)
+        )
+        return cls(name, saved.model, *sets, stranger)
 
 
 @dataclass(frozen=True)
 class UnlearningData:
     """D_f, D_r and D_v, tokenised for the model at hand. There is no test set in it, and no retrained model: a method
-    can't look at what it will be judged by. forget_reports: the report text of each record of D_f."""
+    can't look at what it will be judged by. forget_reports: the report text of each record of D_f. references: models
+    that never saw some patients of D_f, where the run has them (see forget_mi.references); together they are strangers
+    to all of D_f."""
 
     forget: Examples
     retain: Examples
@@ -26,6 +51,7 @@ class UnlearningData:
     forget_reports: Sequence[str]
     tokenizer: object
     max_tokens: int
+    references: tuple[Reference, ...] = ()
 
     @classmethod
     def from_cohort(cls, cohort: Cohort, request: Request, tokenizer, max_tokens: int) -> UnlearningData:

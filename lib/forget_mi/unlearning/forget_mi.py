@@ -14,10 +14,12 @@ from torch.nn.functional import relu
 
 from forget_mi.batches import Examples, tokenize
 from forget_mi.losses import multimodal_distance, unimodal_distance
+from forget_mi.metrics import predict
 from forget_mi.models import Embeddings, ImageTextModel, JointEmbedding, joint_embedding_of
 from forget_mi.params import config
 from forget_mi.perturb import noisy_images, noisy_reports
-from forget_mi.unlearning.base import LogUniform, OneOf, Uniform, UnlearningData, UnlearningLog, Whole
+from forget_mi.unlearning.base import FORWARD_ONLY, LogUniform, OneOf, Uniform, UnlearningData, UnlearningLog, Whole
+from forget_mi.unlearning.held_out_targets import check_references, say
 from forget_mi.unlearning.steps import (
     Half,
     OriginalOutputs,
@@ -43,20 +45,22 @@ SETTINGS = {
     "unimodal": Weights(0.4, 0.4, 0.1, 0.1),
     "retention": Weights(0.1, 0.4, 0.1, 0.4),
     "no_noise": Weights(0.25, 0.25, 0.25, 0.25),
+    "held_out": Weights(0.25, 0.25, 0.25, 0.25),
 }
 
 
 @config
 class Config(StepConfig):
     """setting: weights of the four losses (SETTINGS); no_noise also takes clean targets and maximises the forget
-    distances up to `margin`. mu, sigma: image noise on [0, 1] pixels. text_noise: report noise level. start_noise:
+    distances up to `margin`; held_out takes forget targets from models that never saw the patient (not in the paper;
+    see `held_out_embeddings`). mu, sigma: image noise on [0, 1] pixels. text_noise: report noise level. start_noise:
     standard deviation, relative to each weight tensor's, of the random step away from F_og with which no_noise starts
     (its gradient is zero where both models agree). The rest: StepConfig.
 
     The paper's values: sigma .1, text_noise .5, 30 epochs, batch 16, learning rate 1e-4 or 1e-5, weight decay .01.
     """
 
-    setting: Literal["equal", "multimodal", "unimodal", "retention", "no_noise"] = "equal"
+    setting: Literal["equal", "multimodal", "unimodal", "retention", "no_noise", "held_out"] = "equal"
     mu: Annotated[float, Field(ge=-1, le=1)] = 0.0
     sigma: Annotated[float, Field(ge=0, le=10)] = 0.1
     text_noise: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -74,7 +78,7 @@ SEARCH = {
     "learning_rate": LogUniform(1.5e-4, 5e-4),
     "sigma": Uniform(0.1, 0.5),
     "text_noise": OneOf((0.5, 0.8)),
-    "epochs": Whole(8, 14),
+    "epochs": Whole(5, 14),
     "least_steps": OneOf((8,)),
     "retain_batch": OneOf((8, 12, 16)),
     "beta2": OneOf((0.98, 0.999)),
@@ -102,15 +106,20 @@ def unlearn(
     maximise = settings.setting == "no_noise"
     if maximise:
         step_aside(unlearned, settings.start_noise, seed)
-    noisy = data.forget if maximise else noisy_copies(data, settings, seed)
-    forget_targets = OriginalOutputs(original, noisy, accelerator, log)
-    forget_targets.prepare(np.arange(len(data.forget)))
+    if settings.setting == "held_out":
+        forget_targets = held_out_embeddings(original, data, accelerator, log)
+    else:
+        noisy = data.forget if maximise else noisy_copies(data, settings, seed)
+        corrupted = OriginalOutputs(original, noisy, accelerator, log)
+        everyone = torch.arange(len(data.forget))
+        corrupted.prepare(everyone.numpy())
+        forget_targets = corrupted.at(everyone).embeddings
     retain_targets = OriginalOutputs(original, data.retain, accelerator, log)
 
     def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
         losses = four_losses(
             forget.output.embeddings,
-            forget_targets.at(forget.index).embeddings,
+            Embeddings(*(z[forget.index.to(z.device)] for z in forget_targets)),
             retain.output.embeddings,
             retain_targets.at(retain.index).embeddings,
             joint,
@@ -176,6 +185,38 @@ def noisy_copies(data: UnlearningData, settings: Config, seed: int) -> Examples:
         patients=f.patients,
         rows=f.rows,
     )
+
+
+def held_out_embeddings(
+    original: ImageTextModel, data: UnlearningData, accelerator: Accelerator, log: UnlearningLog
+) -> Embeddings:
+    """Where F_og would put D_f had it never seen it: z_img and z_txt, (n, width) each.
+
+    A reference model that never saw the patient has an embedding space of its own. What it says is carried into F_og's
+    by a linear map, fitted on D_v, which neither model was trained on (ridge, its strength by leave-one-out).
+    """
+    from sklearn.linear_model import RidgeCV
+
+    check_references(data)
+    seen = predict(original, data.validation, accelerator)
+    log.work += FORWARD_ONLY * len(data.validation)
+    sums = [np.zeros((len(data.forget), z.shape[1])) for z in (seen.image_embedding, seen.text_embedding)]
+    count = np.zeros((len(data.forget), 1))
+    for reference in data.references:
+        records = np.flatnonzero(reference.stranger)
+        if len(records) == 0:
+            continue
+        here = say(reference, reference.validation, accelerator, log).embeddings
+        there = say(reference, reference.forget.select(records), accelerator, log).embeddings
+        for total, z_reference, z_forget, z_original in zip(
+            sums, here, there, (seen.image_embedding, seen.text_embedding), strict=True
+        ):
+            if z_reference.shape[1] == 0:  # no image tower
+                continue
+            ridge = RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(z_reference.cpu().numpy(), z_original)
+            total[records] += ridge.predict(z_forget.cpu().numpy())
+        count[records] += 1
+    return Embeddings(*(torch.from_numpy(total / count).float().to(accelerator.device) for total in sums))
 
 
 def step_aside(model: nn.Module, scale: float, seed: int) -> None:

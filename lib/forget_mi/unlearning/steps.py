@@ -31,7 +31,8 @@ NEAR = 0.8
 class StepConfig:
     """epochs: at most. batch_size: forget records a step at most; a small request is spread over at least `least_steps`
     steps a pass, so that those who stay are held as often as they are disturbed. retain_batch: retain records a step.
-    learning_rate, weight_decay, beta2: AdamW. clip: largest gradient norm. batch_norm: whether it keeps F_og's running
+    learning_rate, weight_decay, beta2: AdamW. schedule: of the rate; 'linear' warms up over the first tenth of the run
+    and decays to 0 at its end. clip: largest gradient norm. batch_norm: whether it keeps F_og's running
     statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the cross-entropy on D_f has
     reached that of F_og on D_v; 'never' runs all epochs."""
 
@@ -42,6 +43,7 @@ class StepConfig:
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    schedule: Literal["constant", "linear"] = "constant"
     clip: Annotated[float, Field(gt=0)] = 1.0
     batch_norm: Literal["train", "frozen"] = "frozen"
     stop: Literal["validation", "never"] = "validation"
@@ -113,7 +115,8 @@ def take_steps(
         hold_batch_norm(unlearned, all_of_it=settings.batch_norm == "frozen")
         sums, counts = {}, {}
         forget_total, forget_seen = torch.zeros((), device=accelerator.device), 0
-        for draw in steps:
+        for number, draw in enumerate(steps):
+            set_rate(optimizer, settings, (epoch + (number + 0.5) / len(steps)) / settings.epochs)
             forget, retain = forward_together(wrapped, data, draw, accelerator.device)
             values = loss(forget, retain)
             accelerator.backward(values["total"])
@@ -143,6 +146,16 @@ def take_steps(
         if settings.stop == "validation" and forget_loss >= validation_loss:
             return log.finish("the forget loss reached the validation loss")
     return log.finish("all epochs were run")
+
+
+WARMUP = 0.1
+
+
+def set_rate(optimizer: torch.optim.Optimizer, settings: StepConfig, progress: float) -> None:
+    """Set the learning rate, in place, for a step at `progress` (0 to 1) of the run."""
+    factor = 1.0 if settings.schedule == "constant" else min(progress / WARMUP, (1 - progress) / (1 - WARMUP))
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * factor
 
 
 def share(draw: Draw, process: int, processes: int) -> Draw:

@@ -1,0 +1,519 @@
+"""Past the paper: the studies behind notebook 06 and figures/beyond.csv, each a table made by one command.
+
+A study takes a seed of the sweep and its requests: F_og, the models retrained without the request, the reference models
+that teach, and shadow models that judge. The retrained models only ever judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+
+from forget_mi import unlearning
+from forget_mi.attacks import Evidence, iam, lira, margins, ruli
+from forget_mi.attacks.evaluate import at_level, patients_of
+from forget_mi.attacks.klom import klom
+from forget_mi.audit import CLOSENESS, COMPARED, SETS, measures_of
+from forget_mi.batches import make_examples
+from forget_mi.checkpoints import Checkpoint
+from forget_mi.cohorts.base import Cohort
+from forget_mi.errors import InputError
+from forget_mi.metrics import Predictions, binary_auc, predict
+from forget_mi.models import ImageTextModel
+from forget_mi.references import Forgot, References, forget_in_references
+from forget_mi.roc import Roc
+from forget_mi.runs import Run, open_run
+from forget_mi.shadows import Shadows
+from forget_mi.splits import Request, make_request, rows_of, split_by_patient
+from forget_mi.sweep import Sweep
+from forget_mi.unlearning import UnlearningData
+
+TPR = 0.01
+
+
+class Forgotten(NamedTuple):
+    """F_ul, the references afterwards by name (empty where the method needs none), and the cost of both: seconds, and
+    work in records that went forward and backward."""
+
+    model: ImageTextModel
+    references: Mapping[str, Forgot]
+    seconds: float
+    work: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run whose models are trained, and one request to them. original, references: as they are when the request comes
+    in. shadows: what the judging models say of every row of the cohort, or None."""
+
+    run: Run
+    cohort: Cohort
+    request: Request
+    accelerator: Accelerator
+    original: Checkpoint
+    references: References
+    shadows: Shadows | None
+
+    @classmethod
+    def open(cls, run: Run, cohort: Cohort | None = None, request: Request | None = None) -> Study:
+        """Of a run with a finished 02_train, or of a cohort and request whose models `run.train` has made."""
+        cohort = run.cohort() if cohort is None else cohort
+        request = run.request() if request is None else request
+        accelerator = run.accelerator()
+        return cls(
+            run, cohort, request, accelerator, run.trained("original", cohort), run.references(cohort),
+            run.shadows(cohort, accelerator),
+        )  # fmt: skip
+
+    @property
+    def data(self) -> UnlearningData:
+        """What a method is given, without teachers."""
+        saved = self.original
+        return UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.settings.max_tokens)
+
+    @property
+    def retraining_work(self) -> float:
+        """Records that training on D_r takes forward and backward."""
+        return float(len(self.request.retain_rows(self.cohort)) * self.run.params.training.epochs)
+
+    def forget(self, method: str, settings: Any, *, seed: int | None = None) -> Forgotten:
+        """Serve the request by a method, the references included where it learns from them."""
+        seed = self.run.original_seed if seed is None else seed
+        how = {"accelerator": self.accelerator}
+        teaching = unlearning.needs_references(method, getattr(settings, "setting", None))
+        data = self.references.teach(self.data, self.cohort) if teaching else self.data
+        model, log = unlearning.find(method).unlearn(
+            self.original.model, data, settings, seed=seed, progress=False, **how
+        )
+        forgot = {}
+        if teaching:
+            arguments = (self.references, self.cohort, self.request, method, settings)
+            forgot = forget_in_references(*arguments, seed=seed, **how)
+        logs = [log, *(each.log for each in forgot.values() if each.log)]
+        return Forgotten(model, forgot, sum(each.seconds for each in logs), sum(each.work for each in logs))
+
+    @cached_property
+    def retrained(self) -> list[dict[str, float]]:
+        """The measures of each retrained model."""
+        return [self.measures(self.run.trained(name, self.cohort)) for name in self.run.retrained_seeds()]
+
+    def measures(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
+        """Of a model (one without a tokenizer of its own has F_og's): CLOSENESS, and where there are shadow models LiRA
+        of D_f against D_t on the fused prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
+        evidence = self.evidence(model)
+        sides = {side: getattr(evidence, side) for side in SETS}
+        found = {(m.name, tower): m for tower in ("fused", "image") for m in measures_of(sides, tower)}
+        row = {name: found[COMPARED[name]].value() for name in CLOSENESS}
+        row["retain_loss"] = found["retain_loss", "fused"].value()
+        if self.shadows is not None:
+            scores = lira.attack(evidence, "fused")
+            row["lira_auc"] = binary_auc(*scores)
+            row["lira_patient_auc"] = binary_auc(*at_level(scores, patients_of(evidence), "patient")[0])
+            row["lira_tpr_at_1pct_fpr"] = float(Roc(*scores).tpr_at_fpr(TPR))
+        return row
+
+    def evidence(self, model: Checkpoint | ImageTextModel) -> Evidence:
+        """What an attacker sees of a model."""
+        saved = model if isinstance(model, Checkpoint) else Checkpoint(model, self.original.tokenizer, {})
+        rows = self.rows()
+        seen = {side: self.says(saved, rows[side]) for side in SETS}
+        sides = ("forget", "validation", "test")
+        shadows = self.shadows and {side: self.shadows.of(rows[side]) for side in sides}
+        return Evidence(*(seen[side] for side in SETS), shadows=shadows)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Table rows by set."""
+        rows = {side: rows_of(self.cohort, side) for side in ("validation", "test")}
+        return rows | {"forget": self.request.forget_rows(self.cohort), "retain": self.request.retain_rows(self.cohort)}
+
+    def says(self, saved: Checkpoint, rows: np.ndarray) -> Predictions:
+        """What a model says of some rows."""
+        model = saved.model.to(self.accelerator.device)
+        examples = make_examples(self.cohort, rows, saved.tokenizer, model.settings.max_tokens)
+        return predict(model, examples, self.accelerator)
+
+    def row(self, approach: str, forgotten: Forgotten, **more: Any) -> dict[str, Any]:
+        """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS to the mean of the
+        retrained models), share_of_retraining (of its work: the same on every machine), seconds."""
+        measures = self.measures(forgotten.model)
+        gap = mean_gap(measures, self.retrained)
+        share = forgotten.work / self.retraining_work
+        return self.about(approach, **more) | measures | {"mean_gap": gap, "share_of_retraining": share,
+                                                          "seconds": forgotten.seconds}  # fmt: skip
+
+    def about(self, approach: str, **more: Any) -> dict[str, Any]:
+        """Who a line is about."""
+        fraction = self.run.params.request.fraction
+        return {"approach": approach, "seed": self.run.params.seed, "forget_fraction": fraction, **more}
+
+    def gold_rows(self) -> list[dict[str, Any]]:
+        """A line for F_og, and one a retrained model, with its gap to the mean of the others."""
+        others = [[row for row in self.retrained if row is not own] for own in self.retrained]
+        lines = [
+            self.about("retrained") | row | {"mean_gap": mean_gap(row, rest), "share_of_retraining": 1.0}
+            for row, rest in zip(self.retrained, others, strict=True)
+        ]
+        known = self.measures(self.original)
+        return [self.about("original") | known | {"mean_gap": mean_gap(known, self.retrained)}, *lines]
+
+
+def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]]) -> float:
+    """Mean absolute difference over CLOSENESS to the mean of the retrained models; NaN without any."""
+    if not retrained:
+        return float("nan")
+    return float(np.mean([abs(row[name] - np.mean([other[name] for other in retrained])) for name in CLOSENESS]))
+
+
+def settings_of(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
+    """The settings of an approach: what was tuned for it, with changes."""
+    from forget_mi.params import build
+    from forget_mi.profiles import unlearning_values
+
+    method, setting = unlearning.parts_of(approach)
+    section = {"method": method, "setting": setting, "tuned": tuned, **changes}
+    _, values = unlearning_values({key: value for key, value in section.items() if value is not None})
+    return build(unlearning.find(method).Config, values, "unlearning")
+
+
+# ---- equal budgets --------------------------------------------------------------------------------------------------
+
+
+def within_budget(study: Study, approach: str, settings: Any, budget: float) -> Forgotten | None:
+    """The approach with as many epochs as a share of retraining's work allows, its stop rule off; None where not even
+    one does. Two short runs say what an epoch costs."""
+    method = unlearning.parts_of(approach)[0]
+    if not hasattr(settings, "epochs"):
+        found = study.forget(method, settings)
+        return found if found.work <= budget * study.retraining_work else None
+    long = {"stop": "never"} if getattr(settings, "stop", "never") != "never" else {}
+    one, two = (study.forget(method, replace(settings, epochs=n, **long)).work for n in (1, 2))
+    epochs = 1 + int((budget * study.retraining_work - one) / max(two - one, 1e-9))
+    return study.forget(method, replace(settings, epochs=epochs, **long)) if epochs >= 1 else None
+
+
+def frontier(study: Study, tuned: str | None, approaches: Sequence[str], budgets: Sequence[float]) -> pd.DataFrame:
+    """A row an approach and budget: the columns of `Study.row`, and budget."""
+    rows = [{**line, "budget": np.nan} for line in study.gold_rows()]
+    for approach in approaches:
+        for budget in budgets:
+            found = within_budget(study, approach, settings_of(study.run, approach, tuned), budget)
+            if found is not None:
+                rows.append(study.row(approach, found, budget=budget))
+    return pd.DataFrame(rows)
+
+
+# ---- what helps, and what does not ----------------------------------------------------------------------------------
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "constant rate": {"schedule": "constant"},
+    "batch norm frozen": {"batch_norm": "frozen"},
+    "half the rate": {"learning_rate": 0.5},
+    "twice the rate": {"learning_rate": 2.0},
+    "small batches": {"batch_size": 4},
+    "large batches": {"batch_size": 16},
+    "half the retained records": {"retain_batch": 0.5},
+    "twice the retained records": {"retain_batch": 2.0},
+    "without labels": {"labels": 0.0},
+    "without the squared difference": {"squared": 0.0},
+    "half the epochs": {"epochs": 0.5},
+    "twice the epochs": {"epochs": 2.0},
+}
+RELATIVE_CHANGES = ("learning_rate", "retain_batch", "epochs")
+
+
+def changed(settings: Any, change: Mapping[str, Any]) -> Any:
+    """Settings with a change of ABLATIONS; those of RELATIVE_CHANGES multiply."""
+    values = {}
+    for name, value in change.items():
+        now = getattr(settings, name)
+        product = now * value if name in RELATIVE_CHANGES else value
+        values[name] = max(1, round(product)) if isinstance(now, int) and not isinstance(now, bool) else product
+    return replace(settings, **values)
+
+
+def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
+    """A row a change of ABLATIONS to held-out targets: the columns of `Study.row`, and change."""
+    settings = settings_of(study.run, "held_out_targets", tuned)
+    rows = []
+    for name, change in ABLATIONS.items():
+        found = study.forget("held_out_targets", changed(settings, change))
+        rows.append(study.row("held_out_targets", found, change=name))
+    return pd.DataFrame(rows)
+
+
+# ---- one request after another --------------------------------------------------------------------------------------
+
+
+def parts_of_request(cohort: Cohort, request: Request, parts: int, seed: int) -> list[Request]:
+    """A request cut into parts by patient, of about as many images each.
+
+    Raises InputError where it names fewer patients than parts.
+    """
+    if len(request.patients) < parts:
+        raise InputError(f"request {request.name}: {len(request.patients)} patients can't be cut into {parts} requests")
+    train = cohort.table.iloc[request.forget_rows(cohort)]
+    images = train.groupby("patient_id", sort=False).size()
+    order = np.random.default_rng([seed, 41]).permutation(images.index.to_numpy())
+    found: list[list[str]] = [[] for _ in range(parts)]
+    sizes = np.zeros(parts)
+    for patient in sorted(order, key=lambda name: -images[name]):  # stable: ties in random order
+        smallest = int(sizes.argmin())
+        found[smallest].append(str(patient))
+        sizes[smallest] += images[patient]
+    return [Request(f"{request.name}-part{k + 1}", tuple(sorted(part))) for k, part in enumerate(found)]
+
+
+def served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
+    """The cohort once some patients' requests were served: they are on no side that is learned from."""
+    gone = cohort.table.patient_id.isin(patients)
+    return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, "forgotten")))
+
+
+def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataFrame:
+    """The study's request as `parts` requests, one after another, each served by what the one before left; a row a
+    request.
+
+    The columns of `Study.row`, all measured on the whole request's patients against models retrained without any of
+    them (so only the last row is a fair distance), share_of_retraining of all requests so far, and request; and
+    margin_over_retrained: mean margin on the patients of the requests served so far, less the retrained models' mean.
+    """
+    whole, now, done, total = study, study, [], 0.0
+    golden = [whole.evidence(whole.run.trained(n, whole.cohort)) for n in whole.run.retrained_seeds()]
+    rows, seconds = [], 0.0
+    for number, part in enumerate(parts_of_request(study.cohort, study.request, parts, study.run.params.seed), 1):
+        now = replace(now, cohort=served(study.cohort, done), request=part)
+        forgotten = now.forget(unlearning.parts_of(approach)[0], settings, seed=study.run.original_seed + 20 * number)
+        done += part.patients
+        total, seconds = total + forgotten.work, seconds + forgotten.seconds
+        now = replace(
+            now,
+            original=replace(now.original, model=forgotten.model),
+            references=after(now.references, forgotten.references, part),
+        )
+        row = whole.row(approach, Forgotten(forgotten.model, {}, seconds, total), request=number)
+        asked = whole.cohort.table.patient_id.iloc[whole.request.forget_rows(whole.cohort)].isin(done).to_numpy()
+        mine = margins(whole.evidence(forgotten.model).forget, "fused")[asked].mean()
+        theirs = np.mean([margins(each.forget, "fused")[asked].mean() for each in golden]) if golden else np.nan
+        rows.append(row | {"margin_over_retrained": mine - theirs})
+    return pd.DataFrame(rows)
+
+
+def after(references: References, forgot: Mapping[str, Forgot], request: Request) -> References:
+    """The references once a request was served."""
+    gone = {references.hashed(patient) for patient in request.patients}
+    return replace(
+        references,
+        checkpoints={n: replace(c, model=forgot[n].model) if n in forgot else c
+                     for n, c in references.checkpoints.items()},
+        saw={name: patients - gone for name, patients in references.saw.items()},
+    )  # fmt: skip
+
+
+# ---- can the references be told from clean ones? --------------------------------------------------------------------
+
+
+def references_told(study: Study, forgotten: Forgotten) -> pd.DataFrame:
+    """LiRA on each reference model before and after a request: D_f as far as it knew it, against D_t. A row a reference
+    and moment: reference, when (before, after), records, lira_auc, lira_patient_auc; .5 is a model that never had the
+    patients."""
+    rows = []
+    for name, saved in study.references.checkpoints.items():
+        patients = study.cohort.table.patient_id.map(study.references.hashed)
+        known = patients.isin(study.references.saw[name]).to_numpy()
+        forget = np.intersect1d(study.request.forget_rows(study.cohort), np.flatnonzero(known))
+        test = rows_of(study.cohort, "test")
+        if len(forget) == 0:
+            continue
+        for when, model in (("before", saved.model), ("after", forgotten.references[name].model)):
+            seen = [study.says(replace(saved, model=model), side) for side in (forget, test)]
+            scores = [lira.likelihood_ratio(p, study.shadows.of(side), "fused")
+                      for p, side in zip(seen, (forget, test), strict=True)]  # fmt: skip
+            by_one = [pd.Series(s).groupby(p.patients).mean() for s, p in zip(scores, seen, strict=True)]
+            rows.append({"reference": name, "when": when, "seed": study.run.params.seed, "records": len(forget),
+                         "lira_auc": binary_auc(*scores), "lira_patient_auc": binary_auc(*by_one)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# ---- the same patient's other study ---------------------------------------------------------------------------------
+
+OTHER = "other_study"
+
+
+def hold_out_study(cohort: Cohort, seed: int) -> Cohort:
+    """The split cohort with one study of each training patient who has several moved to the side `other_study`, which
+    nothing is trained on."""
+    rng = np.random.default_rng([seed, 43])
+    train = cohort.table[cohort.table.split == "train"]
+    studies = train.groupby("patient_id", sort=False).study_id.unique()
+    away = {rng.choice(found) for found in studies if len(found) > 1}
+    split = cohort.table.split.where(~cohort.table.study_id.isin(away), OTHER)
+    return replace(cohort, table=cohort.table.assign(split=split))
+
+
+def other_study_auc(study: Study, model: Checkpoint | ImageTextModel) -> float:
+    """AUC of the margins of the forgotten patients' studies that were never trained on against those of D_t. .5: the
+    model treats them as a stranger's."""
+    asked = study.cohort.table.patient_id.isin(study.request.patients).to_numpy()
+    others = np.flatnonzero(asked & (study.cohort.table.split == OTHER).to_numpy())
+    saved = model if isinstance(model, Checkpoint) else Checkpoint(model, study.original.tokenizer, {})
+    sides = (others, rows_of(study.cohort, "test"))
+    return binary_auc(*(margins(study.says(saved, side), "fused") for side in sides))
+
+
+# ---- many against many ----------------------------------------------------------------------------------------------
+
+
+def many_against_many(
+    originals: Sequence[np.ndarray], unlearned: Mapping[str, Sequence[np.ndarray]], retrained: Sequence[np.ndarray]
+) -> pd.DataFrame:
+    """Distributions over models, record by record. Margins: a list of arrays (records) a kind of model; of the
+    retrained, twice as many as of the others, so that one half can be compared with the other.
+
+    A row an approach (original and retrained included): klom_forget_mean, klom_forget_95 (95th percentile over the
+    records), klom_forget_floor (retrained against retrained), and RULI's efficacy game (AUC of telling F_ul from F_re
+    by a record's margin, .5 is perfect): ruli_efficacy_auc over all records, and _vulnerable over the tenth that the
+    original has memorised most.
+    """
+    half = len(retrained) // 2
+    gold, others = np.stack(retrained[:half]), np.stack(retrained[half : 2 * half])
+    floor = float(klom(others, gold).mean())
+    # Chosen by the other half of the retrained models, so that those who judge have no part in it.
+    memorised = np.stack(originals).mean(0) - others.mean(0)
+    vulnerable = memorised >= np.quantile(memorised, 0.9)
+    rows = []
+    for name, found in {"original": originals, **unlearned, "retrained": list(others)}.items():
+        mine = np.stack(found[:half])
+        distance = klom(mine, gold)
+        rows.append(
+            {
+                "approach": name,
+                "models": half,
+                "klom_forget_mean": float(distance.mean()),
+                "klom_forget_95": float(np.quantile(distance, 0.95)),
+                "klom_forget_floor": floor,
+                "ruli_efficacy_auc": ruli.efficacy(mine, gold),
+                "ruli_efficacy_vulnerable": ruli.efficacy(mine[:, vulnerable], gold[:, vulnerable])
+                if name != "retrained"
+                else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def completeness(study: Study, model: Checkpoint | ImageTextModel) -> np.ndarray:
+    """IAM of each record of D_f (n)."""
+    seen = [study.evidence(which).forget for which in (model, study.original)]
+    return iam.completeness(*seen, study.shadows.of(study.rows()["forget"]), "fused")
+
+
+# ---- the parts that make beyond runs --------------------------------------------------------------------------------
+
+COMPARED_HERE = ("held_out_targets", "forget_mi-held_out", "forget_mi-multimodal", "forget_mi-no_noise", "fine_tune")
+BUDGETS = (0.02, 0.05, 0.1, 0.2)
+REQUESTS_IN_A_ROW = 10
+FRONTIER = (*COMPARED_HERE, "neg_grad_plus", "scrub-last", "cf_k", "eu_k", "multi_delete", "salun", "ssd")
+MANY = 20
+PARTS = ("requests", "frontier", "ablation", "sequence", "other", "many")
+
+
+def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
+    """One of PARTS for one seed of a sweep, as a table; models of its own are trained below `folder`. ('many' has seeds
+    of its own, and is made for the first seed only.)"""
+    if part == "many":
+        return many_part(sweep, folder / "many")
+    if part == "other":
+        return other_part(sweep, seed, folder / "other")
+    largest = max(sweep.grid.fractions)
+    runs = {fraction: sweep.run(f"seed{seed}-{100 * fraction:g}pct") for fraction in sweep.grid.fractions}
+    if part == "requests":
+        return pd.concat([requests_part(Study.open(run), sweep.tuned) for run in runs.values()], ignore_index=True)
+    study = Study.open(runs[largest])
+    if part == "frontier":
+        return frontier(study, sweep.tuned, FRONTIER, BUDGETS)
+    if part == "ablation":
+        return ablation(study, sweep.tuned)
+    return sequence_part(study, sweep.tuned)
+
+
+def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
+    """One request by each of COMPARED_HERE, with IAM (median over D_f) and, where references took part, what LiRA says
+    of them after the request (the worse of them)."""
+    rows = []
+    for line, name in zip(study.gold_rows(), ["original", *study.run.retrained_seeds()], strict=True):
+        found = float(np.nanmedian(completeness(study, study.run.trained(name, study.cohort))))
+        rows.append(line | {"iam_median": found})
+    for approach in COMPARED_HERE:
+        found = study.forget(unlearning.parts_of(approach)[0], settings_of(study.run, approach, tuned))
+        row = study.row(approach, found) | {"iam_median": float(np.nanmedian(completeness(study, found.model)))}
+        if found.references:
+            told = references_told(study, found)
+            for when, group in told.groupby("when"):
+                row[f"reference_lira_{when}"] = float(group.lira_auc.mean())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def sequence_part(study: Study, tuned: str | None) -> pd.DataFrame:
+    """REQUESTS_IN_A_ROW requests one after another, by held-out targets and by Forget-MI."""
+    return pd.concat(
+        [
+            sequence(study, approach, settings_of(study.run, approach, tuned), REQUESTS_IN_A_ROW)
+            for approach in ("held_out_targets", "forget_mi-multimodal")
+        ],
+        ignore_index=True,
+    )
+
+
+def other_part(sweep: Sweep, seed: int, folder: Path) -> pd.DataFrame:
+    """The same patient's other study, on the cohort whose noise belongs to the patient; a row a model."""
+    rows = []
+    for fraction in sweep.grid.fractions:
+        changes = {**sweep.overrides, "seed": seed, "request.fraction": fraction, "cohort.noise_of": "patient"}
+        run = open_run(sweep.profile, folder / f"seed{seed}-{100 * fraction:g}pct", changes | {"shadows.count": 0})
+        cohort = hold_out_study(split_by_patient(run.source(), run.params.split), seed)
+        request = make_request(cohort, run.params.request)
+        for name in ("original", *run.retrained_seeds(), *run.reference_seeds()):
+            run.train(name, cohort, request, run.accelerator())
+        study = Study.open(run, cohort, request)
+        for line, name in zip(study.gold_rows(), ["original", *run.retrained_seeds()], strict=True):
+            rows.append(line | {"other_study_auc": other_study_auc(study, run.trained(name, cohort))})
+        for approach in ("held_out_targets", "forget_mi-held_out", "forget_mi-multimodal"):
+            found = study.forget(unlearning.parts_of(approach)[0], settings_of(run, approach, sweep.tuned))
+            rows.append(study.row(approach, found) | {"other_study_auc": other_study_auc(study, found.model)})
+    return pd.DataFrame(rows)
+
+
+def many_part(sweep: Sweep, folder: Path, models: int = MANY) -> pd.DataFrame:
+    """MANY originals and twice as many retrained models of the profile params/many.yaml on one split and request, each
+    original with references of its own; see `many_against_many`."""
+    seen: dict[str, list[np.ndarray]] = {}
+    for seed in range(models):
+        changes = {"seed": seed, "split.seed": 0, "request.seed": 0}
+        run = open_run("many", folder / f"seed{seed}", changes)
+        cohort = split_by_patient(run.source(), run.params.split)
+        request = make_request(cohort, run.params.request)
+        for name in ("original", *run.retrained_seeds(), *run.reference_seeds()):
+            run.train(name, cohort, request, run.accelerator())
+        study = Study.open(run, cohort, request)
+
+        def keep(name: str, model: Checkpoint | ImageTextModel, study: Study = study) -> None:
+            seen.setdefault(name, []).append(margins(study.evidence(model).forget, "fused"))
+
+        keep("original", study.original)
+        for name in run.retrained_seeds():
+            keep("retrained", run.trained(name, cohort))
+        for approach in COMPARED_HERE:
+            settings = settings_of(run, approach, sweep.tuned)
+            keep(approach, study.forget(unlearning.parts_of(approach)[0], settings).model)
+    # One half of the retrained models from each seed, so that no seed is on one side only.
+    retrained = seen.pop("retrained")
+    retrained = retrained[0::2] + retrained[1::2]
+    return many_against_many(seen.pop("original"), seen, retrained)

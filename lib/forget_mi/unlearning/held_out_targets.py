@@ -1,0 +1,166 @@
+"""Held-out targets: forgotten records say what a model says that never saw the patient (cross-fitting; after oracle
+matching, Georgiev et al., ICLR 2025, arXiv 2410.23232, whose oracle nobody has)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import kl_div, mse_loss
+
+from forget_mi.errors import InputError
+from forget_mi.losses import classification_loss
+from forget_mi.metrics import predict
+from forget_mi.models import ImageTextModel, ModelOutput
+from forget_mi.params import config
+from forget_mi.unlearning.base import FORWARD_ONLY, LogUniform, OneOf, Reference, UnlearningData, UnlearningLog, Whole
+from forget_mi.unlearning.steps import (
+    Half,
+    OriginalOutputs,
+    StepConfig,
+    as_output,
+    frozen_and_trainable,
+    paced_by_forget,
+    take_steps,
+)
+
+
+@config
+class Config(StepConfig):
+    """squared: weight of the squared difference of centred logits beside the divergence. labels: weight of the
+    cross-entropy on those who stay, beside what F_og said of them. The rest: StepConfig; the rate decays over the run,
+    so all its epochs are run."""
+
+    squared: Annotated[float, Field(ge=0, le=10)] = 0.1
+    labels: Annotated[float, Field(ge=0, le=10)] = 1.0
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    least_steps: Annotated[int, Field(ge=1)] = 4
+    retain_batch: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 7e-4
+    schedule: Literal["constant", "linear"] = "linear"
+    batch_norm: Literal["train", "frozen"] = "train"
+    stop: Literal["validation", "never"] = "never"
+
+
+SEARCH = {
+    "learning_rate": LogUniform(4e-4, 1.2e-3),
+    "epochs": Whole(4, 7),
+    "batch_size": OneOf((8, 16)),
+    "retain_batch": OneOf((8, 12, 16)),
+    "labels": OneOf((0.3, 1.0)),
+    "squared": OneOf((0.1, 0.3)),
+}
+
+
+def unlearn(
+    model: ImageTextModel,
+    data: UnlearningData,
+    settings: Config,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    progress: bool = True,
+) -> tuple[ImageTextModel, UnlearningLog]:
+    """F_ul from F_og by minimising, over both towers t,
+
+        D_f: KL(s_t(x) || F_ul,t(x)) + squared * |centred logits of F_ul,t(x) - those of s_t(x)|^2
+        D_r: the same towards F_og,t(x), + labels * CE(F_ul,t(x), y)
+
+    with s(x) what the reference models say that never saw the patient of x. Needs `data.references`; raises InputError
+    where a record of D_f has none.
+    """
+    log = UnlearningLog()
+    torch.manual_seed(seed)
+    original, unlearned = frozen_and_trainable(model, accelerator)
+    forget_targets = held_out(data, accelerator, log)
+    retain_targets = OriginalOutputs(original, data.retain, accelerator, log)
+
+    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
+        index = forget.index.to(accelerator.device)
+        towards = ModelOutput(*(t[index] for t in forget_targets))
+        forgotten = divergence(forget.output, towards, settings.squared)
+        retained = divergence(retain.output, retain_targets.at(retain.index), settings.squared)
+        labels = classification_loss(retain.output, retain.batch["labels"])
+        return {
+            "forget": forgotten,
+            "retain": retained,
+            "labels": labels,
+            "total": forgotten + retained + settings.labels * labels,
+        }
+
+    take_steps(
+        unlearned,
+        data,
+        settings,
+        paced_by_forget(data, settings),
+        loss,
+        original=original,
+        log=log,
+        seed=seed,
+        accelerator=accelerator,
+        before_epoch=lambda draws: retain_targets.prepare(np.concatenate([draw.retain for draw in draws])),
+        description="held-out targets",
+        progress=progress,
+    )
+    return unlearned, log
+
+
+def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tensor:
+    """Sum over the towers of KL(target || output), in nats, and `squared` times the mean squared difference of centred
+    logits; averaged over the batch, a scalar.
+
+    In this direction the divergence is steep where a record is still known by heart, which the other one is not.
+    """
+    total = output.text_logits.new_zeros(())
+    for said, wanted in zip(output.logits, target.logits, strict=True):
+        total = total + kl_div(said.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean")
+        total = total + squared * mse_loss(said - said.mean(-1, keepdim=True), wanted - wanted.mean(-1, keepdim=True))
+    return total
+
+
+def held_out(data: UnlearningData, accelerator: Accelerator, log: UnlearningLog) -> ModelOutput:
+    """What the references say of D_f, each of the records whose patients it never saw, the mean where there are
+    several: logits and embeddings (n, ...). Each reference reads only those records; the log counts them.
+
+    Raises InputError where a record has no such reference.
+    """
+    check_references(data)
+    total, count = None, torch.zeros(len(data.forget), 1, device=accelerator.device)
+    for reference in data.references:
+        records = np.flatnonzero(reference.stranger)
+        if len(records) == 0:
+            continue
+        said = say(reference, reference.forget.select(records), accelerator, log)
+        if total is None:
+            total = [t.new_zeros(len(data.forget), t.shape[1]) for t in said]
+        index = torch.from_numpy(records).to(accelerator.device)
+        for sums, t in zip(total, said, strict=True):
+            sums.index_add_(0, index, t)
+        count[index] += 1
+    return ModelOutput(*(sums / count for sums in total))
+
+
+def say(reference: Reference, examples, accelerator: Accelerator, log: UnlearningLog) -> ModelOutput:
+    """What a reference says of some records, in evaluation mode; the log counts them."""
+    log.work += FORWARD_ONLY * len(examples)
+    return as_output(predict(reference.model.to(accelerator.device), examples, accelerator), accelerator.device)
+
+
+def check_references(data: UnlearningData) -> None:
+    """Raise InputError where a record of D_f has no reference that is a stranger to its patient."""
+    if not data.references:
+        raise InputError(
+            "parameter references.folds = 0: this way to unlearn learns from reference models that never saw the "
+            "patients; at least 2 folds are needed (they are trained by notebook 02)"
+        )
+    alone = ~np.any([reference.stranger for reference in data.references], axis=0)
+    if alone.any():
+        raise InputError(
+            f"{int(alone.sum())} of {len(alone)} records of the request have no reference model that never saw their "
+            "patient; train the references again"
+        )
