@@ -9,7 +9,7 @@ SNAKEMAKE ?=
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run shadows forget test test-slurm bench benchmark-store lab sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
+.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store lab sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -25,6 +25,9 @@ test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (D
 
 shadows: .venv/installed         ## PROFILE=demo: train the models that teach the audit's strongest attacks, once
 	$(BIN)/python -m forget_mi shadows $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
+
+beyond: .venv/installed          ## PROFILE=demo: the studies past the paper, figures/beyond.csv and what lies beside it
+	$(BIN)/python -m forget_mi beyond $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
 
 forget: .venv/installed          ## MODEL=run folder PATIENTS=forget CSV: unlearn, audit, report, and keep the ledger
 	$(BIN)/python -m forget_mi forget $(MODEL) $(PATIENTS)

@@ -179,7 +179,7 @@ def test_held_out_embeddings_lie_where_the_original_puts_strangers(unlearning_da
     z = held_out_embeddings(original[0], replace(unlearning_data, references=same), accelerator, UnlearningLog())
     seen = predict(original[0], unlearning_data.forget, accelerator)
     for found, own in ((z.image, seen.image_embedding), (z.text, seen.text_embedding)):
-        assert np.abs(found.numpy() - own).mean() < 0.5 * own.std(0).mean()  # ridge shrinks
+        assert np.abs(found.numpy() - own).mean() < 0.2 * own.std(0).mean()
 
 
 # ---- the references forget too --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from forget_mi.workflow import run_sweep
 
 SMALL = {"sweep": {"approaches": ["forget_mi-equal", "neg_grad"], "fractions": [0.1], "seeds": [0]}}
 NO_SHADOWS = {"shadows.count": 0}
-NOT_TIMES = ["seconds", "share_of_retraining"]
+NOT_TIMES = ["seconds", "share_of_retraining", "share_of_references"]
 
 
 def test_every_setting_of_every_method_is_an_approach():

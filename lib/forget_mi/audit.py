@@ -216,7 +216,8 @@ def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataF
     Columns: model, method, setting, forget_fraction (asked for, or the request's share of the training images), seed,
     those of COMPARED, mean_gap (mean absolute difference over CLOSENESS to the mean of the retrained models; for a
     retrained model, to the mean of the others), logit_distance (1 - cosine of logits to the retrained models on D_r),
-    seconds, share_of_retraining (seconds over the retrained models' mean).
+    seconds, share_of_retraining (seconds over the retrained models' mean), share_of_references (the same of what it
+    cost the reference models to forget, where the method has them).
     """
     retrained = [a for a in audits if a.manifest["method"] == "retrain"]
     seconds = float(np.mean([a.manifest["seconds"] for a in retrained])) if retrained else float("nan")
@@ -239,6 +240,7 @@ def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataF
         row["logit_distance"] = float(np.mean(distances)) if others else float("nan")
         row["seconds"] = audit.manifest["seconds"]
         row["share_of_retraining"] = audit.manifest["seconds"] / seconds
+        row["share_of_references"] = audit.manifest.get("seconds_of_references", 0.0) / seconds
         rows.append(row)
     return pd.DataFrame(rows)
 

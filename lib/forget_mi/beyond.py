@@ -39,13 +39,18 @@ TPR = 0.01
 
 
 class Forgotten(NamedTuple):
-    """F_ul, the references afterwards by name (empty where the method needs none), and the cost of both: seconds, and
+    """F_ul, the references afterwards by name (empty where the method needs none), and what each cost: seconds, and
     work in records that went forward and backward."""
 
     model: ImageTextModel
     references: Mapping[str, Forgot]
     seconds: float
     work: float
+
+    @property
+    def work_of_references(self) -> float:
+        """What it cost the references to forget."""
+        return sum(each.log.work for each in self.references.values() if each.log)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,13 @@ class Study:
         """Records that training on D_r takes forward and backward."""
         return float(len(self.request.retain_rows(self.cohort)) * self.run.params.training.epochs)
 
+    @property
+    def one_off_trainings(self) -> float:
+        """What the reference models cost to make, once for all requests, in trainings of F_og (by records seen)."""
+        train = self.cohort.table.iloc[rows_of(self.cohort, "train")]
+        patients = train.patient_id.map(self.references.hashed)
+        return float(sum(patients.isin(saw).sum() for saw in self.references.saw.values()) / len(train))
+
     def forget(self, method: str, settings: Any, *, seed: int | None = None) -> Forgotten:
         """Serve the request by a method, the references included where it learns from them."""
         seed = self.run.original_seed if seed is None else seed
@@ -96,8 +108,7 @@ class Study:
         if teaching:
             arguments = (self.references, self.cohort, self.request, method, settings)
             forgot = forget_in_references(*arguments, seed=seed, **how)
-        logs = [log, *(each.log for each in forgot.values() if each.log)]
-        return Forgotten(model, forgot, sum(each.seconds for each in logs), sum(each.work for each in logs))
+        return Forgotten(model, forgot, log.seconds, log.work)
 
     @cached_property
     def retrained(self) -> list[dict[str, float]]:
@@ -141,12 +152,17 @@ class Study:
 
     def row(self, approach: str, forgotten: Forgotten, **more: Any) -> dict[str, Any]:
         """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS to the mean of the
-        retrained models), share_of_retraining (of its work: the same on every machine), seconds."""
+        retrained models), share_of_retraining (of its work: the same on every machine), share_of_references (what their
+        forgetting cost beside it), one_off_trainings, seconds."""
         measures = self.measures(forgotten.model)
-        gap = mean_gap(measures, self.retrained)
-        share = forgotten.work / self.retraining_work
-        return self.about(approach, **more) | measures | {"mean_gap": gap, "share_of_retraining": share,
-                                                          "seconds": forgotten.seconds}  # fmt: skip
+        costs = {
+            "mean_gap": mean_gap(measures, self.retrained),
+            "share_of_retraining": forgotten.work / self.retraining_work,
+            "share_of_references": forgotten.work_of_references / self.retraining_work,
+            "one_off_trainings": self.one_off_trainings if forgotten.references else 0.0,
+            "seconds": forgotten.seconds,
+        }
+        return self.about(approach, **more) | measures | costs
 
     def about(self, approach: str, **more: Any) -> dict[str, Any]:
         """Who a line is about."""
@@ -282,10 +298,11 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
     request.
 
     The columns of `Study.row`, all measured on the whole request's patients against models retrained without any of
-    them (so only the last row is a fair distance), share_of_retraining of all requests so far, and request; and
+    them (so only the last row is a fair distance), the shares of all requests so far, and request; and
     margin_over_retrained: mean margin on the patients of the requests served so far, less the retrained models' mean.
     """
-    whole, now, done, total = study, study, [], 0.0
+    whole, now, done = study, study, []
+    total, of_references = 0.0, 0.0
     golden = [whole.evidence(whole.run.trained(n, whole.cohort)) for n in whole.run.retrained_seeds()]
     rows, seconds = [], 0.0
     for number, part in enumerate(parts_of_request(study.cohort, study.request, parts, study.run.params.seed), 1):
@@ -293,6 +310,7 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
         forgotten = now.forget(unlearning.parts_of(approach)[0], settings, seed=study.run.original_seed + 20 * number)
         done += part.patients
         total, seconds = total + forgotten.work, seconds + forgotten.seconds
+        of_references += forgotten.work_of_references / whole.retraining_work
         now = replace(
             now,
             original=replace(now.original, model=forgotten.model),
@@ -302,7 +320,7 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
         asked = whole.cohort.table.patient_id.iloc[whole.request.forget_rows(whole.cohort)].isin(done).to_numpy()
         mine = margins(whole.evidence(forgotten.model).forget, "fused")[asked].mean()
         theirs = np.mean([margins(each.forget, "fused")[asked].mean() for each in golden]) if golden else np.nan
-        rows.append(row | {"margin_over_retrained": mine - theirs})
+        rows.append(row | {"share_of_references": of_references, "margin_over_retrained": mine - theirs})
     return pd.DataFrame(rows)
 
 
@@ -472,46 +490,56 @@ def sequence_part(study: Study, tuned: str | None) -> pd.DataFrame:
     )
 
 
+def other_run(sweep: Sweep, seed: int, folder: Path) -> Study:
+    """The sweep's largest request on the cohort whose noise belongs to the patient, with a study of each held out."""
+    fraction = max(sweep.grid.fractions)
+    changes = {**sweep.overrides, "seed": seed, "request.fraction": fraction, "cohort.noise_of": "patient"}
+    run = open_run(sweep.profile, folder / f"seed{seed}", changes | {"shadows.count": 0})
+    cohort = hold_out_study(split_by_patient(run.source(), run.params.split), seed)
+    return train_study(run, cohort, make_request(cohort, run.params.request))
+
+
+def many_run(folder: Path, seed: int) -> Study:
+    """The profile params/many.yaml with models of a seed, on one split and request."""
+    run = open_run("many", folder / f"seed{seed}", {"seed": seed, "split.seed": 0, "request.seed": 0})
+    cohort = split_by_patient(run.source(), run.params.split)
+    return train_study(run, cohort, make_request(cohort, run.params.request))
+
+
+def train_study(run: Run, cohort: Cohort, request: Request) -> Study:
+    """The study of a run whose models are trained where they are not there yet."""
+    for name in ("original", *run.retrained_seeds(), *run.reference_seeds()):
+        run.train(name, cohort, request, run.accelerator())
+    return Study.open(run, cohort, request)
+
+
 def other_part(sweep: Sweep, seed: int, folder: Path) -> pd.DataFrame:
-    """The same patient's other study, on the cohort whose noise belongs to the patient; a row a model."""
+    """The same patient's other study; a row a model: the columns of `Study.row`, and other_study_auc."""
+    study = other_run(sweep, seed, folder)
     rows = []
-    for fraction in sweep.grid.fractions:
-        changes = {**sweep.overrides, "seed": seed, "request.fraction": fraction, "cohort.noise_of": "patient"}
-        run = open_run(sweep.profile, folder / f"seed{seed}-{100 * fraction:g}pct", changes | {"shadows.count": 0})
-        cohort = hold_out_study(split_by_patient(run.source(), run.params.split), seed)
-        request = make_request(cohort, run.params.request)
-        for name in ("original", *run.retrained_seeds(), *run.reference_seeds()):
-            run.train(name, cohort, request, run.accelerator())
-        study = Study.open(run, cohort, request)
-        for line, name in zip(study.gold_rows(), ["original", *run.retrained_seeds()], strict=True):
-            rows.append(line | {"other_study_auc": other_study_auc(study, run.trained(name, cohort))})
-        for approach in ("held_out_targets", "forget_mi-held_out", "forget_mi-multimodal"):
-            found = study.forget(unlearning.parts_of(approach)[0], settings_of(run, approach, sweep.tuned))
-            rows.append(study.row(approach, found) | {"other_study_auc": other_study_auc(study, found.model)})
+    for line, name in zip(study.gold_rows(), ["original", *study.run.retrained_seeds()], strict=True):
+        rows.append(line | {"other_study_auc": other_study_auc(study, study.run.trained(name, study.cohort))})
+    for approach in COMPARED_HERE:
+        found = study.forget(unlearning.parts_of(approach)[0], settings_of(study.run, approach, sweep.tuned))
+        rows.append(study.row(approach, found) | {"other_study_auc": other_study_auc(study, found.model)})
     return pd.DataFrame(rows)
 
 
 def many_part(sweep: Sweep, folder: Path, models: int = MANY) -> pd.DataFrame:
-    """MANY originals and twice as many retrained models of the profile params/many.yaml on one split and request, each
-    original with references of its own; see `many_against_many`."""
+    """MANY originals and twice as many retrained models, each original with references of its own; see
+    `many_against_many`."""
     seen: dict[str, list[np.ndarray]] = {}
     for seed in range(models):
-        changes = {"seed": seed, "split.seed": 0, "request.seed": 0}
-        run = open_run("many", folder / f"seed{seed}", changes)
-        cohort = split_by_patient(run.source(), run.params.split)
-        request = make_request(cohort, run.params.request)
-        for name in ("original", *run.retrained_seeds(), *run.reference_seeds()):
-            run.train(name, cohort, request, run.accelerator())
-        study = Study.open(run, cohort, request)
+        study = many_run(folder, seed)
 
         def keep(name: str, model: Checkpoint | ImageTextModel, study: Study = study) -> None:
             seen.setdefault(name, []).append(margins(study.evidence(model).forget, "fused"))
 
         keep("original", study.original)
-        for name in run.retrained_seeds():
-            keep("retrained", run.trained(name, cohort))
+        for name in study.run.retrained_seeds():
+            keep("retrained", study.run.trained(name, study.cohort))
         for approach in COMPARED_HERE:
-            settings = settings_of(run, approach, sweep.tuned)
+            settings = settings_of(study.run, approach, sweep.tuned)
             keep(approach, study.forget(unlearning.parts_of(approach)[0], settings).model)
     # One half of the retrained models from each seed, so that no seed is on one side only.
     retrained = seen.pop("retrained")

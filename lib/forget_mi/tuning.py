@@ -245,8 +245,7 @@ def search(
             except FloatingPointError as error:
                 trial.set_user_attr("ended", str(error))
                 raise optuna.TrialPruned from None
-            # The reference models have to forget as much again, each its part.
-            share = log.work * (2 if case.data.references else 1) / case.retraining_work
+            share = log.work / case.retraining_work
             if share > settings.budget:
                 trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
                 raise optuna.TrialPruned

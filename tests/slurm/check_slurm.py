@@ -16,7 +16,7 @@ from forget_mi.profiles import load_profile
 ROOT = Path(__file__).resolve().parents[2]
 SLURM = Path(tempfile.gettempdir()) / "forget-mi-slurm"
 GRID = {"approaches": ["forget_mi-equal", "neg_grad"], "fractions": [0.1, 0.2], "seeds": [0]}
-NOT_TIMES = ["seconds", "share_of_retraining"]
+NOT_TIMES = ["seconds", "share_of_retraining", "share_of_references"]
 
 
 def sweep(folder: Path, *snakemake: str, **environment: str) -> pd.DataFrame:

@@ -196,6 +196,8 @@ def held_out_embeddings(
     by a linear map, fitted on D_v, which neither model was trained on (ridge, its strength by leave-one-out).
     """
     from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     check_references(data)
     seen = predict(original, data.validation, accelerator)
@@ -213,8 +215,9 @@ def held_out_embeddings(
         ):
             if z_reference.shape[1] == 0:  # no image tower
                 continue
-            ridge = RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(z_reference.cpu().numpy(), z_original)
-            total[records] += ridge.predict(z_forget.cpu().numpy())
+            carry = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 4, 15)))
+            carry.fit(z_reference.cpu().numpy(), z_original)
+            total[records] += carry.predict(z_forget.cpu().numpy())
         count[records] += 1
     return Embeddings(*(torch.from_numpy(total / count).float().to(accelerator.device) for total in sums))
 
