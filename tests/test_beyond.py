@@ -166,10 +166,10 @@ def test_a_row_is_the_gap_to_the_retrained_models(study):
 def test_within_a_budget_is_within_it(study):
     for approach in ("fine_tune", "held_out_targets"):
         settings_ = beyond.settings_of(study.run, approach, None)
-        for budget in (1.0, 3.0):
-            found = beyond.within_budget(study, approach, settings_, budget)
-            assert found is None or found.work <= 1.02 * budget * study.retraining_work
-    assert beyond.within_budget(study, "fine_tune", beyond.settings_of(study.run, "fine_tune", None), 0.01) is None
+        found = beyond.within_budgets(study, approach, settings_, (0.01, 1.0, 1.5))
+        assert found[0.01] is None
+        for budget, each in found.items():
+            assert each is None or each.work <= 1.02 * budget * study.retraining_work
 
 
 def test_changes_multiply_or_replace():

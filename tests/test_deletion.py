@@ -198,3 +198,107 @@ def test_the_profile_of_a_request_is_the_runs(model):
     own = yaml.safe_load((ROOT / "params" / "tiny.yaml").read_text())
     assert mine["training"]["epochs"] == own["training"]["epochs"]
     assert mine["unlearning"]["method"] == own["unlearning"]["method"]
+
+
+# ---- reference models, and records that are gone ---------------------------------------------------------------------
+
+QUICK = {"unlearning": {"method": "held_out_targets", "epochs": 1}, "shadows.count": 0, "audit.neighbours": 1}
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A trained run after one request by held-out targets, whose patients' records were then destroyed."""
+    folder = tmp_path_factory.mktemp("taught") / "tiny"
+    run_chain("tiny", folder, notebooks=["01_cohort", "02_train"], progress=False)
+    patients = trained_patients(folder)[:6]
+    serve(folder, forget_csv(folder.parent / "1.csv", patients), QUICK, progress=False)
+    before = ServedModel(folder).cohort()
+    count = ServedModel(folder).delete_records()
+    return folder, patients, before, count
+
+
+def test_destroyed_records_are_nowhere_below_the_run(taught):
+    folder, patients, before, count = taught
+    rows = before.table.patient_id.isin(patients)
+    assert count == rows.sum() > 0
+    told = [before.reports[study] for study in before.table.study_id[rows].unique()]
+    for path in folder.rglob("*"):
+        if path.suffix in (".json", ".yaml", ".csv", ".html"):
+            content = path.read_text()
+            assert not [p for p in patients if p in content], path
+            assert not [report for report in told if json.dumps(report)[1:-1] in content], path
+    for path in folder.rglob("images.npy"):
+        images = np.load(path)
+        assert (images[rows.to_numpy()] == 0).all()
+        assert (images[~rows.to_numpy()] == before.images[~rows.to_numpy()]).all()
+    assert not list(folder.rglob("*.ipynb"))
+
+
+def test_only_the_models_in_use_are_left(taught):
+    folder, *_ = taught
+    served = ServedModel(folder)
+    left = {path.parent for path in folder.rglob("model.safetensors")}
+    assert left == {served.checkpoint(), served.reference("reference-1"), served.reference("reference-2")}
+    assert ServedModel(folder).delete_records() == 0
+
+
+def test_the_references_that_are_left_know_none_of_them(taught):
+    folder, *_ = taught
+    served = ServedModel(folder)
+    gone = set(served.ledger[0]["patients"])
+    for name in ("reference-1", "reference-2"):
+        now = set(read_manifest(served.reference(name))["patients"])
+        assert now
+        assert not now & gone
+
+
+def test_the_next_request_is_served_without_the_records(taught, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(taught[0], folder)
+    served = ServedModel(folder)
+    table = served.cohort().table
+    assert (table.split == "deleted").sum() == taught[3]
+    second = table.patient_id[table.split == "train"].unique()[:4]
+    # One reference is lost: it is trained again, and not on anybody who was served or is asked for by its own fold.
+    shutil.rmtree(served.reference("reference-2"))
+    before = set(read_manifest(served.reference("reference-1"))["patients"])
+    serve(folder, forget_csv(tmp_path / "2.csv", second), QUICK, progress=False)
+    again = ServedModel(folder)
+    assert [entry["number"] for entry in again.ledger] == [1, 2]
+    trained = set(read_manifest(folder / "requests" / "002" / "02_train" / "reference-2")["patients"])
+    assert not trained & before
+    assert not trained & set(again.ledger[0]["patients"])
+    everyone = {again.hashed(p) for p in table.patient_id[table.split == "train"]}
+    assert trained | before == everyone
+    now = set(read_manifest(again.reference("reference-2"))["patients"])
+    assert now == trained - set(again.ledger[1]["patients"])
+
+
+def test_a_served_patient_is_not_served_again_after_deletion(taught, tmp_path):
+    folder, patients, *_ = taught
+    with pytest.raises(InputError, match=r"was forgotten by request 001"):
+        serve(folder, forget_csv(tmp_path / "again.csv", patients[:1]), QUICK, progress=False)
+
+
+def test_references_of_another_training_are_refused(taught, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(taught[0], folder)
+    left = trained_patients(folder)[:1]
+    path = ServedModel(folder).reference("reference-1") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["identity"]["training"]["epochs"] = 99
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(NotebookError, match=r"reference-1: was trained with params.training.epochs = 99, the run"):
+        serve(folder, forget_csv(tmp_path / "2.csv", left), QUICK, progress=False)
+
+
+def test_references_whose_patients_cannot_be_told_are_refused(taught, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(taught[0], folder)
+    left = trained_patients(folder)[:1]
+    path = ServedModel(folder).reference("reference-1") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["patients"][0] = "p-0123456789abcdef"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(NotebookError, match=r"reference-1: names 1 patients who are not in the cohort"):
+        serve(folder, forget_csv(tmp_path / "2.csv", left), QUICK, progress=False)

@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     forget.add_argument("model", type=Path, help="a run folder with a trained model, such as runs/demo")
     forget.add_argument("patients", type=Path, help="a forget CSV: a column subject_id, a row a patient")
     forget.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
+    forget.add_argument("--delete-records", action="store_true", help="then destroy the patients' records in the run")
     forget.set_defaults(data=None)
     job = commands.add_parser("sweep-job", help="one job of a sweep, as the workflow calls it")
     job.add_argument("profile")
@@ -182,6 +183,8 @@ def _forget(options: argparse.Namespace) -> int:
     asked = f"{len(entry['patients'])} patients, {entry['images']} images"
     print(f"\nrequest {entry['number']:03d}: {asked}: {entry['verdict']}")
     print(f"report: {shown(folder / 'report.html')}\nmodel:  {shown(model / entry['checkpoint'])}")
+    if options.delete_records:
+        print(f"records destroyed: {ServedModel(model).delete_records()}")
     return 0
 
 

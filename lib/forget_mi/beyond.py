@@ -6,6 +6,7 @@ that teach, and shadow models that judge. The retrained models only ever judge.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -95,8 +96,8 @@ class Study:
         patients = train.patient_id.map(self.references.hashed)
         return float(sum(patients.isin(saw).sum() for saw in self.references.saw.values()) / len(train))
 
-    def forget(self, method: str, settings: Any, *, seed: int | None = None) -> Forgotten:
-        """Serve the request by a method, the references included where it learns from them."""
+    def forget(self, method: str, settings: Any, *, seed: int | None = None, alone: bool = False) -> Forgotten:
+        """Serve the request by a method; the references forget as well where it learns from them, unless `alone`."""
         seed = self.run.original_seed if seed is None else seed
         how = {"accelerator": self.accelerator}
         teaching = unlearning.needs_references(method, getattr(settings, "setting", None))
@@ -105,7 +106,7 @@ class Study:
             self.original.model, data, settings, seed=seed, progress=False, **how
         )
         forgot = {}
-        if teaching:
+        if teaching and not alone:
             arguments = (self.references, self.cohort, self.request, method, settings)
             forgot = forget_in_references(*arguments, seed=seed, **how)
         return Forgotten(model, forgot, log.seconds, log.work)
@@ -201,25 +202,31 @@ def settings_of(run: Run, approach: str, tuned: str | None, **changes: Any) -> A
 # ---- equal budgets --------------------------------------------------------------------------------------------------
 
 
-def within_budget(study: Study, approach: str, settings: Any, budget: float) -> Forgotten | None:
-    """The approach with as many epochs as a share of retraining's work allows, its stop rule off; None where not even
-    one does. Two short runs say what an epoch costs."""
+def within_budgets(
+    study: Study, approach: str, settings: Any, budgets: Sequence[float]
+) -> dict[float, Forgotten | None]:
+    """The approach with as many epochs as each share of retraining's work allows, its stop rule off; None where not
+    even one does. Two short runs say what an epoch costs. The references take no part: this is about the model."""
     method = unlearning.parts_of(approach)[0]
+    long = {"stop": "never"} if getattr(settings, "stop", "never") != "never" else {}
     if not hasattr(settings, "epochs"):
         found = study.forget(method, settings)
-        return found if found.work <= budget * study.retraining_work else None
-    long = {"stop": "never"} if getattr(settings, "stop", "never") != "never" else {}
-    one, two = (study.forget(method, replace(settings, epochs=n, **long)).work for n in (1, 2))
-    epochs = 1 + int((budget * study.retraining_work - one) / max(two - one, 1e-9))
-    return study.forget(method, replace(settings, epochs=epochs, **long)) if epochs >= 1 else None
+        return {budget: found if found.work <= budget * study.retraining_work else None for budget in budgets}
+
+    def run(epochs: int) -> Forgotten:
+        return study.forget(method, replace(settings, epochs=epochs, **long), alone=True)
+
+    one, two = run(1).work, run(2).work
+    affordable = {b: 1 + math.floor((b * study.retraining_work - one) / max(two - one, 1e-9)) for b in budgets}
+    return {budget: run(epochs) if epochs >= 1 else None for budget, epochs in affordable.items()}
 
 
 def frontier(study: Study, tuned: str | None, approaches: Sequence[str], budgets: Sequence[float]) -> pd.DataFrame:
     """A row an approach and budget: the columns of `Study.row`, and budget."""
     rows = [{**line, "budget": np.nan} for line in study.gold_rows()]
     for approach in approaches:
-        for budget in budgets:
-            found = within_budget(study, approach, settings_of(study.run, approach, tuned), budget)
+        settings = settings_of(study.run, approach, tuned)
+        for budget, found in within_budgets(study, approach, settings, budgets).items():
             if found is not None:
                 rows.append(study.row(approach, found, budget=budget))
     return pd.DataFrame(rows)
@@ -260,7 +267,7 @@ def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
     settings = settings_of(study.run, "held_out_targets", tuned)
     rows = []
     for name, change in ABLATIONS.items():
-        found = study.forget("held_out_targets", changed(settings, change))
+        found = study.forget("held_out_targets", changed(settings, change), alone=True)
         rows.append(study.row("held_out_targets", found, change=name))
     return pd.DataFrame(rows)
 
@@ -432,6 +439,33 @@ def completeness(study: Study, model: Checkpoint | ImageTextModel) -> np.ndarray
     return iam.completeness(*seen, study.shadows.of(study.rows()["forget"]), "fused")
 
 
+# ---- what it costs in a year ----------------------------------------------------------------------------------------
+
+
+def yearly_cost(
+    training_hours: float, price: float, requests: Sequence[int], *, share: float, of_references: float, one_off: float
+) -> pd.DataFrame:
+    """What deletion requests cost in the first year, in the currency of `price` (of a GPU hour): retraining at each
+    request, retraining once a month for all that came in, and held-out targets. Index: requests a year.
+
+    share, of_references: of a training, what a request costs the model and the reference models. one_off: trainings
+    that the reference models cost once. Raises InputError for a number that is not positive.
+    """
+    for name, value in (("training_hours", training_hours), ("price", price), ("share", share)):
+        if not value > 0:
+            raise InputError(f"{name} = {value}: a positive number is allowed")
+    training = training_hours * price
+    rows = {
+        count: {
+            "retrain at each request": count * training,
+            "retrain once a month": min(count, 12) * training,
+            "held-out targets": (one_off + count * (share + of_references)) * training,
+        }
+        for count in requests
+    }
+    return pd.DataFrame(rows).T.rename_axis("requests a year")
+
+
 # ---- the parts that make beyond runs --------------------------------------------------------------------------------
 
 COMPARED_HERE = ("held_out_targets", "forget_mi-held_out", "forget_mi-multimodal", "forget_mi-no_noise", "fine_tune")
@@ -449,16 +483,24 @@ def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
         return many_part(sweep, folder / "many")
     if part == "other":
         return other_part(sweep, seed, folder / "other")
-    largest = max(sweep.grid.fractions)
-    runs = {fraction: sweep.run(f"seed{seed}-{100 * fraction:g}pct") for fraction in sweep.grid.fractions}
+    fractions = sweep.grid.fractions if part == "requests" else [max(sweep.grid.fractions)]
+    studies = [request_run(sweep, seed, fraction) for fraction in fractions]
     if part == "requests":
-        return pd.concat([requests_part(Study.open(run), sweep.tuned) for run in runs.values()], ignore_index=True)
-    study = Study.open(runs[largest])
-    if part == "frontier":
-        return frontier(study, sweep.tuned, FRONTIER, BUDGETS)
-    if part == "ablation":
-        return ablation(study, sweep.tuned)
-    return sequence_part(study, sweep.tuned)
+        return pd.concat([requests_part(study, sweep.tuned) for study in studies], ignore_index=True)
+    make = {"frontier": frontier_part, "ablation": ablation, "sequence": sequence_part}[part]
+    return make(studies[0], sweep.tuned)
+
+
+def request_run(sweep: Sweep, seed: int, fraction: float) -> Study:
+    """A seed and size of request of the sweep, as the sweep has it."""
+    run = sweep.run(f"seed{seed}-{100 * fraction:g}pct")
+    cohort = split_by_patient(run.source(), run.params.split)
+    return train_study(run, cohort, make_request(cohort, run.params.request))
+
+
+def frontier_part(study: Study, tuned: str | None) -> pd.DataFrame:
+    """FRONTIER at each of BUDGETS."""
+    return frontier(study, tuned, FRONTIER, BUDGETS)
 
 
 def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:

@@ -15,21 +15,23 @@ each audit looks at them again.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from forget_mi.audit import FORGOTTEN
-from forget_mi.checkpoints import MANIFEST, read_manifest
+from forget_mi.checkpoints import MANIFEST, WEIGHTS, read_manifest
 from forget_mi.cohorts.base import Cohort
-from forget_mi.cohorts.pseudonyms import run_salt
+from forget_mi.cohorts.pseudonyms import SALT, run_salt
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.pipeline import run_chain
@@ -37,6 +39,8 @@ from forget_mi.profiles import SECTIONS, Params, resolve
 from forget_mi.report import write_report
 from forget_mi.runs import Run, open_run, shown
 from forget_mi.splits import Request, check_request, in_cohort, read_forget_csv
+
+DELETED = "deleted"  # the side of rows whose records were destroyed
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,43 @@ class ServedModel:
         cohort = Run(self.folder, self.params).cohort()
         served = {patient for entry in self.ledger for patient in entry["patients"]}
         gone = cohort.table.patient_id.map(self.hashed).isin(served)
-        return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, FORGOTTEN)))
+        there = gone & (cohort.table.split != DELETED)
+        return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~there, FORGOTTEN)))
+
+    def delete_records(self) -> int:
+        """Destroy what is still there of the patients whose requests were served; return how many records that were.
+
+        In every copy of the cohort below the run their images are blanked, their reports and ids replaced; executed
+        notebooks, which show pictures and reports, and the weights of every model but those in use, which knew some of
+        them, are removed. No later request or audit reads them (they are on the side 'deleted'). Shadow models belong
+        to the cohort as it was; an audit with them needs new ones.
+        """
+        served = {patient for entry in self.ledger for patient in entry["patients"]}
+        in_use = {
+            self.checkpoint(),
+            *(self.reference(name) for name in Run(self.folder, self.params).reference_seeds()),
+        }
+        deleted = 0
+        ids = self.cohort().table.patient_id.unique()
+        renamed = {name: self.hashed(name) for name in ids if self.hashed(name) in served}
+        for path in sorted(self.folder.rglob("cohort.json")):
+            before = Cohort.load(path.parent)
+            after, count = without_records(before, before.table.patient_id.map(self.hashed).isin(served), self.hashed)
+            if count:
+                after.save(path.parent)
+                renamed[before.fingerprint] = after.fingerprint
+                deleted = max(deleted, count)
+        for path in self.folder.rglob("*.ipynb"):
+            path.unlink()
+        for path in self.folder.rglob(WEIGHTS):
+            if path.parent not in in_use:
+                path.unlink()
+        # Fingerprints and ids that manifests, profiles and tables name.
+        names = re.compile(r"\b(" + "|".join(map(re.escape, renamed)) + r")\b") if renamed else None
+        for path in self.folder.rglob("*") if names else ():
+            if path.suffix in (".json", ".yaml", ".csv") and path.parent.name != "cohort":
+                write_text(path, names.sub(lambda found: renamed[found[0]], path.read_text()))
+        return deleted
 
     def hashed(self, patient: str) -> str:
         """A patient's id as ledger and reports show it."""
@@ -111,6 +151,29 @@ class ServedModel:
                     f"forgotten by request {entry['number']:03d} on {entry['served'][:10]}; a request is served once"
                 )
         return check_request(cohort, request)
+
+
+def without_records(cohort: Cohort, rows: pd.Series, hashed: Callable[[str], str]) -> tuple[Cohort, int]:
+    """The cohort with some of its rows (bool, n) destroyed: blank images, no report, no id that leads anywhere, on the
+    side 'deleted'; and how many of them were there until now. The other rows keep their places.
+
+    Raises InputError for a cohort whose images lie in a store that other runs share.
+    """
+    rows = rows & (cohort.table.split != DELETED)
+    if not rows.any():
+        return cohort, 0
+    if cohort.store is not None:
+        raise InputError(f"{cohort.store}: other runs share this image store; delete the files at their source")
+    table, images = cohort.table.copy(), np.array(cohort.images)
+    images[rows.to_numpy()] = 0
+    studies = set(table.study_id[rows])
+    for number, at in enumerate(table.index[rows]):
+        table.loc[at, ["study_id", "image_id"]] = f"deleted-{at}", f"deleted-{at}-{number}"
+        table.loc[at, "patient_id"] = hashed(table.patient_id[at])
+    table.loc[rows, "split"] = DELETED
+    reports = {study: text for study, text in cohort.reports.items() if study not in studies}
+    reports |= dict.fromkeys(table.study_id[rows], "deleted")
+    return replace(cohort, table=table, images=images, reports=reports), int(rows.sum())
 
 
 def serve(model: Path, patients: Path, overrides: Mapping[str, Any] | None = None, *, progress: bool = True) -> Path:
@@ -153,6 +216,7 @@ def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path,
     values = _sections(served.params.as_dict())
     values |= {"retrained": 0, "request": {"patients": list(request.patients)}}
     write_text(folder / "request.yaml", yaml.safe_dump(values, sort_keys=False))
+    write_text(folder / SALT, run_salt(served.folder) + "\n")  # by which the references know whom they saw
     run = open_run(folder / "request.yaml", folder, overrides)
     if overrides:  # the notebooks read one file
         write_text(folder / "request.yaml", yaml.safe_dump(_sections(run.params.as_dict()), sort_keys=False))

@@ -162,7 +162,7 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
             audit_plots.relearning_curves(curves[curves.model.isin(models)], level),
         ),
     ]
-    if facts["request"]["number"] > 1:
+    if (audit / "earlier.csv").is_file():
         found.append(earlier_figure(run))
     return found
 

@@ -181,11 +181,13 @@ class Run:
         return load_checkpoint(self.stage("02_train") / name, fingerprint=cohort.fingerprint)
 
     def references(self, cohort: Cohort) -> References:
-        """The reference models that notebook 02 left.
+        """The reference models that notebook 02 left; none where one is missing and the method needs none.
 
         Raises InputError where one is missing or damaged, or of another cohort, model or training.
         """
-        checkpoints = {name: self.trained(name, cohort) for name in self.reference_seeds()}
+        there = all((self.stage("02_train") / name / MANIFEST).is_file() for name in self.reference_seeds())
+        names = self.reference_seeds() if there or self.needs_references else {}
+        checkpoints = {name: self.trained(name, cohort) for name in names}
         expected = self.params.as_dict("model", "training")
         for name, saved in checkpoints.items():
             made_with = {section: saved.manifest["identity"].get(section) for section in expected}
@@ -196,6 +198,13 @@ class Run:
                     "remove the folder, and notebook 02 trains it again"
                 )
         saw = {name: frozenset(saved.manifest["patients"]) for name, saved in checkpoints.items()}
+        everyone = {self.hashed(patient) for patient in cohort.table.patient_id.unique()} if saw else set()
+        for name, patients in saw.items():
+            if not patients <= everyone:
+                raise InputError(
+                    f"{shown(self.stage('02_train') / name)}: names {len(patients - everyone)} patients who are not in "
+                    "the cohort (was another salt used to hash them?); remove the folder, and it is trained again"
+                )
         return References(checkpoints, saw, self.hashed)
 
     def unlearned_names(self) -> list[str]:

@@ -24,17 +24,19 @@ class SweepConfig:
     """approaches: methods, or method-setting where a method has settings; empty for all but retraining, which each run
     has anyway. fractions: sizes of the request, as shares of the training images. seeds: of split, request, training
     and unlearning; not those of tuning. u_lira: requests to each shadow model for the attack of that name, on the
-    profile's own approach, in the audits of the largest request."""
+    profile's own approach, in the audits of the largest request. beyond: seeds of the studies past the paper (make
+    beyond), others than those on which its method was developed."""
 
     approaches: tuple[str, ...] = ()
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.03, 0.06, 0.1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     u_lira: Annotated[int, Field(ge=0, le=100)] = 0
+    beyond: tuple[Annotated[int, Field(ge=0)], ...] = (3, 4, 5)
 
     def __post_init__(self):
         for approach in self.approaches:
             parts_of(approach)
-        for name in ("fractions", "seeds"):
+        for name in ("fractions", "seeds", "beyond"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise InputError(f"parameter sweep.{name} = {list(values)}: needs at least one value, each once")

@@ -130,8 +130,9 @@ def run_shadow(
 
 def run_beyond(profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()) -> int:
     """Make the studies past the paper (beyond.PARTS) that are missing, then figures/beyond.csv and what goes with it;
-    0 where all are there. The models of the profile's sweep that they need are trained first."""
-    sweep = open_sweep(profile, None, overrides)
+    0 where all are there. Their runs lie in the folder of the profile's sweep, with seeds of their own."""
+    seeds = open_sweep(profile, None, overrides, check=False).grid.beyond
+    sweep = open_sweep(profile, None, {**overrides, "sweep.seeds": list(seeds)})
     draw_salt(sweep.folder)
     code = _snakemake(sweep, ["beyond", *options])
     if code == 0 and not _only_shows(options):
