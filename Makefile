@@ -6,6 +6,7 @@ MODEL   ?= runs/demo
 PATIENTS ?=
 ONLY    ?=
 SNAKEMAKE ?=
+WORKERS ?= auto
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
@@ -18,7 +19,7 @@ run: .venv/installed             ## PROFILE=covid DATA=folder: the five notebook
 	$(BIN)/python -m forget_mi run $(PROFILE) $(if $(DATA),--data $(DATA))
 
 test: .venv/installed            ## lint, unit tests, notebooks end to end, regression on their printed results
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
 	$(BIN)/python tests/slurm/check_slurm.py

@@ -17,7 +17,7 @@ from forget_mi.runs import Run, open_run, shown
 
 NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
 # Beside the chain: they read a run, and nothing of the chain reads them.
-SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method")
+SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond")
 
 
 class NotebookError(RuntimeError):

@@ -11,6 +11,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from filelock import FileLock
 from pydantic import Field
 
 from forget_mi.batches import make_examples
@@ -164,10 +166,15 @@ class ShadowSet:
 
     def train(self, number: int, accelerator: Accelerator, *, progress: bool = True) -> None:
         """Train one model and keep what it says of every record; where it is whole already, do nothing. A training that
-        was killed goes on from its last whole epoch."""
+        was killed goes on from its last whole epoch; of several processes that ask for it, one trains and the others
+        wait."""
         folder, cohort = self.path(number), self.cohort
-        if (folder / MANIFEST).is_file():
-            return
+        alone = accelerator.num_processes == 1  # several that train as one must not wait for each other
+        with FileLock(folder.with_name(f".{folder.name}.lock")) if alone else nullcontext():
+            if not (folder / MANIFEST).is_file():
+                self._train(number, folder, cohort, accelerator, progress)
+
+    def _train(self, number: int, folder: Path, cohort: Cohort, accelerator: Accelerator, progress: bool) -> None:
         rows = self.rows_of(number)
         seed = SEEDS + 1000 * self.settings.seed + number
         state = folder.with_name(f".{folder.name}.state")
