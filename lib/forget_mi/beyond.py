@@ -537,8 +537,8 @@ def other_run(sweep: Sweep, seed: int, folder: Path) -> Study:
     fraction = max(sweep.grid.fractions)
     changes = {**sweep.overrides, "seed": seed, "request.fraction": fraction, "cohort.noise_of": "patient"}
     run = open_run(sweep.profile, folder / f"seed{seed}", changes | {"shadows.count": 0})
-    cohort = hold_out_study(split_by_patient(run.source(), run.params.split), seed)
-    return train_study(run, cohort, make_request(cohort, run.params.request))
+    cohort = split_by_patient(run.source(), run.params.split)
+    return train_study(run, hold_out_study(cohort, seed), make_request(cohort, run.params.request))
 
 
 def many_run(folder: Path, seed: int) -> Study:

@@ -1,0 +1,90 @@
+"""The notebooks as people use them: opened in JupyterLab in a real browser, Run All Cells."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from forget_mi.pipeline import NOTEBOOKS, with_parameters
+from forget_mi.profiles import ROOT
+
+PATIENCE = 240  # seconds for one notebook on a busy machine
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab on copies of the notebooks that run the tiny profile: its address and its folder."""
+    folder = tmp_path_factory.mktemp("lab")
+    parameters = {"profile": "tiny", "run_dir": str(folder / "run"), "overrides": {"shadows.count": 0}}
+    for name in NOTEBOOKS:
+        notebook = json.loads(with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters))
+        for cell in notebook["cells"]:
+            cell.update({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
+        (folder / f"{name}.ipynb").write_text(json.dumps(notebook))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}"),
+        *(f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"),
+        *(f"--LabApp.workspaces_dir={folder / 'workspaces'}", f"--LabApp.user_settings_dir={folder / 'settings'}"),
+    ]
+    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}
+    with open(folder / "lab.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{url}/api", timeout=2)
+            break
+        except OSError:
+            time.sleep(0.5)
+    else:
+        pytest.fail((folder / "lab.log").read_text()[-3000:])
+    yield url, folder
+    server.terminate()
+    server.wait(20)
+
+
+def code_cells(path):
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def pictures(cells) -> int:
+    return sum("image/png" in o.get("data", {}) for cell in cells for o in cell["outputs"])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_run_all_cells_finishes_without_an_error_and_draws_its_figures(name, lab, chromium):
+    url, folder = lab
+    path = folder / f"{name}.ipynb"
+    drawn = pictures(code_cells(ROOT / "notebooks" / path.name))
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    try:
+        page.goto(f"{url}/lab/tree/{name}.ipynb?reset", wait_until="domcontentloaded")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+        page.click("text=Kernel")
+        page.click("text=Restart Kernel and Run All Cells…")
+        page.click(".jp-Dialog button.jp-mod-accept")
+        started = time.monotonic()
+        while True:
+            page.wait_for_timeout(1500)
+            page.keyboard.press("Control+s")
+            page.wait_for_timeout(500)
+            cells = code_cells(path)
+            errors = [o for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
+            assert not errors, errors[0]["evalue"]
+            if [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)):
+                break
+            waited = time.monotonic() - started
+            assert waited < PATIENCE, f"{name}: not finished after {waited:.0f} s"
+        page.wait_for_selector(".jp-RenderedMarkdown h1, .jp-RenderedHTMLCommon h1", timeout=10_000)
+        assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    finally:
+        page.close()
+    assert pictures(code_cells(path)) == drawn > 0
