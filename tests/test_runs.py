@@ -44,6 +44,8 @@ def test_no_two_models_of_a_study_share_a_seed():
             {"references.folds": 0, "unlearning": {"method": "held_out_targets"}},
             r"parameter references\.folds = 0: method held_out_targets learns from reference models",
         ),
+        ({"beside": ["magic"]}, "unlearning approach 'magic': allowed are forget_mi-equal"),
+        ({"beside": "scrub-last"}, "parameter beside = 'scrub-last': a list of approaches"),
         ({"shadows.missing": "guess"}, r"shadows\.missing = 'guess'"),
         ({"training.epochs": 0}, r"parameter training\.epochs = 0"),
         ({"training.epoch": 3}, r"unknown parameter training\.epoch = 3; allowed are epochs"),

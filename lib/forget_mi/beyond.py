@@ -191,11 +191,9 @@ def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]])
 def settings_of(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
     """The settings of an approach: what was tuned for it, with changes."""
     from forget_mi.params import build
-    from forget_mi.profiles import unlearning_values
+    from forget_mi.profiles import unlearning_values, with_approach
 
-    method, setting = unlearning.parts_of(approach)
-    section = {"method": method, "setting": setting, "tuned": tuned, **changes}
-    _, values = unlearning_values({key: value for key, value in section.items() if value is not None})
+    method, values = unlearning_values(with_approach(approach, tuned)["unlearning"] | changes)
     return build(unlearning.find(method).Config, values, "unlearning")
 
 

@@ -214,7 +214,7 @@ def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path,
     """Lay out a request's run folder: its profile, and the stages 01_cohort and 02_train as notebooks 01 and 02 would
     have left them, with the model in use as the original."""
     values = _sections(served.params.as_dict())
-    values |= {"retrained": 0, "request": {"patients": list(request.patients)}}
+    values |= {"retrained": 0, "beside": [], "request": {"patients": list(request.patients)}}
     write_text(folder / "request.yaml", yaml.safe_dump(values, sort_keys=False))
     write_text(folder / SALT, run_salt(served.folder) + "\n")  # by which the references know whom they saw
     run = open_run(folder / "request.yaml", folder, overrides)

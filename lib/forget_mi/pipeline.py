@@ -12,7 +12,7 @@ from typing import Any
 
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
-from forget_mi.profiles import ROOT
+from forget_mi.profiles import ROOT, read_yaml, with_approach
 from forget_mi.runs import Run, open_run, shown
 
 NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
@@ -31,7 +31,8 @@ def run_chain(
     notebooks: Sequence[str] = NOTEBOOKS,
     progress: bool = True,
 ) -> Run:
-    """Run the notebooks on a profile; the executed ones lie in the run folder.
+    """Run the notebooks on a profile; the executed ones lie in the run folder. Notebook 03 is run for the profile's
+    method, and again for each approach that the profile puts beside it.
 
     Raises InputError for bad params before anything runs, NotebookError where a notebook stops: the chain ends there
     and its partly executed notebook is kept.
@@ -41,10 +42,16 @@ def run_chain(
         raise InputError(f"unknown notebook {unknown[0]!r}; allowed are {', '.join(NOTEBOOKS)}")
     run = open_run(profile, run_dir, overrides)
     parameters = {"profile": str(profile), "run_dir": str(run.folder), "overrides": dict(overrides or {})}
+    tuned = (read_yaml(profile).get("unlearning") or {}).get("tuned") if run.params.beside else None
     for name in notebooks:
-        started = time.perf_counter()
-        execute(ROOT / "notebooks" / f"{name}.ipynb", executed_path(run, name), parameters, progress)
-        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+        others = [with_approach(approach, tuned) for approach in run.params.beside] if name == "03_unlearn" else []
+        for changes in ({}, *others):
+            started = time.perf_counter()
+            kept = {key: value for key, value in parameters["overrides"].items()
+                    if not (changes and key.startswith("unlearning"))}  # fmt: skip
+            target = executed_path(open_run(profile, run_dir, kept | changes), name)
+            execute(ROOT / "notebooks" / f"{name}.ipynb", target, parameters | {"overrides": kept | changes}, progress)
+            print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     return run
 
 

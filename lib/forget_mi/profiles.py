@@ -25,8 +25,8 @@ from forget_mi.tuning import TuningConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = (
-    "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "audit",
-    "shadows", "device", "tuning", "sweep",
+    "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "beside",
+    "audit", "shadows", "device", "tuning", "sweep",
 )  # fmt: skip
 
 
@@ -38,7 +38,9 @@ class Params:
     settings of the source, with its name. retrained: how many models are retrained without the request; more than one
     shows how far two honest models lie apart, and 0 is what a real user has. references: models that teach some methods
     what a stranger looks like. shadows: the models that teach the attacks of the audit. method, unlearning: the
-    unlearning method and its settings. tuning: how make tune chooses them. sweep: what make sweep compares.
+    unlearning method and its settings. beside: other approaches that notebook 03 is run for as well, to be compared
+    with it (with what was tuned for them where the method's own settings are tuned ones). tuning: how make tune chooses
+    them. sweep: what make sweep compares.
     """
 
     profile: str
@@ -52,6 +54,7 @@ class Params:
     references: ReferenceConfig
     method: str
     unlearning: Any
+    beside: tuple[str, ...]
     audit: AuditConfig
     shadows: ShadowConfig
     device: DeviceConfig
@@ -148,12 +151,30 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         references=references,
         method=method,
         unlearning=settings_of_method,
+        beside=_approaches(values.get("beside")),
         audit=build(AuditConfig, values.get("audit"), "audit"),
         shadows=build(ShadowConfig, values.get("shadows"), "shadows"),
         device=build(DeviceConfig, values.get("device"), "device"),
         tuning=build(TuningConfig, values.get("tuning"), "tuning"),
         sweep=build(SweepConfig, values.get("sweep"), "sweep"),
     )
+
+
+def _approaches(names: Any) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if not isinstance(names, list):
+        raise InputError(f"parameter beside = {names!r}: a list of approaches is allowed")
+    for name in names:
+        unlearning.parts_of(name)
+    return tuple(names)
+
+
+def with_approach(approach: str, tuned: str | None) -> dict[str, Any]:
+    """What a run overrides to use an approach, with what was tuned for it in params/tuned/<tuned>.yaml."""
+    method, setting = unlearning.parts_of(approach)
+    section = {"method": method, "setting": setting, "tuned": tuned}
+    return {"unlearning": {key: value for key, value in section.items() if value is not None}}
 
 
 def unlearning_values(section: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:

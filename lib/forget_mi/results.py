@@ -20,7 +20,7 @@ from forget_mi.profiles import ROOT
 from forget_mi.runs import write_table
 from forget_mi.splits import draw_request
 from forget_mi.sweep import Sweep, open_sweep
-from forget_mi.workflow import run_sweep
+from forget_mi.workflow import run_beyond, run_sweep
 
 COLUMNS = {
     "mia_svc_image": "SVC attack, image",
@@ -41,12 +41,14 @@ TIMES = ("seconds", "share_of_retraining", "share_of_references")
 
 
 def rebuild_results(profile: str = "demo", options: Sequence[str] = ()) -> int:
-    """Finish the sweep (what is there and still valid is kept), then rewrite figures/results.csv, the figures and the
-    README's tables from it. Returns the sweep's exit status; with failed cells nothing is rewritten."""
+    """Finish the sweep and the studies past the paper (what is there and still valid is kept), then rewrite
+    figures/results.csv, figures/beyond.csv, the figures and the README's tables from them. Returns the exit status;
+    with failed cells nothing is rewritten."""
     code = run_sweep(profile, None, {}, options)
     if code == 0:
         sweep = open_sweep(profile)
         rebuild_from(sweep, pd.read_csv(sweep.folder / "comparison.csv"))
+        code = run_beyond(profile, {}, options)
     return code
 
 
@@ -218,14 +220,16 @@ def beyond_readme(table: pd.DataFrame) -> pd.DataFrame:
 
 
 REQUESTS, SHARE = 10, 0.01
+# Requests in a row by held-out targets are one of the studies past the paper.
+DRIFTING = {"unlearning": {"method": "forget_mi", "setting": "multimodal", "tuned": "demo"}}
 
 
 def rebuild_drift(profile: str = "demo") -> None:
-    """Ten requests of 1 % each, one after another, to a profile's model (in runs/drift/<profile>, made anew); then
-    figures/drift.csv and its picture."""
+    """Ten requests of 1 % each, one after another, to a profile's model by Forget-MI (in runs/drift/<profile>, made
+    anew); then figures/drift.csv and its picture."""
     folder = ROOT / "runs" / "drift" / profile
     shutil.rmtree(folder / "requests", ignore_errors=True)
-    run_chain(profile, folder, notebooks=["01_cohort", "02_train"], progress=False)
+    run_chain(profile, folder, DRIFTING, ["01_cohort", "02_train"], progress=False)
     served = ServedModel(folder)
     for number in range(len(served.ledger), REQUESTS):
         asked = draw_request(served.cohort(), SHARE, seed=number)

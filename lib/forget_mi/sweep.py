@@ -96,10 +96,10 @@ class Sweep:
         changes = dict(self.names()[name])
         if approach is None or approach == self.own:
             return changes
-        method, setting = parts_of(approach)
-        section = {"method": method, "setting": setting, "tuned": self.tuned}
+        from forget_mi.profiles import with_approach
+
         changes = {key: value for key, value in changes.items() if not key.startswith("unlearning.")}
-        return changes | {"unlearning": {key: value for key, value in section.items() if value is not None}}
+        return changes | with_approach(approach, self.tuned)
 
     def audited(self) -> list[str]:
         """The runs whose audit is finished."""
