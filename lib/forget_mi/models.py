@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from forget_mi.errors import InputError
 from forget_mi.params import build, config
@@ -164,7 +163,9 @@ class ImageTower(nn.Module):
         return embedding, self.head(embedding)
 
 
-def _residual_block(before: int, after: int, stride: int) -> BasicBlock:
+def _residual_block(before: int, after: int, stride: int) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock  # more than a second to import
+
     downsample = None
     if stride != 1 or before != after:
         downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))

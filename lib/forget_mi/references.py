@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import numpy as np
 from accelerate import Accelerator
 from pydantic import Field
-from sklearn.model_selection import StratifiedKFold
 
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
@@ -54,6 +53,8 @@ def fold_of_patients(cohort: Cohort, settings: ReferenceConfig, known: Mapping[s
 
     Raises InputError where a fold, or what is left without it, would lack a class.
     """
+    from sklearn.model_selection import StratifiedKFold
+
     table = cohort.table.iloc[rows_of(cohort, "train")]
     label = table.groupby("patient_id", sort=False).label.agg(lambda labels: labels.mode().iloc[0])
     names, folds = settings.names(), {}

@@ -10,7 +10,6 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from sklearn.model_selection import StratifiedGroupKFold
 
 from forget_mi.cohorts.base import Cohort
 from forget_mi.cohorts.pseudonyms import pseudonym
@@ -100,6 +99,8 @@ def _published_test(cohort: Cohort) -> np.ndarray:
 
 
 def _one_fold(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
+    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, for who draws a split
+
     # No more folds than there are patients, or images of the most frequent class.
     folds = max(2, min(round(1 / share), table.patient_id.nunique(), table.label.value_counts().max()))
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)

@@ -19,7 +19,6 @@ import pandas as pd
 import yaml
 from accelerate import Accelerator
 from pydantic import Field
-from sklearn.svm import SVC
 from tqdm.auto import tqdm
 
 from forget_mi.batches import Examples
@@ -173,6 +172,8 @@ def strangers_called(seen: Seen) -> float:
 def _calls(seen: Seen, judged: Predictions) -> float:
     """Share of some records that an SVC trained on D_s = 1 against D_v = 0 calls members. D_s counts as if all of D_r
     were there, as the paper's attack has it."""
+    from sklearn.svm import SVC
+
     losses = np.concatenate([seen.stay.cross_entropy("fused"), seen.validation.cross_entropy("fused")])
     truth = np.repeat([1, 0], [len(seen.stay), len(seen.validation)])
     weight = {1: seen.stayers / len(seen.stay), 0: 1.0}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from forget_mi.attacks.base import Evidence, Scores
 from forget_mi.metrics import Predictions, Tower
@@ -20,6 +17,10 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
     other label's. It reads no output of the model, so that an unlearning which only edits the output layer does not get
     past it. Costs one regression. Assumes access to embeddings, as whoever holds the weights has it.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     sides = [features(p, evidence.retain, tower) for p in (evidence.retain, evidence.validation)]
     truth = np.repeat([1, 0], [len(x) for x in sides])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500))

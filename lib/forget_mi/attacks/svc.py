@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from sklearn.svm import SVC
 
 from forget_mi.attacks.base import Evidence, Scores
 from forget_mi.metrics import Tower
+
+if TYPE_CHECKING:
+    from sklearn.svm import SVC
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:
@@ -36,6 +40,8 @@ def member_calls(evidence: Evidence, tower: Tower, class_weight: str | None = No
 def fitted(evidence: Evidence, tower: Tower, class_weight: str | None = None) -> SVC:
     """SVC (C=3, RBF, gamma 'auto') on the cross-entropies of D_r = 1 against D_t = 0 (Forget-MI, arXiv 2506.23145,
     section 3; the released evaluation)."""
+    from sklearn.svm import SVC
+
     members, strangers = _column(evidence.retain, tower), _column(evidence.test, tower)
     truth = np.concatenate([np.ones(len(members)), np.zeros(len(strangers))])
     classifier = SVC(C=3, kernel="rbf", gamma="auto", class_weight=class_weight)
