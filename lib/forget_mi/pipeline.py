@@ -42,10 +42,8 @@ def run_chain(
         raise InputError(f"unknown notebook {unknown[0]!r}; allowed are {', '.join(NOTEBOOKS)}")
     run = open_run(profile, run_dir, overrides)
     parameters = {"profile": str(profile), "run_dir": str(run.folder), "overrides": dict(overrides or {})}
-    tuned = (read_yaml(profile).get("unlearning") or {}).get("tuned") if run.params.beside else None
     for name in notebooks:
-        others = [with_approach(approach, tuned) for approach in run.params.beside] if name == "03_unlearn" else []
-        for changes in ({}, *others):
+        for changes in ({}, *beside(run, profile)) if name == "03_unlearn" else ({},):
             started = time.perf_counter()
             kept = {key: value for key, value in parameters["overrides"].items()
                     if not (changes and key.startswith("unlearning"))}  # fmt: skip
@@ -53,6 +51,12 @@ def run_chain(
             execute(ROOT / "notebooks" / f"{name}.ipynb", target, parameters | {"overrides": kept | changes}, progress)
             print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     return run
+
+
+def beside(run: Run, profile: str | Path) -> list[dict[str, Any]]:
+    """What notebook 03 overrides for each approach that a profile puts beside its method."""
+    tuned = (read_yaml(profile).get("unlearning") or {}).get("tuned") if run.params.beside else None
+    return [with_approach(approach, tuned) for approach in run.params.beside]
 
 
 def run_tuning_notebook(
@@ -116,6 +120,11 @@ def rebuild_notebooks(target: Path = ROOT / "notebooks", parameters: Mapping[str
             source.write_text(with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters or {}))
             execute(source, executed, {})
             write_text(target / f"{name}.ipynb", clean_notebook(executed.read_text()))
+            if name == "03_unlearn":  # those that 04 and 05 compare with
+                given = {"profile": "demo", "run_dir": None, **(parameters or {})}
+                run = open_run(given["profile"], given["run_dir"])
+                for changes in beside(run, given["profile"]):
+                    execute(source, executed, {"overrides": changes})
 
 
 def with_parameters(text: str, parameters: Mapping[str, Any]) -> str:
