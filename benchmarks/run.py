@@ -19,6 +19,7 @@ from measure import RESULTS, keep
 from paper_memory import table
 
 from forget_mi.plots import COLOURS, set_style
+from forget_mi.results import write_readme_table
 
 BENCHMARKS = {
     "a": unlearning_step.small,
@@ -40,9 +41,23 @@ def main(letters: list[str]) -> None:
     for letter in letters or BENCHMARKS:
         keep(BENCHMARKS[letter]())
     draw(pd.read_csv(RESULTS), RESULTS.with_suffix(".png"))
+    write_readme_table("bench", readme(pd.read_csv(RESULTS)))
     estimates = table()
     print("\nmemory of the paper's model, estimates:", estimates.attrs["facts"])
     print(estimates.to_string(index=False))
+
+
+def readme(rows: pd.DataFrame) -> pd.DataFrame:
+    """The README's table: every ratio with its spread; of (c), the largest requests and the exponents."""
+    small = (rows.benchmark == "c") & rows.case.str.contains(r"^share .* [13] %")
+    shown = rows[~small]
+    return pd.DataFrame(
+        {
+            "": shown.benchmark,
+            "case": shown.case,
+            "ratio [low, high]": [f"{r.ratio:.3g} [{r.low:.3g}, {r.high:.3g}]" for r in shown.itertuples()],
+        }
+    )
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
