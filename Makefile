@@ -67,7 +67,7 @@ benchmark-store: .venv/installed ## decoding 2,000 DICOM files (4 GB of temporar
 	$(BIN)/python benchmarks/image_store.py
 
 reference: .venv/installed       ## rebuild the reference outputs that the tests compare with
-	$(BIN)/python -m forget_mi reference
+	OMP_NUM_THREADS=1 $(BIN)/python -m forget_mi reference
 
 format: .venv/installed          ## ruff over code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
