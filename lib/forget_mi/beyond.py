@@ -325,7 +325,8 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
         asked = whole.cohort.table.patient_id.iloc[whole.request.forget_rows(whole.cohort)].isin(done).to_numpy()
         mine = margins(whole.evidence(forgotten.model).forget, "fused")[asked].mean()
         theirs = np.mean([margins(each.forget, "fused")[asked].mean() for each in golden]) if golden else np.nan
-        rows.append(row | {"share_of_references": of_references, "margin_over_retrained": mine - theirs})
+        row |= {"share_of_references": of_references, "margin_over_retrained": mine - theirs}
+        rows.append(row | {"one_off_trainings": whole.one_off_trainings if forgotten.references else 0.0})
     return pd.DataFrame(rows)
 
 
