@@ -29,8 +29,10 @@ def test_a_method_is_found_by_name():
 
 def test_a_method_sees_no_test_set_and_no_retrained_model(cohort, request_10, unlearning_data):
     names = {field.name for field in dataclasses.fields(UnlearningData)}
-    assert names == {"forget", "retain", "validation", "forget_reports", "tokenizer", "max_tokens"}
-    seen = {int(row) for name in ("forget", "retain", "validation") for row in getattr(unlearning_data, name).rows}
+    assert names == {"forget", "retain", "validation", "forget_reports", "tokenizer", "max_tokens", "references"}
+    sets = [getattr(unlearning_data, name) for name in ("forget", "retain", "validation")]
+    sets += [examples for each in unlearning_data.references for examples in (each.forget, each.validation)]
+    seen = {int(row) for examples in sets for row in examples.rows}
     assert not seen & set(np.flatnonzero(cohort.table.split == "test"))
     assert set(unlearning_data.forget.rows.tolist()) == set(request_10.forget_rows(cohort).tolist())
 
