@@ -133,12 +133,13 @@ def test_the_divergence_is_scipys_and_zero_at_the_target():
     rng = np.random.default_rng(0)
     a, b = (torch.from_numpy(rng.normal(size=(5, 4))) for _ in range(2))
     zero = torch.zeros(5, 0)
-    output, target = ModelOutput(a, b, zero, zero), ModelOutput(b, a, zero, zero)
+    # The text tower is where it should be: the direction of the divergence shows.
+    output, target = ModelOutput(a, a, zero, zero), ModelOutput(b, a, zero, zero)
     p, q = a.softmax(-1).numpy(), b.softmax(-1).numpy()
-    by_hand = entropy(q, p, axis=-1).mean() + entropy(p, q, axis=-1).mean()
+    by_hand = entropy(q, p, axis=-1).mean()
     assert held_out_targets.divergence(output, target, 0.0).item() == pytest.approx(by_hand)
     centred = (a - a.mean(-1, keepdim=True)) - (b - b.mean(-1, keepdim=True))
-    more = 0.5 * 2 * (centred**2).mean().item()
+    more = 0.5 * (centred**2).mean().item()
     assert held_out_targets.divergence(output, target, 0.5).item() == pytest.approx(by_hand + more)
     assert held_out_targets.divergence(output, output, 0.5).item() == pytest.approx(0, abs=1e-12)
 
