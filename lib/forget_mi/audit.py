@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -114,12 +114,7 @@ def audit_model(
 ) -> ModelAudit:
     """Measure one model: AUC and F1 on each set, and every attack, for each tower and the fused prediction."""
     model = checkpoint.model.to(accelerator.device)
-    rows = {
-        "forget": request.forget_rows(cohort),
-        "retain": request.retain_rows(cohort),
-        "validation": rows_of(cohort, "validation"),
-        "test": rows_of(cohort, "test"),
-    }
+    rows = rows_by_set(cohort, request)
     earlier = rows_of(cohort, FORGOTTEN)
     if len(earlier):
         rows[EARLIER] = earlier
@@ -131,6 +126,16 @@ def audit_model(
     }
     measures = measure_all(predictions, settings)
     return ModelAudit(name, checkpoint.manifest, predictions, measures, rows, joint_embedding_of(model))
+
+
+def rows_by_set(cohort: Cohort, request: Request) -> dict[str, np.ndarray]:
+    """Table rows of each of SETS."""
+    return {
+        "forget": request.forget_rows(cohort),
+        "retain": request.retain_rows(cohort),
+        "validation": rows_of(cohort, "validation"),
+        "test": rows_of(cohort, "test"),
+    }
 
 
 def measure_all(predictions: Mapping[str, Predictions], settings: AuditConfig) -> pd.DataFrame:
@@ -210,6 +215,13 @@ COMPARED = {
 CLOSENESS = ("mia_svc_fused", "forget_auc", "forget_f1", "test_auc", "test_f1")
 
 
+def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]]) -> float:
+    """Mean absolute difference over CLOSENESS to the mean of the retrained models; NaN without any."""
+    if not retrained:
+        return float("nan")
+    return float(np.mean([abs(row[name] - np.mean([other[name] for other in retrained])) for name in CLOSENESS]))
+
+
 def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataFrame:
     """One row a model: who it is, its measures, its distance to the retrained models, its cost.
 
@@ -232,10 +244,8 @@ def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataF
             "seed": seed,
         }
         row |= {column: audit.value(*which) for column, which in COMPARED.items()}
-        gaps = [
-            abs(row[column] - np.mean([other.value(*COMPARED[column]) for other in others])) for column in CLOSENESS
-        ]
-        row["mean_gap"] = float(np.mean(gaps)) if others else float("nan")
+        golden = [{column: other.value(*COMPARED[column]) for column in CLOSENESS} for other in others]
+        row["mean_gap"] = mean_gap(row, golden)
         distances = [logit_cosine_distance(audit.predictions["retain"], o.predictions["retain"]) for o in others]
         row["logit_distance"] = float(np.mean(distances)) if others else float("nan")
         row["seconds"] = audit.manifest["seconds"]

@@ -21,7 +21,7 @@ from forget_mi import unlearning
 from forget_mi.attacks import Evidence, iam, lira, margins, ruli
 from forget_mi.attacks.evaluate import at_level, patients_of
 from forget_mi.attacks.klom import klom
-from forget_mi.audit import CLOSENESS, COMPARED, SETS, measures_of
+from forget_mi.audit import CLOSENESS, COMPARED, FORGOTTEN, SETS, mean_gap, measures_of, rows_by_set
 from forget_mi.batches import make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
@@ -29,7 +29,7 @@ from forget_mi.errors import InputError
 from forget_mi.metrics import Predictions, binary_auc, predict
 from forget_mi.models import ImageTextModel
 from forget_mi.references import Forgot, References, forget_in_references
-from forget_mi.roc import Roc
+from forget_mi.roc import Roc, by_patient
 from forget_mi.runs import Run, open_run
 from forget_mi.shadows import Shadows
 from forget_mi.splits import Request, make_request, rows_of, split_by_patient
@@ -117,7 +117,7 @@ class Study:
         return [self.measures(self.run.trained(name, self.cohort)) for name in self.run.retrained_seeds()]
 
     def measures(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
-        """Of a model (one without a tokenizer of its own has F_og's): CLOSENESS, and where there are shadow models LiRA
+        """Of a model: CLOSENESS, and where there are shadow models LiRA
         of D_f against D_t on the fused prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
         evidence = self.evidence(model)
         sides = {side: getattr(evidence, side) for side in SETS}
@@ -133,20 +133,15 @@ class Study:
 
     def evidence(self, model: Checkpoint | ImageTextModel) -> Evidence:
         """What an attacker sees of a model."""
-        saved = model if isinstance(model, Checkpoint) else Checkpoint(model, self.original.tokenizer, {})
-        rows = self.rows()
-        seen = {side: self.says(saved, rows[side]) for side in SETS}
+        rows = rows_by_set(self.cohort, self.request)
+        seen = {side: self.says(model, rows[side]) for side in SETS}
         sides = ("forget", "validation", "test")
         shadows = self.shadows and {side: self.shadows.of(rows[side]) for side in sides}
         return Evidence(*(seen[side] for side in SETS), shadows=shadows)
 
-    def rows(self) -> dict[str, np.ndarray]:
-        """Table rows by set."""
-        rows = {side: rows_of(self.cohort, side) for side in ("validation", "test")}
-        return rows | {"forget": self.request.forget_rows(self.cohort), "retain": self.request.retain_rows(self.cohort)}
-
-    def says(self, saved: Checkpoint, rows: np.ndarray) -> Predictions:
-        """What a model says of some rows."""
+    def says(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
+        """What a model says of some rows (one without a tokenizer of its own has F_og's)."""
+        saved = model if isinstance(model, Checkpoint) else Checkpoint(model, self.original.tokenizer, {})
         model = saved.model.to(self.accelerator.device)
         examples = make_examples(self.cohort, rows, saved.tokenizer, model.settings.max_tokens)
         return predict(model, examples, self.accelerator)
@@ -179,13 +174,6 @@ class Study:
         ]
         known = self.measures(self.original)
         return [self.about("original") | known | {"mean_gap": mean_gap(known, self.retrained)}, *lines]
-
-
-def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]]) -> float:
-    """Mean absolute difference over CLOSENESS to the mean of the retrained models; NaN without any."""
-    if not retrained:
-        return float("nan")
-    return float(np.mean([abs(row[name] - np.mean([other[name] for other in retrained])) for name in CLOSENESS]))
 
 
 def settings_of(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
@@ -295,7 +283,7 @@ def parts_of_request(cohort: Cohort, request: Request, parts: int, seed: int) ->
 def served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
     """The cohort once some patients' requests were served: they are on no side that is learned from."""
     gone = cohort.table.patient_id.isin(patients)
-    return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, "forgotten")))
+    return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, FORGOTTEN)))
 
 
 def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataFrame:
@@ -308,7 +296,8 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
     """
     whole, now, done = study, study, []
     total, of_references = 0.0, 0.0
-    golden = [whole.evidence(whole.run.trained(n, whole.cohort)) for n in whole.run.retrained_seeds()]
+    everyone = whole.request.forget_rows(whole.cohort)
+    golden = [whole.says(whole.run.trained(name, whole.cohort), everyone) for name in whole.run.retrained_seeds()]
     rows, seconds = [], 0.0
     for number, part in enumerate(parts_of_request(study.cohort, study.request, parts, study.run.params.seed), 1):
         now = replace(now, cohort=served(study.cohort, done), request=part)
@@ -322,9 +311,9 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
             references=after(now.references, forgotten.references, part),
         )
         row = whole.row(approach, Forgotten(forgotten.model, {}, seconds, total), request=number)
-        asked = whole.cohort.table.patient_id.iloc[whole.request.forget_rows(whole.cohort)].isin(done).to_numpy()
-        mine = margins(whole.evidence(forgotten.model).forget, "fused")[asked].mean()
-        theirs = np.mean([margins(each.forget, "fused")[asked].mean() for each in golden]) if golden else np.nan
+        asked = whole.cohort.table.patient_id.iloc[everyone].isin(done).to_numpy()
+        mine = margins(whole.says(forgotten.model, everyone), "fused")[asked].mean()
+        theirs = np.mean([margins(each, "fused")[asked].mean() for each in golden]) if golden else np.nan
         row |= {"share_of_references": of_references, "margin_over_retrained": mine - theirs}
         rows.append(row | {"one_off_trainings": whole.one_off_trainings if forgotten.references else 0.0})
     return pd.DataFrame(rows)
@@ -360,7 +349,7 @@ def references_told(study: Study, forgotten: Forgotten) -> pd.DataFrame:
             seen = [study.says(replace(saved, model=model), side) for side in (forget, test)]
             scores = [lira.likelihood_ratio(p, study.shadows.of(side), "fused")
                       for p, side in zip(seen, (forget, test), strict=True)]  # fmt: skip
-            by_one = [pd.Series(s).groupby(p.patients).mean() for s, p in zip(scores, seen, strict=True)]
+            by_one = [by_patient(s, p.patients)[0] for s, p in zip(scores, seen, strict=True)]
             rows.append({"reference": name, "when": when, "seed": study.run.params.seed, "records": len(forget),
                          "lira_auc": binary_auc(*scores), "lira_patient_auc": binary_auc(*by_one)})  # fmt: skip
     return pd.DataFrame(rows)
@@ -387,9 +376,8 @@ def other_study_auc(study: Study, model: Checkpoint | ImageTextModel) -> float:
     model treats them as a stranger's."""
     asked = study.cohort.table.patient_id.isin(study.request.patients).to_numpy()
     others = np.flatnonzero(asked & (study.cohort.table.split == OTHER).to_numpy())
-    saved = model if isinstance(model, Checkpoint) else Checkpoint(model, study.original.tokenizer, {})
     sides = (others, rows_of(study.cohort, "test"))
-    return binary_auc(*(margins(study.says(saved, side), "fused") for side in sides))
+    return binary_auc(*(margins(study.says(model, side), "fused") for side in sides))
 
 
 # ---- many against many ----------------------------------------------------------------------------------------------
@@ -434,8 +422,9 @@ def many_against_many(
 
 def completeness(study: Study, model: Checkpoint | ImageTextModel) -> np.ndarray:
     """IAM of each record of D_f (n)."""
-    seen = [study.evidence(which).forget for which in (model, study.original)]
-    return iam.completeness(*seen, study.shadows.of(study.rows()["forget"]), "fused")
+    records = study.request.forget_rows(study.cohort)
+    seen = [study.says(which, records) for which in (model, study.original)]
+    return iam.completeness(*seen, study.shadows.of(records), "fused")
 
 
 # ---- what it costs in a year ----------------------------------------------------------------------------------------
@@ -574,7 +563,9 @@ def many_part(sweep: Sweep, folder: Path, models: int = MANY) -> pd.DataFrame:
         study = many_run(folder, seed)
 
         def keep(name: str, model: Checkpoint | ImageTextModel, study: Study = study) -> None:
-            seen.setdefault(name, []).append(margins(study.evidence(model).forget, "fused"))
+            seen.setdefault(name, []).append(
+                margins(study.says(model, study.request.forget_rows(study.cohort)), "fused")
+            )
 
         keep("original", study.original)
         for name in study.run.retrained_seeds():

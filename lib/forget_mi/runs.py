@@ -261,8 +261,10 @@ class Run:
         folder = self.stage("02_train") / name
         seed = {"original": self.original_seed, **self.retrained_seeds(), **self.reference_seeds()}[name]
         kind = {"original": "original", "reference": "reference"}.get(name.split("-")[0], "retrain")
-        rows = {"original": lambda: rows_of(cohort, "train"), "retrain": lambda: request.retain_rows(cohort),
-                "reference": lambda: self._reference_rows(name, cohort)}[kind]()  # fmt: skip
+        if kind == "reference":
+            rows = self._reference_rows(name, cohort)
+        else:
+            rows = request.retain_rows(cohort) if kind == "retrain" else rows_of(cohort, "train")
         images = [cohort.table.image_id.iloc[part].tolist() for part in (rows, rows_of(cohort, "validation"))]
         identity = {
             **self.params.as_dict("model", "training", "device"),

@@ -18,8 +18,17 @@ from forget_mi.metrics import predict
 from forget_mi.models import Embeddings, ImageTextModel, JointEmbedding, joint_embedding_of
 from forget_mi.params import config
 from forget_mi.perturb import noisy_images, noisy_reports
-from forget_mi.unlearning.base import FORWARD_ONLY, LogUniform, OneOf, Uniform, UnlearningData, UnlearningLog, Whole
-from forget_mi.unlearning.held_out_targets import check_references, say
+from forget_mi.unlearning.base import (
+    FORWARD_ONLY,
+    LogUniform,
+    OneOf,
+    Reference,
+    Uniform,
+    UnlearningData,
+    UnlearningLog,
+    Whole,
+)
+from forget_mi.unlearning.held_out_targets import mean_over_strangers, say
 from forget_mi.unlearning.steps import (
     Half,
     OriginalOutputs,
@@ -138,7 +147,7 @@ def unlearn(
         log=log,
         seed=seed,
         accelerator=accelerator,
-        before_epoch=lambda draws: retain_targets.prepare(np.concatenate([draw.retain for draw in draws])),
+        before_epoch=retain_targets.prepare_retained,
         description="Forget-MI",
         progress=progress,
     )
@@ -199,27 +208,22 @@ def held_out_embeddings(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    check_references(data)
     seen = predict(original, data.validation, accelerator)
     log.work += FORWARD_ONLY * len(data.validation)
-    sums = [np.zeros((len(data.forget), z.shape[1])) for z in (seen.image_embedding, seen.text_embedding)]
-    count = np.zeros((len(data.forget), 1))
-    for reference in data.references:
-        records = np.flatnonzero(reference.stranger)
-        if len(records) == 0:
-            continue
+
+    def carried(reference: Reference, records: Examples) -> list[Tensor]:
         here = say(reference, reference.validation, accelerator, log).embeddings
-        there = say(reference, reference.forget.select(records), accelerator, log).embeddings
-        for total, z_reference, z_forget, z_original in zip(
-            sums, here, there, (seen.image_embedding, seen.text_embedding), strict=True
-        ):
-            if z_reference.shape[1] == 0:  # no image tower
-                continue
-            carry = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 4, 15)))
-            carry.fit(z_reference.cpu().numpy(), z_original)
-            total[records] += carry.predict(z_forget.cpu().numpy())
-        count[records] += 1
-    return Embeddings(*(torch.from_numpy(total / count).float().to(accelerator.device) for total in sums))
+        there = say(reference, records, accelerator, log).embeddings
+        found = []
+        for own, wanted, z in zip(here, (seen.image_embedding, seen.text_embedding), there, strict=True):
+            if z.shape[1]:  # there is such a tower
+                carry = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 4, 15)))
+                carry.fit(own.cpu().numpy(), wanted)
+                z = torch.from_numpy(carry.predict(z.cpu().numpy())).to(z)
+            found.append(z)
+        return found
+
+    return Embeddings(*mean_over_strangers(data, carried))
 
 
 def step_aside(model: nn.Module, scale: float, seed: int) -> None:

@@ -3,6 +3,7 @@ matching, Georgiev et al., ICLR 2025, arXiv 2410.23232, whose oracle nobody has)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, mse_loss
 
+from forget_mi.batches import Examples
 from forget_mi.errors import InputError
 from forget_mi.losses import classification_loss
 from forget_mi.metrics import predict
@@ -101,7 +103,7 @@ def unlearn(
         log=log,
         seed=seed,
         accelerator=accelerator,
-        before_epoch=lambda draws: retain_targets.prepare(np.concatenate([draw.retain for draw in draws])),
+        before_epoch=retain_targets.prepare_retained,
         description="held-out targets",
         progress=progress,
     )
@@ -127,23 +129,37 @@ def held_out(data: UnlearningData, accelerator: Accelerator, log: UnlearningLog)
 
     Raises InputError where a record has no such reference.
     """
+
+    def read(reference: Reference, records: Examples) -> ModelOutput:
+        return say(reference, records, accelerator, log)
+
+    return ModelOutput(*mean_over_strangers(data, read))
+
+
+def mean_over_strangers(
+    data: UnlearningData, read: Callable[[Reference, Examples], Sequence[Tensor]]
+) -> tuple[Tensor, ...]:
+    """What `read` gives of D_f, each tensor (n, ...): of each record the mean over the references that never saw its
+    patient. read: is given a reference and the records of D_f that it may read.
+
+    Raises InputError where a record has no such reference.
+    """
     check_references(data)
-    total, count = None, torch.zeros(len(data.forget), 1, device=accelerator.device)
+    total, count = None, torch.zeros(len(data.forget), 1)
     for reference in data.references:
-        records = np.flatnonzero(reference.stranger)
+        records = torch.from_numpy(np.flatnonzero(reference.stranger))
         if len(records) == 0:
             continue
-        said = say(reference, reference.forget.select(records), accelerator, log)
+        found = read(reference, reference.forget.select(records))
         if total is None:
-            total = [t.new_zeros(len(data.forget), t.shape[1]) for t in said]
-        index = torch.from_numpy(records).to(accelerator.device)
-        for sums, t in zip(total, said, strict=True):
-            sums.index_add_(0, index, t)
-        count[index] += 1
-    return ModelOutput(*(sums / count for sums in total))
+            total = [t.new_zeros(len(data.forget), t.shape[1]) for t in found]
+        for sums, t in zip(total, found, strict=True):
+            sums.index_add_(0, records.to(t.device), t)
+        count[records] += 1
+    return tuple(sums / count.to(sums.device) for sums in total)
 
 
-def say(reference: Reference, examples, accelerator: Accelerator, log: UnlearningLog) -> ModelOutput:
+def say(reference: Reference, examples: Examples, accelerator: Accelerator, log: UnlearningLog) -> ModelOutput:
     """What a reference says of some records, in evaluation mode; the log counts them."""
     log.work += FORWARD_ONLY * len(examples)
     return as_output(predict(reference.model.to(accelerator.device), examples, accelerator), accelerator.device)

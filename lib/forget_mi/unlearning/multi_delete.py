@@ -85,7 +85,7 @@ def unlearn(
     take_steps(
         unlearned, data, settings, paced_by_forget(data, settings), loss, original=original, log=log, seed=seed,
         accelerator=accelerator,
-        before_epoch=lambda draws: retain_targets.prepare(np.concatenate([draw.retain for draw in draws])),
+        before_epoch=retain_targets.prepare_retained,
         description="MultiDelete", progress=progress,
     )  # fmt: skip
     return unlearned, log

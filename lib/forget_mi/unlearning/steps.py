@@ -265,6 +265,10 @@ class OriginalOutputs:
             values[torch.from_numpy(missing).to(t.device)] = t
         self._known[missing] = True
 
+    def prepare_retained(self, draws: list[Draw]) -> None:
+        """Compute what is missing of the retain records of an epoch's steps."""
+        self.prepare(np.concatenate([draw.retain for draw in draws]))
+
     def at(self, index: Tensor) -> ModelOutput:
         """The output for records that were prepared."""
         index = index.to(self._accelerator.device)
