@@ -19,7 +19,7 @@ run: .venv/installed             ## PROFILE=covid DATA=folder: the five notebook
 	$(BIN)/python -m forget_mi run $(PROFILE) $(if $(DATA),--data $(DATA))
 
 test: .venv/installed            ## lint, unit tests, notebooks end to end, regression on their printed results
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
 	$(BIN)/python tests/slurm/check_slurm.py
@@ -67,7 +67,7 @@ benchmark-store: .venv/installed ## decoding 2,000 DICOM files (4 GB of temporar
 	$(BIN)/python benchmarks/image_store.py
 
 reference: .venv/installed       ## rebuild the reference outputs that the tests compare with
-	OMP_NUM_THREADS=1 $(BIN)/python -m forget_mi reference
+	OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m forget_mi reference
 
 format: .venv/installed          ## ruff over code and notebooks
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -107,7 +107,12 @@ def shows_a_real_cohort(notebook: dict) -> bool:
     for cell in notebook["cells"]:
         if {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
             exec("".join(cell["source"]), parameters)
-    values = read_yaml(parameters["profile"]) if parameters else {"cohort": {"source": "synthetic"}}
+    # A notebook without a profile makes its own cohort: then no other source may be imported in it.
+    own = {"cohort": {"source": "synthetic"}}
+    values = read_yaml(parameters["profile"]) if "profile" in parameters else own
+    code = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    if "profile" not in parameters and re.search(r"cohorts import (?!synthetic\b)|load_cohort", code):
+        return True
     source = (parameters.get("overrides") or {}).get("cohort", values["cohort"])["source"]
     printed = json.dumps([cell.get("outputs", []) for cell in notebook["cells"]])
     real = [name for name in SOURCES if name != "synthetic"]

@@ -69,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--kind", choices=("dicom", "jpg"), default="dicom")
     export.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
     export.add_argument("--data", type=Path, help="the data folder (cohort.root)")
+    pack = commands.add_parser("pack", help="a run's model as a folder for others: weights, card, exports")
+    pack.add_argument("model", type=Path, help="a run folder, such as runs/demo")
+    pack.add_argument("folder", type=Path, help="where it goes")
+    pack.add_argument("--name", help="original, or an approach (default: the run's method)")
+    pack.add_argument("--export", nargs="*", default=[], metavar="FORMAT", help="torchscript, torch_export, onnx")
     dag = commands.add_parser("dag", help="rebuild figures/workflow.png")
     dag.add_argument("profile")
     real = commands.add_parser("real-results", help="run a real cohort's profile and rebuild the README's table of it")
@@ -200,6 +205,21 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pack(options: argparse.Namespace) -> int:
+    from forget_mi.deletion import ServedModel
+    from forget_mi.export import export_model
+    from forget_mi.pretrained import pack
+    from forget_mi.runs import Run
+
+    run = Run(options.model.resolve(), ServedModel(options.model.resolve()).params)
+    model, batch = pack(run, options.name or run.unlearned_name, options.folder)
+    print(f"{options.folder}: model.safetensors, config.json, README.md")
+    exported = export_model(model, options.folder, batch, tuple(options.export)) if options.export else {}
+    for name, apart in exported.items():
+        print(f"{options.folder}: {name}, differs from the model by at most {apart:.1g}")
+    return 0
+
+
 def _dag(options: argparse.Namespace) -> int:
     from forget_mi.profiles import ROOT
     from forget_mi.workflow import draw_workflow
@@ -233,7 +253,7 @@ def _reference(_: argparse.Namespace) -> int:
     from forget_mi.profiles import ROOT
 
     # neg_grad: on so few records a trial of Forget-MI costs as much as retraining.
-    parameters = {"profile": "tiny", "run_dir": "runs/reference", "approach": "neg_grad"}
+    parameters = {"profile": "tiny", "run_dir": "runs/reference", "approach": "neg_grad", "patients": 60, "epochs": 2}
     rebuild_notebooks(ROOT / "tests" / "reference", parameters)
     return 0
 
@@ -259,6 +279,7 @@ COMMANDS = {
     "drift": _drift,
     "dag": _dag,
     "export": _export,
+    "pack": _pack,
     "real-results": _real_results,
     "notebooks": _notebooks,
     "reference": _reference,

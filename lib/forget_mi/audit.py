@@ -28,7 +28,7 @@ from forget_mi.metrics import (
     mean_auc,
     predict,
 )
-from forget_mi.models import JointEmbedding, joint_embedding_of
+from forget_mi.models import JointEmbedding, joint_embedding_or_none
 from forget_mi.params import config
 from forget_mi.roc import Roc
 from forget_mi.shadows import Shadows
@@ -59,14 +59,14 @@ class AuditConfig:
 class ModelAudit:
     """What was measured of one model. predictions, rows: by set, what it says, and the table rows behind. measures: one
     row a measure and tower, with columns measure, tower, value, low, high. manifest: the checkpoint's. joint: the fixed
-    joint embedding that goes with the model."""
+    joint embedding that goes with the model; None where its towers are of different widths."""
 
     name: str
     manifest: dict
     predictions: Mapping[str, Predictions]
     measures: pd.DataFrame
     rows: Mapping[str, np.ndarray]
-    joint: JointEmbedding
+    joint: JointEmbedding | None
 
     def value(self, measure: str, tower: Tower = "fused") -> float:
         """One measure's value; NaN of a tower that the model lacks."""
@@ -119,13 +119,11 @@ def audit_model(
     if len(earlier):
         rows[EARLIER] = earlier
     predictions = {
-        side: predict(
-            model, make_examples(cohort, rows[side], checkpoint.tokenizer, model.settings.max_tokens), accelerator
-        )
+        side: predict(model, make_examples(cohort, rows[side], checkpoint.tokenizer, model.max_tokens), accelerator)
         for side in rows
     }
     measures = measure_all(predictions, settings)
-    return ModelAudit(name, checkpoint.manifest, predictions, measures, rows, joint_embedding_of(model))
+    return ModelAudit(name, checkpoint.manifest, predictions, measures, rows, joint_embedding_or_none(model))
 
 
 def rows_by_set(cohort: Cohort, request: Request) -> dict[str, np.ndarray]:

@@ -71,13 +71,20 @@ def _rows(images: np.ndarray | ImageRows, index: np.ndarray) -> np.ndarray | Ima
     return ImageRows(images, index) if on_disk else images[index]
 
 
-def tokenize(reports: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, torch.Tensor]:
-    """Reports as input_ids and attention_mask, int64 (n, longest), cut at max_tokens."""
+def tokenize(
+    reports: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
+) -> dict[str, torch.Tensor]:
+    """Reports as input_ids and attention_mask, int64 (n, longest), cut at max_tokens; (n, 0) for a model without a
+    tokenizer, which reads none."""
+    if tokenizer is None:
+        return dict.fromkeys(("input_ids", "attention_mask"), torch.zeros(len(reports), 0, dtype=torch.int64))
     encoded = tokenizer(list(reports), truncation=True, max_length=max_tokens, padding="longest", return_tensors="pt")
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
 
-def make_examples(cohort: Cohort, rows: Sequence[int], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Examples:
+def make_examples(
+    cohort: Cohort, rows: Sequence[int], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
+) -> Examples:
     """The examples behind some rows of a cohort's table."""
     table = cohort.table.iloc[list(rows)]
     text = tokenize([cohort.reports[s] for s in table.study_id], tokenizer, max_tokens)

@@ -82,7 +82,7 @@ class Study:
     def data(self) -> UnlearningData:
         """What a method is given, without teachers."""
         saved = self.original
-        return UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.settings.max_tokens)
+        return UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.max_tokens)
 
     @property
     def retraining_work(self) -> float:
@@ -143,7 +143,7 @@ class Study:
         """What a model says of some rows (one without a tokenizer of its own has F_og's)."""
         saved = model if isinstance(model, Checkpoint) else Checkpoint(model, self.original.tokenizer, {})
         model = saved.model.to(self.accelerator.device)
-        examples = make_examples(self.cohort, rows, saved.tokenizer, model.settings.max_tokens)
+        examples = make_examples(self.cohort, rows, saved.tokenizer, model.max_tokens)
         return predict(model, examples, self.accelerator)
 
     def row(self, approach: str, forgotten: Forgotten, **more: Any) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from. A folder is whole or it isn't there."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, write_text
-from forget_mi.models import ImageTextModel, ModelConfig, build_model
+from forget_mi.models import ImageTextModel, ModelConfig, build_model, text_config_of
 from forget_mi.params import build
 
 if TYPE_CHECKING:
@@ -24,25 +24,36 @@ class Checkpoint:
     """A model as it was saved, on CPU and in evaluation mode, with its tokenizer and manifest."""
 
     model: ImageTextModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     manifest: dict[str, Any]
 
 
 def save_checkpoint(
-    folder: Path, model: ImageTextModel, tokenizer: PreTrainedTokenizerBase, manifest: dict[str, Any]
+    folder: Path, model: ImageTextModel, tokenizer: PreTrainedTokenizerBase | None, manifest: dict[str, Any]
 ) -> None:
-    """Write the folder under a temporary name, then rename it. The weights' SHA-256 joins the manifest."""
+    """Write the folder under a temporary name, then rename it. The weights' SHA-256 joins the manifest.
+
+    Raises InputError for a model that was given as an object: nothing says how it is built when it is read again.
+    """
     from safetensors.torch import save_file
+
+    if getattr(model, "is_adapted", False):
+        raise InputError(
+            f"{folder}: a model of networks that were given as objects can't be saved so that it can be read again; "
+            "name the factory that builds it (model.factory), or save the networks (model.image_tower.network, "
+            "model.text_tower.network)"
+        )
 
     with replace_when_whole(folder) as temporary:
         temporary.mkdir(parents=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, temporary / WEIGHTS)
+        save_file(tensors_of(model), temporary / WEIGHTS)
         write_text(
             temporary / CONFIG, json.dumps({"classes": model.classes, "model": asdict(model.settings)}, indent=2)
         )
-        model.text_tower.encoder.config.save_pretrained(temporary / TEXT_CONFIG)
-        tokenizer.save_pretrained(temporary / "tokenizer")
+        if (text_config := text_config_of(model)) is not None:
+            text_config.save_pretrained(temporary / TEXT_CONFIG)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary / "tokenizer")
         manifest = {**manifest, "weights_sha256": sha256_of(temporary / WEIGHTS)}
         write_text(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
@@ -51,7 +62,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """A checkpoint's manifest. Raises InputError where there is none or it can't be read."""
     path = Path(folder) / MANIFEST
     try:
-        return json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
+        if "seconds" in manifest and manifest["seconds"] is None:  # trained elsewhere
+            manifest["seconds"] = float("nan")
+        return manifest
     except FileNotFoundError:
         raise InputError(f"{folder}: holds no whole checkpoint ({MANIFEST} is missing)") from None
     except (OSError, ValueError) as error:
@@ -83,8 +97,16 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
         )
     saved = json.loads((folder / CONFIG).read_text())
     settings = build(ModelConfig, saved["model"], "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG)
-    model = build_model(settings, saved["classes"], len(tokenizer), seed=0, text_config=text_config)
+    has = {name: (folder / name).is_dir() for name in ("tokenizer", TEXT_CONFIG)}
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer") if has["tokenizer"] else None
+    text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG) if has[TEXT_CONFIG] else None
+    vocabulary = 0 if tokenizer is None else len(tokenizer)
+    model = build_model(replace(settings, image_weights=None), saved["classes"], vocabulary, 0, text_config)
+    model.settings = settings
     model.load_state_dict(load_file(weights))
     return Checkpoint(model.eval(), tokenizer, manifest)
+
+
+def tensors_of(model: ImageTextModel) -> dict[str, Any]:
+    """A model's state as safetensors takes it: on CPU, contiguous, none sharing memory with another."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}

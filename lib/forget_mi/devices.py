@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from pydantic import Field
 
 from forget_mi.errors import InputError
 from forget_mi.params import config
@@ -16,11 +18,26 @@ from forget_mi.params import config
 @config
 class DeviceConfig:
     """device: auto takes CUDA where there is one. precision: auto is bf16 autocast on CUDA (where the card has it)
-    and fp32 on CPU. deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it)."""
+    and fp32 on CPU. deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). threads: CPU
+    threads of one model in training and unlearning, None for as many as there are; with fewer than there are cores,
+    models that don't depend on each other are trained side by side: small ones gain more by that than by threads."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = True
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether models run on a CUDA device."""
+        return self.device != "cpu" and torch.cuda.is_available()
+
+    def at_once(self) -> int:
+        """How many models are worth being trained side by side: one, unless the params leave cores to others.
+        (LOKY_MAX_CPU_COUNT in the environment says how many cores are ours.)"""
+        from joblib import cpu_count
+
+        return 1 if self.on_cuda or self.threads is None else max(1, cpu_count() // self.threads)
 
 
 def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
@@ -29,15 +46,18 @@ def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
     Raises InputError where CUDA is asked for and there is none.
     """
     settings = settings or DeviceConfig()
-    cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
+    on_cuda = settings.on_cuda
+    if settings.device == "cuda" and not on_cuda:
         raise InputError("parameter device.device = 'cuda': no CUDA device is visible; allowed here are auto and cpu")
-    on_cuda = cuda and settings.device != "cpu"
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported() else "fp32"
     if settings.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # What torch.use_deterministic_algorithms(True, warn_only=True) does, without importing the compiler (over a
+        # second, in each process).
+        torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
     # Accelerate keeps its state for the whole process; a notebook may ask for another device the next time.
     AcceleratorState._reset_state(True)
@@ -51,6 +71,22 @@ def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
         # Losses between embeddings do not reach the output layers.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+
+
+def side_by_side(
+    function: Callable[[Any], Any], items: Sequence[Any], settings: DeviceConfig, progress: bool = True
+) -> list[Any]:
+    """function of each item, in order: in as many processes as `settings` has models at once, or here, where that is
+    one. Items and results are pickled, and an exception ends it all."""
+    from joblib import Parallel, delayed, parallel_config
+    from tqdm.auto import tqdm
+
+    workers = min(settings.at_once(), len(items))
+    if workers <= 1:
+        return [function(item) for item in items]
+    with parallel_config("loky", inner_max_num_threads=settings.threads):
+        done = Parallel(workers, return_as="generator")(delayed(function)(item) for item in items)
+        return list(tqdm(done, total=len(items), unit="model", disable=not progress))
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -37,8 +37,8 @@ def classification_loss(output: ModelOutput, labels: Tensor) -> Tensor:
 
 
 def training_loss(output: ModelOutput, labels: Tensor, studies: Tensor) -> Tensor:
-    """CE(image) + CE(text) + ranking loss: what F_og and F_re are trained with. Without an image tower there is nothing
-    to rank: CE(text)."""
+    """CE(image) + CE(text) + ranking loss: what F_og and F_re are trained with. With one tower, or two of
+    different widths, there is nothing to rank: CE alone."""
     loss = classification_loss(output, labels)
     return loss + ranking_loss(output.embeddings, labels, studies) if output.embeddings.are_paired else loss
 

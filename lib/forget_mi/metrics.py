@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from scipy.stats import rankdata
 
 from forget_mi.batches import Examples, make_loader
 from forget_mi.models import ImageTextModel
@@ -23,7 +22,7 @@ class Predictions:
     """What a model says of some examples: one forward pass that feeds every measure and attack.
 
     image_logits, text_logits (n, classes); image_embedding, text_embedding (n, width); labels, patients (n); all
-    float32 or int64 numpy arrays. Without an image tower its logits and embedding are (n, 0).
+    float32 or int64 numpy arrays. The logits and embedding of a tower that is not there are (n, 0).
     """
 
     image_logits: np.ndarray
@@ -39,15 +38,17 @@ class Predictions:
     @property
     def towers(self) -> tuple[Tower, ...]:
         """TOWERS, or what there is of them."""
-        return TOWERS if self.image_logits.shape[-1] else ("fused", "text")
+        there = {"image": self.image_logits.shape[-1] > 0, "text": self.text_logits.shape[-1] > 0}
+        return tuple(tower for tower in TOWERS if there.get(tower, True))
 
     def probabilities(self, tower: Tower) -> np.ndarray:
         """(n, classes), rows summing to 1: one tower's softmax, or for 'fused' the mean of both."""
-        if tower == "fused" and "image" not in self.towers:
-            tower = "text"
-        if tower == "fused":
-            return (softmax(self.image_logits) + softmax(self.text_logits)) / 2
-        return softmax(self.image_logits if tower == "image" else self.text_logits)
+        return np.mean([softmax(logits) for logits in self.logits(tower)], 0)
+
+    def logits(self, tower: Tower) -> list[np.ndarray]:
+        """The logits behind a prediction: one tower's, or for 'fused' those of the towers that are there."""
+        own = {"image": self.image_logits, "text": self.text_logits}
+        return [own[name] for name in self.towers[1:] if tower in ("fused", name)]
 
     def cross_entropy(self, tower: Tower) -> np.ndarray:
         """-log p of each record's label (n), in nats, of one tower or of the fused prediction."""
@@ -84,12 +85,13 @@ def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator,
 
 def binary_auc(positives: np.ndarray, negatives: np.ndarray) -> float:
     """ROC AUC: the chance that a positive scores above a negative, ties counting one half (Mann-Whitney U; equal to
-    scikit-learn's roc_auc_score, and fast enough to be bootstrapped). NaN where either is empty."""
+    scikit-learn's roc_auc_score, and fast enough to be bootstrapped). NaN where either is empty, or a score is NaN."""
     n, m = len(positives), len(negatives)
-    if n == 0 or m == 0:
+    negatives = np.sort(negatives)
+    if n == 0 or m == 0 or np.isnan(negatives[-1]) or np.isnan(positives).any():
         return float("nan")
-    ranks = rankdata(np.concatenate([positives, negatives]))
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+    below, up_to = (np.searchsorted(negatives, positives, side=side).sum() for side in ("left", "right"))
+    return float((below + up_to) / (2 * n * m))
 
 
 def mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -7,17 +7,19 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from forget_mi.devices import side_by_side
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
 from forget_mi.profiles import ROOT, read_yaml, with_approach
 from forget_mi.runs import Run, open_run, shown
 
 NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
-# Beside the chain: they read a run, and nothing of the chain reads them.
-SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond")
+# Beside the chain: nothing of the chain reads them.
+SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond", "07_your_own_model")
 
 
 class NotebookError(RuntimeError):
@@ -32,7 +34,7 @@ def run_chain(
     progress: bool = True,
 ) -> Run:
     """Run the notebooks on a profile; the executed ones lie in the run folder. Notebook 03 is run for the profile's
-    method, and again for each approach that the profile puts beside it.
+    method and for each approach that the profile puts beside it, side by side where the params leave cores to others.
 
     Raises InputError for bad params before anything runs, NotebookError where a notebook stops: the chain ends there
     and its partly executed notebook is kept.
@@ -41,16 +43,21 @@ def run_chain(
     if unknown:
         raise InputError(f"unknown notebook {unknown[0]!r}; allowed are {', '.join(NOTEBOOKS)}")
     run = open_run(profile, run_dir, overrides)
-    parameters = {"profile": str(profile), "run_dir": str(run.folder), "overrides": dict(overrides or {})}
     for name in notebooks:
+        started = time.perf_counter()
+        jobs = []
         for changes in ({}, *beside(run, profile)) if name == "03_unlearn" else ({},):
-            started = time.perf_counter()
-            kept = {key: value for key, value in parameters["overrides"].items()
-                    if not (changes and key.startswith("unlearning"))}  # fmt: skip
-            target = executed_path(open_run(profile, run_dir, kept | changes), name)
-            execute(ROOT / "notebooks" / f"{name}.ipynb", target, parameters | {"overrides": kept | changes}, progress)
-            print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+            kept = {key: value for key, value in (overrides or {}).items()
+                    if not (changes and key.startswith("unlearning"))} | changes  # fmt: skip
+            parameters = {"profile": str(profile), "run_dir": str(run.folder), "overrides": kept}
+            jobs.append((executed_path(open_run(profile, run_dir, kept), name), parameters))
+        side_by_side(partial(_job, name=name, progress=progress), jobs, run.params.device, progress=False)
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     return run
+
+
+def _job(job: tuple[Path, dict[str, Any]], name: str, progress: bool) -> None:
+    execute(ROOT / "notebooks" / f"{name}.ipynb", *job, progress)
 
 
 def beside(run: Run, profile: str | Path) -> list[dict[str, Any]]:

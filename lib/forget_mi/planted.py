@@ -24,8 +24,10 @@ def head_only_edit(
     edited = copy.deepcopy(model)
     seen = {side: predict(model, getattr(data, side), accelerator) for side in ("forget", "retain", "validation")}
     wanted = flipped(seen["forget"], seen["validation"], seed)
-    towers = [(edited.text_tower, "text")] + ([(edited.image_tower, "image")] if edited.image_tower else [])
-    for tower, name in towers:
+    for name in ("text", "image"):
+        tower = getattr(edited, f"{name}_tower")
+        if tower is None:
+            continue
         z = {side: torch.from_numpy(getattr(p, f"{name}_embedding")) for side, p in seen.items()}
         target = torch.from_numpy(getattr(wanted, f"{name}_logits")).softmax(-1)
         labels = torch.from_numpy(seen["retain"].labels)

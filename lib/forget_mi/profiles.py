@@ -28,6 +28,7 @@ SECTIONS = (
     "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "beside",
     "audit", "shadows", "device", "tuning", "sweep",
 )  # fmt: skip
+MODEL_PATHS = ("image_weights", "dual_encoder", "weights", "retrained_weights", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         cohort={"source": source, **plain(settings)},
         split=build(SplitConfig, {"seed": seed, **(values.get("split") or {})}, "split"),
         request=build(RequestConfig, {"seed": seed, **request}, "request"),
-        model=model_config(values.get("model")),
+        model=model_config(anchored(values.get("model"), *MODEL_PATHS)),
         training=build(TrainingConfig, values.get("training"), "training"),
         retrained=_whole_number(values.get("retrained", 2), "retrained", 0),
         references=references,
@@ -206,8 +207,11 @@ def anchored(section: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
     """A section whose paths `names`, if relative, are taken from the project's folder: notebooks run in another one."""
     section = dict(section or {})
     for name in names:
-        if isinstance(section.get(name), (str, Path)):
-            section[name] = str(ROOT / section[name])
+        value = section.get(name)
+        if isinstance(value, (str, Path)):
+            section[name] = str(ROOT / value)
+        elif isinstance(value, (list, tuple)):
+            section[name] = [str(ROOT / each) for each in value]
     return section
 
 

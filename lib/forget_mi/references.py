@@ -177,7 +177,7 @@ def forget_in_references(
             done[name] = Forgot(checkpoint.model, None)
             continue
         data = UnlearningData.from_cohort(
-            own, Request(request.name, mine), checkpoint.tokenizer, checkpoint.model.settings.max_tokens
+            own, Request(request.name, mine), checkpoint.tokenizer, checkpoint.model.max_tokens
         )
         model, log = find(method).unlearn(
             checkpoint.model,

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from forget_mi import audit_plots, plots
 from forget_mi.attacks.base import Scores
+from forget_mi.checkpoints import read_manifest
 from forget_mi.files import write_text
 from forget_mi.runs import Run, provenance
 from forget_mi.verdicts import OVER, SAME, TOLD, UNDER, UNKNOWN, evidence_for, overall
@@ -52,8 +53,9 @@ def report_facts(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str
     """Everything that the report says, JSON-ready; a number that could not be had is None."""
     audit, name, cohort = run.stage("04_audit"), entry["approach"], run.cohort()
     unlearned = json.loads((run.stage("03_unlearn") / name / "model" / "manifest.json").read_text())
-    original = json.loads((run.stage("02_train") / "original" / "manifest.json").read_text())
+    original = read_manifest(run.stage("02_train") / "original")
     about = json.loads((audit / "manifest.json").read_text())
+    share = unlearned["seconds"] / original["seconds"]
     checks = _of(audit / "checks.csv", name)
     verdict = overall(checks)
     attacks = pd.read_csv(audit / "attacks.csv")
@@ -69,7 +71,7 @@ def report_facts(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str
             "settings": run.params.as_dict("unlearning")["unlearning"],
             "stopped": unlearned["stopped"],
             "seconds": unlearned["seconds"],
-            "share_of_training": unlearned["seconds"] / original["seconds"],
+            "share_of_training": share if np.isfinite(share) else None,
             "device": unlearned["device"],
         },
         "models": {"before": entry["original_sha256"], "after": entry["unlearned_sha256"]},

@@ -13,11 +13,12 @@ import pandas as pd
 from forget_mi import audit_plots, beyond, beyond_plots, plots, statistics
 from forget_mi.attacks import evaluate
 from forget_mi.audit import CLOSENESS
+from forget_mi.checkpoints import read_manifest
 from forget_mi.deletion import ServedModel, drift, serve
 from forget_mi.files import write_text
 from forget_mi.pipeline import run_chain
 from forget_mi.profiles import ROOT
-from forget_mi.runs import write_table
+from forget_mi.runs import Run, write_table
 from forget_mi.splits import draw_request
 from forget_mi.sweep import Sweep, open_sweep
 from forget_mi.workflow import run_beyond, run_sweep
@@ -162,11 +163,33 @@ def rebuild_beyond(sweep: Sweep) -> None:
         timeless = tables[part].drop(columns="seconds", errors="ignore")
         write_table(figures / f"beyond_{part}.csv", timeless)
     table = beyond_table(tables, sweep.params.cohort["source"], sweep.params.profile)
-    write_table(figures / "beyond.csv", table)
+    write_beyond(table)
     plots.set_style()
     beyond_plots.frontier(tables["frontier"]).savefig(figures / "beyond.png")
     beyond_plots.sequence(tables["sequence"]).savefig(figures / "beyond_sequence.png")
     write_readme_table("beyond", beyond_readme(table))
+
+
+def write_beyond(rows: pd.DataFrame) -> None:
+    """Put rows into figures/beyond.csv in place of those of the same cohorts."""
+    path = ROOT / "figures" / "beyond.csv"
+    there = pd.read_csv(path) if path.is_file() else rows.iloc[:0]
+    kept = there[~there.cohort.isin(rows.cohort)]
+    together = [rows, kept] if len(kept) else [rows]
+    write_table(path, pd.concat(together, ignore_index=True)[list(BEYOND)])
+
+
+def real_rows(run: Run, comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of figures/beyond.csv that a run of a real cohort gives: one seed, one request, no judging models."""
+    rows = statistics.with_approach(comparison)
+    means = rows.groupby(["approach", "forget_fraction"], sort=False).mean(numeric_only=True).reset_index()
+    gold = rows[rows.approach == statistics.RETRAINED]
+    seconds = [read_manifest(run.stage("02_train") / name)["seconds"] for name in run.reference_seeds()]
+    taught = means.share_of_references > 0
+    means["one_off_trainings"] = np.where(taught, sum(seconds) / gold.seconds.mean(), 0.0)
+    means = means.rename(columns={"approach": "method"}).assign(cohort=run.params.profile, requests=1, seeds=1)
+    means = means.assign(retrain_gap=gold.mean_gap.mean(), retrained_test_auc=gold.test_auc.mean())
+    return means.reindex(columns=list(BEYOND))
 
 
 def beyond_table(tables: Mapping[str, pd.DataFrame], source: str, profile: str) -> pd.DataFrame:
@@ -282,7 +305,10 @@ def rebuild_real_results(profile: str, data: Path | None = None) -> None:
     audit = audit[audit.tower == "fused"].drop(columns="tower")
     write_table(ROOT / "figures" / f"{profile}.csv", audit)
     table = audit.pivot_table(index="model", columns="measure", values=["value", "low", "high"], sort=False)
-    share = pd.read_csv(run.folder / "comparison.csv").set_index("model").share_of_retraining
+    comparison = pd.read_csv(run.folder / "comparison.csv")
+    if run.needs_references:
+        write_beyond(real_rows(run, comparison))
+    share = comparison.set_index("model").share_of_retraining
     columns = {"mia_svc": "SVC attack", "attack_auc": "loss attack AUC", "forget_auc": "forget AUC",
                "forget_f1": "forget F1", "test_auc": "test AUC", "test_f1": "test F1"}  # fmt: skip
     lines = [

@@ -10,8 +10,9 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +20,23 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
+from forget_mi.batches import make_examples
 from forget_mi.checkpoints import MANIFEST, WEIGHTS, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
 from forget_mi.code import code_fingerprint
 from forget_mi.cohorts import load_cohort
 from forget_mi.cohorts.base import Cohort
 from forget_mi.cohorts.pseudonyms import HASHED, pseudonym, run_salt
-from forget_mi.devices import describe_device, make_accelerator, peak_memory_bytes
+from forget_mi.contract import require_model
+from forget_mi.devices import describe_device, make_accelerator, peak_memory_bytes, side_by_side
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, sha256_of_text, write_text
 from forget_mi.models import ImageTextModel
+from forget_mi.pretrained import load_trained, weights_file
 from forget_mi.profiles import ROOT, Params, load_profile, plain
 from forget_mi.references import Forgot, References, fold_of_patients, rows_without
 from forget_mi.shadows import Shadows, ShadowSet, shadow_set, unlearn_shadows
 from forget_mi.splits import Request, read_forget_csv, rows_of
-from forget_mi.training import train_new
+from forget_mi.training import TrainingLog, train_new
 from forget_mi.unlearning import needs_references
 
 if TYPE_CHECKING:
@@ -89,9 +93,9 @@ class Run:
         setting = getattr(self.params.unlearning, "setting", "")
         return f"{self.params.method}-{setting}" if setting else self.params.method
 
-    def accelerator(self) -> Accelerator:
-        """Device and precision as the params say."""
-        return make_accelerator(self.params.device)
+    def accelerator(self, **changes: Any) -> Accelerator:
+        """Device and precision as the params say, but for some changes: threads=None where nothing is timed."""
+        return make_accelerator(replace(self.params.device, **changes))
 
     # -- stages ----------------------------------------------------------------------------------------------
 
@@ -273,6 +277,9 @@ class Run:
             "images": sha256_of_text(json.dumps(images))[:16],
             "library": code_fingerprint("training", "devices"),
         }
+        given = self.params.model.given(name)
+        if given:
+            identity |= {"weights": sha256_of(weights_file(given))}
         if kind == "reference":
             identity |= self.params.as_dict("references")
         for beside in (folder, *sorted(self.folder.parent.glob(f"*/02_train/{name}"))):
@@ -284,7 +291,8 @@ class Run:
                 accelerator.wait_for_everyone()
                 return done
         state = folder.with_name(f".{name}.state-{sha256_of_text(json.dumps(plain(identity)))[:12]}")
-        model, tokenizer, log = train_new(
+        made = self._taken_over(given, cohort) if given else None
+        model, tokenizer, log = made or train_new(
             cohort,
             rows,
             self.params.model,
@@ -304,7 +312,7 @@ class Run:
             method=kind,
             setting="",
             seed=seed,
-            seconds=log.seconds,
+            seconds=None if given else log.seconds,
             epochs=log.epochs,
             best_epoch=log.best_epoch,
             identity=plain(identity),
@@ -313,6 +321,24 @@ class Run:
         if accelerator.is_main_process:
             shutil.rmtree(state, ignore_errors=True)
         return manifest
+
+    def _taken_over(
+        self, path: str, cohort: Cohort
+    ) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None, TrainingLog]:
+        """A model that was trained elsewhere. Raises InputError where it can't be read, or can't be made to forget."""
+        model, tokenizer = load_trained(path, self.params.model, len(cohort.classes))
+        some = make_examples(cohort, rows_of(cohort, "validation")[:4], tokenizer, model.max_tokens)
+        require_model(model, some, len(cohort.classes), tokenizer, name=shown(Path(path)))
+        return model, tokenizer, TrainingLog()
+
+    def train_all(self, names: Iterable[str], cohort: Cohort, request: Request) -> dict[str, dict[str, Any]]:
+        """`train` for each name, side by side where the params leave cores to others; their manifests by name."""
+        names, how = list(names), {"cohort": cohort, "request": request}
+        if self.params.device.at_once() == 1:
+            accelerator = self.accelerator()
+            return {name: self.train(name, **how, accelerator=accelerator) for name in names}
+        train = partial(_train, run=self, **how)
+        return dict(zip(names, side_by_side(train, names, self.params.device, progress_wanted()), strict=True))
 
     def hashed_patients(self, cohort: Cohort, rows: np.ndarray) -> list[str]:
         """The patients of some rows, hashed and sorted."""
@@ -382,6 +408,11 @@ class Run:
             save_checkpoint(folder, model, tokenizer, manifest)
         accelerator.wait_for_everyone()
         return read_manifest(folder)
+
+
+def _train(name: str, run: Run, cohort: Cohort, request: Request) -> dict[str, Any]:
+    os.environ["FORGET_MI_PROGRESS"] = "0"  # bars of several processes would write over each other
+    return run.train(name, cohort, request, run.accelerator())
 
 
 def open_run(

@@ -157,24 +157,24 @@ def train_new(
     state_folder: Path | None = None,
     description: str = "training",
     progress: bool = True,
-) -> tuple[ImageTextModel, PreTrainedTokenizerBase, TrainingLog]:
+) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None, TrainingLog]:
     """A model that has seen nothing but the given rows of the cohort: tokenizer, weights and training alike.
 
     The vocabulary is learned from these rows' reports alone, so that a retrained model owes nothing, not even a word,
     to the patients it was retrained without.
     """
-    if model_settings.towers == "both" and not cohort.has_images:
+    if model_settings.towers != "text" and not cohort.has_images:
         raise InputError(
-            f"parameter model.towers = 'both': cohort {cohort.name} holds reports only; set model.towers to 'text', or "
-            "give the folder with its images (cohort.root)"
+            f"parameter model.towers = {model_settings.towers!r}: cohort {cohort.name} holds reports only; set "
+            "model.towers to 'text', or give the folder with its images (cohort.root)"
         )
     studies = cohort.table.study_id.iloc[list(rows)].unique()
     tokenizer = build_tokenizer(model_settings, [cohort.reports[study] for study in studies])
-    model = build_model(model_settings, len(cohort.classes), len(tokenizer), seed)
+    model = build_model(model_settings, len(cohort.classes), 0 if tokenizer is None else len(tokenizer), seed)
     log = train(
         model,
-        make_examples(cohort, rows, tokenizer, model_settings.max_tokens),
-        make_examples(cohort, rows_of(cohort, "validation"), tokenizer, model_settings.max_tokens),
+        make_examples(cohort, rows, tokenizer, model.max_tokens),
+        make_examples(cohort, rows_of(cohort, "validation"), tokenizer, model.max_tokens),
         settings,
         seed=seed,
         accelerator=accelerator,

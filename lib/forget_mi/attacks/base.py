@@ -71,9 +71,10 @@ def margins(predictions: Predictions, tower: Tower) -> np.ndarray:
     of the others'; of the fused prediction p and 1 - p are each averaged over the towers, so that a record that was
     learned by heart does not end at infinity."""
     records, labels = np.arange(len(predictions)), predictions.labels
-    if tower == "fused" and "image" in predictions.towers:
+    found = predictions.logits(tower)
+    if len(found) > 1:
         both = []
-        for logits in (predictions.image_logits, predictions.text_logits):
+        for logits in found:
             p = softmax(logits)
             right = p[records, labels].copy()
             p[records, labels] = 0
@@ -81,7 +82,7 @@ def margins(predictions: Predictions, tower: Tower) -> np.ndarray:
         right, wrong = ((a + b) / 2 for a, b in zip(*both, strict=True))
         tiny = np.finfo(np.float64).tiny
         return np.log(np.maximum(right, tiny)) - np.log(np.maximum(wrong, tiny))
-    logits = (predictions.image_logits if tower == "image" else predictions.text_logits).astype(np.float64)
+    logits = found[0].astype(np.float64)
     others = logits.copy()
     others[records, labels] = -np.inf
     return logits[records, labels] - logsumexp(others, axis=-1)

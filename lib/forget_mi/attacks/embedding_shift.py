@@ -32,9 +32,11 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
     )
 
 
-def joint_embedding(predictions: Predictions, joint: JointEmbedding) -> np.ndarray:
-    """J(z_img, z_txt) of each record, (n, width)."""
+def joint_embedding(predictions: Predictions, joint: JointEmbedding | None) -> np.ndarray:
+    """J(z_img, z_txt) of each record, (n, width); both side by side where there is no J."""
     both = (predictions.image_embedding, predictions.text_embedding)
+    if joint is None:
+        return np.concatenate(both, -1).astype(np.float64)
     with torch.no_grad():
         return joint.cpu()(Embeddings(*(torch.from_numpy(z.astype(np.float32)) for z in both))).double().numpy()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import Field
 
 from forget_mi.cohorts import covid_chestxray, mimic_cxr, openi, synthetic
 from forget_mi.cohorts.base import Cohort
 from forget_mi.cohorts.pseudonyms import hashed
 from forget_mi.errors import InputError
-from forget_mi.params import build
+from forget_mi.params import build, config
 
 SOURCES = {
     "synthetic": (synthetic.SyntheticConfig, synthetic.load),
@@ -17,6 +20,20 @@ SOURCES = {
     "mimic_cxr": (mimic_cxr.MimicConfig, mimic_cxr.load),
     "openi": (openi.OpeniConfig, openi.load),
 }
+
+
+@config
+class OwnConfig:
+    """arguments: of the function that makes the cohort. ids: hashed, or plain as they come (of made-up people)."""
+
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    ids: Literal["hashed", "plain"] = "hashed"
+
+
+def _own(source: str, settings: OwnConfig) -> Cohort:
+    from forget_mi.contract import as_cohort, imported
+
+    return as_cohort(imported(source, "cohort.source")(**settings.arguments), source.partition(":")[2])
 
 
 def load_cohort(values: Mapping[str, Any], salt: str | None = None) -> Cohort:
@@ -33,8 +50,13 @@ def cohort_settings(values: Mapping[str, Any]):
     """The source's checked settings and its load function."""
     values = dict(values or {})
     source = values.pop("source", None)
+    if isinstance(source, str) and ":" in source:
+        return build(OwnConfig, values, "cohort"), partial(_own, source)
     if source not in SOURCES:
-        raise InputError(f"parameter cohort.source = {source!r}: allowed are {', '.join(SOURCES)}")
+        raise InputError(
+            f"parameter cohort.source = {source!r}: allowed are {', '.join(SOURCES)}, and package.module:name of a "
+            "function that makes one"
+        )
     config, load = SOURCES[source]
     return build(config, values, "cohort"), load
 

@@ -32,7 +32,7 @@ class Reference:
     def on(cls, name: str, saved: Checkpoint, data: UnlearningData, cohort: Cohort, stranger: np.ndarray) -> Reference:
         """A saved reference model on the records of a request."""
         sets = (
-            make_examples(cohort, examples.rows.tolist(), saved.tokenizer, saved.model.settings.max_tokens)
+            make_examples(cohort, examples.rows.tolist(), saved.tokenizer, saved.model.max_tokens)
             for examples in (data.forget, data.validation)
         )
         return cls(name, saved.model, *sets, stranger)

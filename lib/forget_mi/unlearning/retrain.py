@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accelerate import Accelerator
 
-from forget_mi.models import ImageTextModel, build_model
+from forget_mi.models import ImageTextModel
 from forget_mi.params import config
 from forget_mi.training import TrainingConfig, train
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
@@ -33,8 +33,7 @@ def unlearn(
     still F_og's, learned with the forgotten reports among others. A pretrained text tower starts from random weights.
     """
     log = UnlearningLog()
-    encoder = model.text_tower.encoder
-    new = build_model(model.settings, model.classes, encoder.config.vocab_size, seed, text_config=encoder.config)
+    new = model.fresh(seed)
     trained = train(
         new, data.retain, data.validation, settings, seed=seed, accelerator=accelerator, description="retrain",
         progress=progress,

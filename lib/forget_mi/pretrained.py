@@ -1,0 +1,242 @@
+"""Models in and out, as the ecosystem keeps them: a folder with config.json, model.safetensors, the tokenizer's files
+and a model card; and whatever a user's model that is trained already lies in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from forget_mi import __version__
+from forget_mi.batches import Batch, make_examples
+from forget_mi.checkpoints import MANIFEST, TEXT_CONFIG, WEIGHTS, load_checkpoint, read_manifest, tensors_of
+from forget_mi.errors import InputError
+from forget_mi.files import replace_when_whole, write_text
+from forget_mi.models import ImageTextModel, ModelConfig, build_model, build_tokenizer, text_config_of
+from forget_mi.params import build
+from forget_mi.released import is_released, load_released
+from forget_mi.splits import rows_of
+from forget_mi.towers import ImageTower, NetworkTower, TextTower, load_weights, read_state_dict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from forget_mi.runs import Run
+
+CONFIG, CARD, KIND = "config.json", "README.md", "forget-mi"
+SHOWN = ("forget_auc", "test_auc", "test_f1", "attack_auc")  # of the audit, on the card
+
+
+def save_pretrained(
+    folder: str | Path,
+    model: ImageTextModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    card: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model's folder, whole or not at all: config.json, model.safetensors, README.md (the model card), the
+    tokenizer's files, and the text encoder's configuration.
+
+    card: what `card_facts` says of a run's model; None for one of which nothing is known.
+    Raises InputError for a model of networks that were given as objects.
+    """
+    from safetensors.torch import save_file
+
+    if getattr(model, "is_adapted", False):
+        raise InputError(
+            f"{folder}: nothing says how this model's networks are built; name a factory (model.factory), or save "
+            "model.image_tower.network and model.text_tower.network as your own code does"
+        )
+    with replace_when_whole(folder) as temporary:
+        temporary.mkdir(parents=True)
+        save_file(tensors_of(model), temporary / WEIGHTS, metadata={"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        if (text_config := text_config_of(model)) is not None:
+            text_config.save_pretrained(temporary / TEXT_CONFIG)
+        # Paths of the machine that it was trained on are nobody's business.
+        settings = replace(model.settings, weights=None, retrained_weights=(), image_weights=None, tokenizer=None)
+        config = {"model_type": KIND, "forget_mi": __version__, "classes": model.classes, "model": asdict(settings)}
+        write_text(temporary / CONFIG, json.dumps(config, indent=2) + "\n")
+        write_text(temporary / CARD, model_card(model, card or {}))
+
+
+def from_pretrained(folder: str | Path) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None]:
+    """What `save_pretrained` wrote: the model in evaluation mode, and its tokenizer.
+
+    Raises InputError for a folder of another kind, a missing or half-written file, and weights that do not fit.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = Path(folder)
+    try:
+        saved = json.loads((folder / CONFIG).read_text())
+        classes, settings = saved["classes"], build(ModelConfig, saved["model"], "model")
+    except FileNotFoundError:
+        raise InputError(f"{folder}: holds no {CONFIG}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG}: is no configuration of a {KIND} model ({error!r})") from None
+    has_text = settings.towers != "image" and (folder / TEXT_CONFIG).is_dir()
+    text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG) if has_text else None
+    tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").is_file() else None
+    model = build_model(settings, classes, 0 if tokenizer is None else len(tokenizer), 0, text_config)
+    load_weights(model, read_state_dict(folder / WEIGHTS), folder / WEIGHTS)
+    return model.eval(), tokenizer
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file with the weights of a model that was trained already: in a folder of a run's checkpoint, of
+    `save_pretrained` or of the authors' release; or the path itself, a file with a state dict.
+
+    Raises InputError where nothing of the kind is there.
+    """
+    path = Path(path)
+    found = next((file for file in (path, path / WEIGHTS, path / "pytorch_model.bin") if file.is_file()), None)
+    if found is None:
+        raise InputError(
+            f"parameter model.weights = {str(path)!r}: there is neither a file with a state dict nor a folder with "
+            f"{WEIGHTS} or pytorch_model.bin"
+        )
+    return found
+
+
+def load_trained(
+    path: str | Path, settings: ModelConfig, classes: int
+) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None]:
+    """A model that was trained already, and its tokenizer.
+
+    path: see `weights_file`; a bare state dict is that of the model that `settings` describe. settings.tokenizer goes
+    before the folder's own.
+
+    Raises InputError where nothing of the kind is there, where weights do not fit (key, both shapes), and where it
+    tells other classes apart than the cohort's.
+    """
+    path, weights = Path(path), weights_file(path)
+    if path == weights:
+        tokenizer = _tokenizer_beside(path, settings)
+        if tokenizer is None and settings.builtin and settings.towers != "image":
+            raise _no_tokenizer(path)
+        model = build_model(settings, classes, 0 if tokenizer is None else len(tokenizer), seed=0)
+        load_weights(model, read_state_dict(path), path)
+    elif is_released(path):
+        model, tokenizer = load_released(path).model, None
+    elif (path / MANIFEST).is_file():
+        saved = load_checkpoint(path)
+        model, tokenizer = saved.model, saved.tokenizer
+    else:
+        model, tokenizer = from_pretrained(path)
+    if model.classes != classes:
+        raise InputError(f"{path}: tells {model.classes} classes apart, the cohort has {classes}")
+    if settings.tokenizer is not None and model.max_tokens:
+        tokenizer = build_tokenizer(settings, [])
+    if tokenizer is None and model.max_tokens:
+        raise _no_tokenizer(path)
+    return model.eval(), tokenizer
+
+
+def _no_tokenizer(path: Path) -> InputError:
+    return InputError(
+        f"{path}: no tokenizer lies beside the weights; give the folder of the one that the model was trained with "
+        "(model.tokenizer), with its vocab.txt or tokenizer.json (for the authors' weights that of "
+        "https://huggingface.co/allenai/scibert_scivocab_uncased)"
+    )
+
+
+def _tokenizer_beside(path: Path, settings: ModelConfig) -> PreTrainedTokenizerBase | None:
+    if settings.tokenizer is None and (path.parent / "tokenizer_config.json").is_file():
+        settings = replace(settings, tokenizer=str(path.parent))
+    named = settings.tokenizer or settings.text_pretrained or settings.dual_encoder
+    return build_tokenizer(settings, []) if named and settings.towers != "image" else None
+
+
+# ---- the model card --------------------------------------------------------------------------------------------------
+
+
+def pack(run: Run, name: str, folder: str | Path) -> tuple[ImageTextModel, Batch]:
+    """`save_pretrained` for one of a run's models, with its card; return the model, and some validation records that an
+    export can be checked with. Raises InputError where the run has no such model."""
+    cohort = run.cohort()
+    saved = run.checkpoint(name, cohort)
+    save_pretrained(folder, saved.model, saved.tokenizer, card_facts(run, name))
+    some = make_examples(cohort, rows_of(cohort, "validation")[:5], saved.tokenizer, saved.model.max_tokens)
+    return saved.model, some.__getitems__(range(len(some)))
+
+
+def card_facts(run: Run, name: str) -> dict[str, Any]:
+    """What a run knows of one of its models (original, or an approach that notebook 03 left) for its card: how it was
+    made, hashed ids of those whose request it served, and the audit where there is one."""
+    folder = run.stage("02_train") / name if name == "original" else run.stage("03_unlearn") / name / "model"
+    manifest = read_manifest(folder)
+    facts = {"name": name, "training": json.dumps(run.params.as_dict("training")["training"])}
+    facts |= {"cohort": manifest["cohort"], "method": f"{manifest['method']} {manifest['setting']}".strip()}
+    if manifest["request"]:
+        facts["requests"] = sorted(run.hashed(patient) for patient in run.request().patients)
+    audited = run.stage("04_audit")
+    if (audited / MANIFEST).is_file():
+        measures, attacks = pd.read_csv(audited / "audit.csv"), pd.read_csv(audited / "attacks.csv")
+        rows = measures[(measures.model == name) & (measures.tower == "fused") & measures.measure.isin(SHOWN)]
+        mine = attacks[(attacks.model == name) & attacks.tower.isin(["fused", "any"]) & (attacks.level == "sample")]
+        mine = mine.rename(columns={"auc": "value", "auc_low": "low", "auc_high": "high"})
+        mine = mine.assign(measure="attack: " + mine.attack)
+        columns = ["measure", "value", "low", "high"]
+        facts["rows"] = pd.concat([rows[columns], mine[columns]]).to_dict("records")
+    return facts
+
+
+def model_card(model: ImageTextModel, facts: Mapping[str, Any]) -> str:
+    """A README with the header that model hubs read: what the model was trained on (by name only), which requests it
+    served (counted, hashed), what the audit found, how it is used without this library, licence and limits."""
+    environment = Environment(
+        loader=PackageLoader("forget_mi", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    given = {
+        "name": "Model",
+        "cohort": "not stated",
+        "method": "not stated",
+        "training": "",
+        "requests": [],
+        "rows": [],
+    }
+    settings, image, text = model.settings, model.image_tower, model.text_tower
+    named = settings.image_network or "a residual network" if image else "none"
+    about = {
+        "version": __version__,
+        "classes": model.classes,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "image": named if isinstance(image, (NetworkTower, ImageTower)) or not image else type(image).__name__,
+        "text": "none" if text is None else type(getattr(text, "encoder", text)).__name__,
+        "plain_image": _plain_image(model),
+        "plain_text": _plain_text(model),
+    }
+    return environment.get_template("model_card.md.j2").render({**given, **facts, **about})
+
+
+def _plain_image(model: ImageTextModel) -> dict[str, Any] | None:
+    """What the card's code needs to build a torchvision tower without this library."""
+    library, _, kind = (model.settings.image_network or "").partition(":")
+    if library != "torchvision" or not isinstance(model.image_tower, NetworkTower):
+        return None
+    tower = model.image_tower
+    parent, _, last = tower.cut.rpartition(".")
+    extra = ", aux_logits=False" if kind in ("googlenet", "inception_v3") else ""
+    return {
+        "kind": kind,
+        "extra": extra,
+        "channels": tower.channels,
+        "width": tower.width,
+        "parent": parent,
+        "last": last,
+    }
+
+
+def _plain_text(model: ImageTextModel) -> dict[str, Any] | None:
+    """The same of a text encoder of transformers."""
+    tower = model.text_tower
+    if not isinstance(tower, TextTower):
+        return None
+    pooled = "said.pooler_output" if tower.after_blocks() else "said.last_hidden_state[:, 0]"
+    return {"width": tower.width, "tokens": model.max_tokens, "pooled": pooled}
