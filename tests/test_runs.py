@@ -108,3 +108,15 @@ def test_the_manifest_says_where_a_stage_came_from(tmp_path):
 def test_first_difference_names_the_place():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}, "s") == ("s.a.b", 1, 2)
     assert first_difference({"a": 1}, {}, "s") == ("s.a", 1, None)
+
+
+def test_models_trained_side_by_side_are_those_trained_one_by_one(tmp_path, monkeypatch, cohort, request_10):
+    overrides = {"device.threads": 1, "training.epochs": 1}
+    hashes = {}
+    for cores in ("1", "2"):
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", cores)
+        run = open_run("tiny", tmp_path / cores / "run", overrides)
+        made = run.train_all(["original", "retrained-1", "reference-1"], cohort, request_10)
+        hashes[cores] = {name: manifest["weights_sha256"] for name, manifest in made.items()}
+    assert len(set(hashes["1"].values())) == 3
+    assert hashes["1"] == hashes["2"]

@@ -1,16 +1,18 @@
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from conftest import TINY_MODEL
 
 from forget_mi.batches import make_examples, make_loader
-from forget_mi.devices import DeviceConfig, make_accelerator
+from forget_mi.devices import DeviceConfig, make_accelerator, side_by_side
 from forget_mi.errors import InputError
 from forget_mi.models import build_model
 from forget_mi.splits import rows_of
@@ -165,3 +167,20 @@ def test_bf16_autocast_trains_to_about_the_same(cohort):
 def test_cuda_where_there_is_none_stops():
     with pytest.raises(InputError, match=r"device\.device = 'cuda': no CUDA device"):
         make_accelerator(DeviceConfig(device="cuda"))
+
+
+def test_models_are_trained_side_by_side_only_where_cores_are_left(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "4")
+    assert DeviceConfig(device="cpu").at_once() == 1
+    assert DeviceConfig(device="cpu", threads=1).at_once() == min(4, joblib.cpu_count())
+    assert DeviceConfig(device="cpu", threads=64).at_once() == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert DeviceConfig(device="cpu", threads=1).at_once() == 1
+
+
+def test_side_by_side_gives_what_one_after_another_gives(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    settings = DeviceConfig(device="cpu", threads=1)
+    assert side_by_side(math.sqrt, [4, 9, 16], settings, progress=False) == [2, 3, 4]
+    with pytest.raises(ValueError, match=r"math domain|nonnegative"):
+        side_by_side(math.sqrt, [4, -1], settings, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -37,7 +38,8 @@ class DeviceConfig:
         (LOKY_MAX_CPU_COUNT in the environment says how many cores are ours.)"""
         from joblib import cpu_count
 
-        return 1 if self.on_cuda or self.threads is None else max(1, cpu_count() // self.threads)
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # started by accelerate as one of several processes
+        return 1 if self.on_cuda or together or self.threads is None else max(1, cpu_count() // self.threads)
 
 
 def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
