@@ -24,7 +24,7 @@ from forget_mi.shadows import (
 )
 from forget_mi.splits import rows_of
 from forget_mi.training import TrainingConfig
-from forget_mi.unlearning import fine_tune
+from forget_mi.unlearning import fine_tune, held_out_targets
 
 TRAINING = TrainingConfig(epochs=1, batch_size=16)
 
@@ -147,3 +147,25 @@ def test_unlearned_shadow_models_know_what_they_forgot(trained, cohort, accelera
             assert knew[found.member[2 * number + draw]].all()
             assert (found.stranger[2 * number + draw] == ~knew).all()
     assert np.isfinite(likelihood_ratio(found.predictions[0], found, "fused")).all()
+
+
+def test_a_method_that_learns_from_references_is_taught_by_strangers(trained, cohort, accelerator, monkeypatch):
+    judged = rows_of(cohort, "train")
+    taught = []
+
+    def watched(model, data, *arguments, **how):
+        taught.append(data)
+        return unlearn(model, data, *arguments, **how)
+
+    unlearn = held_out_targets.unlearn
+    monkeypatch.setattr(held_out_targets, "unlearn", watched)
+    made = {"requests": 1, "seed": 0, "accelerator": accelerator}
+    found = unlearn_shadows(trained, judged, 0.2, "held_out_targets", held_out_targets.Config(epochs=1), **made)
+    assert len(found) == len(taught) == 4
+    for pupil, data in enumerate(taught):
+        rows = data.forget.rows.numpy()
+        for teacher in data.references:
+            number = int(teacher.name.removeprefix("shadow-"))
+            assert number != pupil
+            assert (teacher.stranger == ~np.isin(rows, trained.rows_of(number))).all()
+        assert np.any([teacher.stranger for teacher in data.references], axis=0).all()

@@ -34,7 +34,8 @@ from forget_mi.models import ModelConfig
 from forget_mi.params import config
 from forget_mi.splits import Request
 from forget_mi.training import TrainingConfig, train_new
-from forget_mi.unlearning import UnlearningData, find
+from forget_mi.unlearning import UnlearningData, find, needs_references
+from forget_mi.unlearning.base import Reference
 
 # Shadow models share no seed with a run's models, which are 1000 x seed + k with k small.
 SEEDS = 900_000
@@ -273,6 +274,20 @@ def draw_shadow_request(
     return Request("shadow", tuple(sizes.index[order[: min(taken, known // 2)]]))
 
 
+def _teachers(shadows: ShadowSet, pupil: int, own: Cohort, data: UnlearningData) -> tuple[Reference, ...]:
+    """As few of the other shadow models as it takes, by number from the pupil's on, for each patient of D_f to be a
+    stranger to one of them (half of all models are, so there is one)."""
+    rows, found = data.forget.rows.numpy(), []
+    left = np.ones(len(rows), dtype=bool)
+    for step in range(1, shadows.settings.count):
+        number = (pupil + step) % shadows.settings.count
+        stranger = ~np.isin(rows, shadows.rows_of(number))
+        if (stranger & left).any():
+            found.append(Reference.on(f"shadow-{number:02d}", shadows.load(number), data, own, stranger))
+            left &= ~stranger
+    return tuple(found)
+
+
 def unlearn_shadows(
     shadows: ShadowSet,
     judged: np.ndarray,
@@ -288,7 +303,8 @@ def unlearn_shadows(
     rows `judged` (n), from whose patients the requests are drawn.
 
     fraction: of a shadow model's training images that a request asks for. requests: to each shadow model, each time
-    from the model as it was trained.
+    from the model as it was trained. A method that learns from reference models is given other shadow models, which
+    never saw the patients: none that taught the model that is judged.
     """
     seen, forgotten, strangers = [], [], []
     for number in range(shadows.settings.count):
@@ -298,9 +314,12 @@ def unlearn_shadows(
         for draw in range(requests):
             rng = np.random.default_rng([seed, number, draw, 37])
             request = draw_shadow_request(own, members, judged, round(fraction * len(members)), rng)
+            data = UnlearningData.from_cohort(own, request, checkpoint.tokenizer, shadows.model.max_tokens)
+            if needs_references(method, getattr(settings, "setting", None)):
+                data = replace(data, references=_teachers(shadows, number, own, data))
             unlearned, _ = find(method).unlearn(
                 checkpoint.model,
-                UnlearningData.from_cohort(own, request, checkpoint.tokenizer, shadows.model.max_tokens),
+                data,
                 settings,
                 seed=SEEDS + 1000 * number + draw,
                 accelerator=accelerator,
