@@ -33,16 +33,9 @@ def save_checkpoint(
 ) -> None:
     """Write the folder under a temporary name, then rename it. The weights' SHA-256 joins the manifest.
 
-    Raises InputError for a model that was given as an object: nothing says how it is built when it is read again.
+    Raises InputError for a model that was given as an object (`tensors_of`).
     """
     from safetensors.torch import save_file
-
-    if getattr(model, "is_adapted", False):
-        raise InputError(
-            f"{folder}: a model of networks that were given as objects can't be saved so that it can be read again; "
-            "name the factory that builds it (model.factory), or save the networks (model.image_tower.network, "
-            "model.text_tower.network)"
-        )
 
     with replace_when_whole(folder) as temporary:
         temporary.mkdir(parents=True)
@@ -108,5 +101,13 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
 
 
 def tensors_of(model: ImageTextModel) -> dict[str, Any]:
-    """A model's state as safetensors takes it: on CPU, contiguous, none sharing memory with another."""
+    """A model's state as safetensors takes it: on CPU, contiguous, none sharing memory with another.
+
+    Raises InputError for a model that was given as an object: nothing says how it is built when it is read again.
+    """
+    if model.is_adapted:
+        raise InputError(
+            "a model of networks that were given as objects can't be saved so that it can be read again; name the "
+            "factory that builds it (model.factory), or save model.image_tower.network and model.text_tower.network"
+        )
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}

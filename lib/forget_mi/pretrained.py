@@ -46,11 +46,6 @@ def save_pretrained(
     """
     from safetensors.torch import save_file
 
-    if getattr(model, "is_adapted", False):
-        raise InputError(
-            f"{folder}: nothing says how this model's networks are built; name a factory (model.factory), or save "
-            "model.image_tower.network and model.text_tower.network as your own code does"
-        )
     with replace_when_whole(folder) as temporary:
         temporary.mkdir(parents=True)
         save_file(tensors_of(model), temporary / WEIGHTS, metadata={"format": "pt"})
