@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from forget_mi.attacks import Evidence
 from forget_mi.attacks.embedding_shift import joint_embedding
@@ -39,12 +39,20 @@ SETS = ("forget", "retain", "validation", "test")
 FORGOTTEN, EARLIER = "forgotten", "earlier"
 
 
+def _a_spread(groups: int) -> int:
+    if groups == 1:
+        raise ValueError("one group has no spread; allowed are 0 and 2 or more")
+    return groups
+
+
 @config
 class AuditConfig:
     """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap. approaches: which
     unlearned models of the run are audited; empty for all that there are. verdict_level: confidence of a verdict, over
     all of a model's checks together. u_lira: requests to each shadow model for the attack of that name on the params'
-    method; 0 leaves it out. neighbours: of each forgotten patient, whose treatment is looked at."""
+    method; 0 leaves it out. neighbours: of each forgotten patient, whose treatment is looked at. relearning: groups of
+    strangers that the speed of relearning is compared with; 0 leaves that probe out, which trains each model anew for a
+    few passes over each group."""
 
     draws: Annotated[int, Field(ge=50, le=100_000)] = 500
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -53,6 +61,7 @@ class AuditConfig:
     verdict_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     u_lira: Annotated[int, Field(ge=0, le=100)] = 0
     neighbours: Annotated[int, Field(ge=1, le=100)] = 3
+    relearning: Annotated[int, Field(ge=0, le=100), AfterValidator(_a_spread)] = 6
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from forget_mi.unlearning.steps import hold_batch_norm
 
 RELEARNING_RATE = 1e-4
 PASSES = 4
-STRANGER_SAMPLES = 6
 
 
 # ---- relearning ---------------------------------------------------------------------------------------------------
@@ -88,7 +87,7 @@ def relearning(
     level: float,
     *,
     passes: int = PASSES,
-    samples: int = STRANGER_SAMPLES,
+    samples: int = 6,
     seed: int,
     accelerator: Accelerator,
 ) -> tuple[dict[str, float], pd.DataFrame]:

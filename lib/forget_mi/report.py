@@ -81,7 +81,9 @@ def report_facts(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str
         "attacks": records(attacks.drop(columns="tower")),
         "usefulness": records(useful[["model", "measure", "value", "low", "high"]]),
         "worst_patients": worst_patients(_of(audit / "patients.csv", name), cohort.table.patient_id.unique(), hashed),
-        "relearning": records(_of(audit / "relearning.csv", name).drop(columns="model"))[0],
+        "relearning": records(_of(audit / "relearning.csv", name).drop(columns="model"))[0]
+        if run.params.audit.relearning
+        else None,
         "earlier": records(_of(earlier, name).drop(columns="tower")) if earlier.is_file() else [],
         "shadow_models": about["shadow_models"],
         "limits": limits(len(entry["patients"]), about["shadow_models"], bool(cohort.synthetic)),
@@ -129,8 +131,6 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
     patients = pd.read_csv(audit / "patients.csv")
     column = next(c for c in patients if c not in ("model", "patient", "records"))
     strips = {model: patients[patients.model == model] for model in models}
-    curves = pd.read_csv(audit / "relearning_curves.csv")
-    level = float(curves.level.iloc[0])
     found = [
         (
             "Losses before and after",
@@ -158,12 +158,12 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
             "The gap of each attack to its reference, with intervals that hold for all checks together.",
             audit_plots.verdict_gaps(_of(audit / "checks.csv", name).query("level == 'sample'"), "by record"),
         ),
-        (
-            "Learning them again",
-            "How fast the model learns the requested patients again, beside as many strangers.",
-            audit_plots.relearning_curves(curves[curves.model.isin(models)], level),
-        ),
     ]
+    if facts["relearning"]:
+        curves = pd.read_csv(audit / "relearning_curves.csv")
+        drawn = audit_plots.relearning_curves(curves[curves.model.isin(models)], float(curves.level.iloc[0]))
+        told = "How fast the model learns the requested patients again, beside as many strangers."
+        found.append(("Learning them again", told, drawn))
     if (audit / "earlier.csv").is_file():
         found.append(earlier_figure(run))
     return found

@@ -1,0 +1,121 @@
+"""Checks of exercise 8."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from forget_mi.course.answers import NotYetError, call, chosen, describe, exercise, number
+from forget_mi.course.lesson import Lesson
+from forget_mi.errors import InputError
+from forget_mi.splits import read_forget_csv
+
+
+@exercise
+def write_request(function: Any, lesson: Lesson) -> str:
+    """The forget CSV, and who can't be served."""
+    training = lesson.cohort.table.patient_id[lesson.cohort.table.split == "train"].unique().tolist()
+    a, b, c = training[:3]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "forget.csv"
+        left = call(function, [b, "nobody", a, b, c, "nobody"], set(training), path, name="write_request")
+        if not path.is_file():
+            raise NotYetError("No file was written at `path`.")
+        try:
+            columns = list(pd.read_csv(path).columns)
+            served = read_forget_csv(path)
+        except (InputError, ValueError) as error:
+            raise NotYetError(f"The library can't read the CSV: {str(error).replace(folder, '')}") from None
+        rows = len(pd.read_csv(path))
+    if columns != ["subject_id"]:
+        raise NotYetError(f"The CSV should have the one column subject_id; it has {', '.join(map(repr, columns))}.")
+    if "nobody" in served:
+        raise NotYetError("Somebody who was never in training is in the request; it would be refused.")
+    if rows != len(set(served)):
+        raise NotYetError("A person who has written twice stands in the CSV twice.")
+    if served != [b, a, c]:
+        raise NotYetError(
+            f"The request should name three people in the order of their letters; it names {len(served)}."
+        )
+    if not isinstance(left, (list, tuple)) or list(left) != ["nobody"]:
+        raise NotYetError(f"One person can't be served, and should be named once; you give {describe(left)}.")
+    return "And the person who can't be served gets an answer, too."
+
+
+@exercise
+def pseudonym(function: Any) -> str:
+    """HMAC-SHA256, 16 digits."""
+    found = call(function, "S00012", "a secret", name="pseudonym")
+    if not isinstance(found, str):
+        raise NotYetError(f"A text of 16 digits is asked for; it gives {describe(found)}.")
+    whole = hmac.new(b"a secret", b"S00012", hashlib.sha256).hexdigest()
+    mistakes = {
+        whole: "These are all 64 digits; the first 16 are asked for.",
+        hmac.new(b"S00012", b"a secret", hashlib.sha256).hexdigest()[
+            :16
+        ]: "Key and message are exchanged: the salt is the key.",
+        hashlib.sha256(b"S00012").hexdigest()[:16]: "The salt is not used.",
+        hashlib.sha256(b"a secretS00012").hexdigest()[
+            :16
+        ]: "This hashes salt and id written together; HMAC is asked for.",
+        hashlib.sha256(b"S00012a secret").hexdigest()[
+            :16
+        ]: "This hashes id and salt written together; HMAC is asked for.",
+    }
+    if found != whole[:16]:
+        raise NotYetError(
+            mistakes.get(found, f"For 'S00012' and the salt 'a secret' it gives {found[:20]!r}; that is another hash.")
+        )
+    return "The same patient, the same id; without the salt it leads nowhere."
+
+
+@exercise
+def why(answer: Any) -> str:
+    """Hospital numbers can be listed."""
+    chosen(
+        answer,
+        "list",
+        {
+            "slow": "A hash takes a microsecond; that is the attacker's advantage.",
+            "collide": "With 16 digits that is far less likely than that the building burns down.",
+        },
+    )
+    return "A few million numbers are hashed in a second."
+
+
+@exercise
+def verdict(function: Any) -> str:
+    """What may be said."""
+    cases = (
+        ((0.52, 0.7, 24), "told apart"),
+        ((0.41, 0.65, 24), "indistinguishable"),
+        ((0.2, 0.45, 30), "told apart"),
+        ((0.9, 1.0, 3), "too few"),
+        ((0.4, 0.6, 8), "indistinguishable"),
+        ((0.5, 0.8, 20), "indistinguishable"),
+    )
+    for (low, high, patients), right in cases:
+        found = call(function, low, high, patients, name="verdict")
+        if found not in ("too few", "told apart", "indistinguishable"):
+            raise NotYetError(
+                f"verdict should give 'too few', 'told apart' or 'indistinguishable'; it gives {describe(found)}."
+            )
+        if found != right:
+            raise NotYetError(f"[{low}, {high}] with {patients} patients is {right!r}, not {found!r}.")
+    return "Below .5 they are told apart as well."
+
+
+@exercise
+def needed(answer: Any) -> str:
+    """0.63 / sqrt(n) < 0.1."""
+    found = number(answer, "the number of patients", 1)
+    if found != 40:
+        raise NotYetError(
+            f"With {found:g} patients the half width is {0.63 / found**0.5:.4f}; it should be just below .1."
+        )
+    return "Most requests are smaller. Ten requests together may not be; that is why a study audits earlier ones again."

@@ -1,0 +1,161 @@
+"""A lesson's start: the run that it reads, opened, or a sentence that says what to run first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from forget_mi.attacks.base import Evidence
+from forget_mi.batches import Examples, make_examples
+from forget_mi.checkpoints import Checkpoint
+from forget_mi.cohorts.base import Cohort
+from forget_mi.errors import InputError
+from forget_mi.metrics import Predictions, predict
+from forget_mi.models import ImageTextModel
+from forget_mi.runs import Run, open_run, shown
+from forget_mi.shadows import Shadows
+from forget_mi.splits import Request, rows_of
+from forget_mi.unlearning import UnlearningData
+
+SIDES = ("forget", "retain", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A finished run as a lesson reads it: the cohort, the request, and what the run's models say of the records."""
+
+    run: Run
+    cohort: Cohort
+    request: Request
+    accelerator: Accelerator
+    _said: dict[tuple[str, str], Predictions] = field(default_factory=dict, repr=False)
+
+    def rows(self, side: str) -> np.ndarray:
+        """Rows of the cohort's table: forget (D_f), retain (D_r), validation (D_v) or test (D_t)."""
+        if side not in SIDES:
+            raise InputError(f"side {side!r}; allowed are {', '.join(SIDES)}")
+        if side == "forget":
+            return self.request.forget_rows(self.cohort)
+        return self.request.retain_rows(self.cohort) if side == "retain" else rows_of(self.cohort, side)
+
+    def model(self, name: str) -> Checkpoint:
+        """A model of the run: original, retrained-1, reference-1, forget_mi-multimodal, ..."""
+        return self.run.checkpoint(name, self.cohort)
+
+    def examples(self, side: str, saved: Checkpoint) -> Examples:
+        """The records of a side, tokenised for a model."""
+        return make_examples(self.cohort, self.rows(side), saved.tokenizer, saved.model.max_tokens)
+
+    def says(self, model: str | ImageTextModel, side: str) -> Predictions:
+        """What a model says of the records of a side; by name it is asked once. A model without a name (one that the
+        lesson has just made) has the original's tokenizer."""
+        if not isinstance(model, str):
+            return predict(model, self.examples(side, self.model("original")), self.accelerator)
+        if (model, side) not in self._said:
+            saved = self.model(model)
+            found = predict(saved.model.to(self.accelerator.device), self.examples(side, saved), self.accelerator)
+            self._said[model, side] = found
+        return self._said[model, side]
+
+    def evidence(self, model: str | ImageTextModel) -> Evidence:
+        """What an attacker sees of a model."""
+        seen = {side: self.says(model, side) for side in SIDES}
+        return Evidence(**seen, shadows=self.shadows_by_side)
+
+    @cached_property
+    def data(self) -> UnlearningData:
+        """What an unlearning method is given, with the reference models as teachers where the run has them."""
+        saved = self.model("original")
+        data = UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.max_tokens)
+        references = self.run.references(self.cohort)
+        return references.teach(data, self.cohort) if references else data
+
+    @cached_property
+    def shadows(self) -> Shadows | None:
+        """What the shadow models say of every record of the cohort; None where they have not been trained."""
+        return self.run.shadows(self.cohort, self.accelerator)
+
+    @property
+    def shadows_by_side(self) -> Mapping[str, Shadows] | None:
+        """The same, by side."""
+        if self.shadows is None:
+            return None
+        return {side: self.shadows.of(self.rows(side)) for side in ("forget", "validation", "test")}
+
+
+def open_lesson(
+    profile: str | Path = "demo",
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    needs: Sequence[str] = ("original",),
+    shadows: bool = False,
+) -> Lesson:
+    """Open the run that a lesson reads. needs: the models that must be there; shadows: whether shadow models must be.
+
+    Raises NotThereError, whose message says what to run, where something is missing.
+    """
+    run = open_run(profile, run_dir, overrides)
+    try:
+        lesson = Lesson(run, run.cohort(), run.request(), run.accelerator(threads=None))
+        for name in needs:
+            lesson.model(name)
+    except InputError as error:
+        raise not_there(run, str(error), "make demo" if profile == "demo" else f"make run PROFILE={profile}") from None
+    if shadows and lesson.shadows is None:
+        wanted = run.params.shadows.count or "no"
+        raise not_there(run, f"it needs shadow models ({wanted} asked for)", f"make shadows PROFILE={profile}")
+    return lesson
+
+
+class NotThereError(InputError):
+    """A lesson's run is not there; shown as a sentence and not as a traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython asks an exception for
+        return [str(self)]
+
+
+def not_there(run: Run, why: str, command: str) -> NotThereError:
+    """The exception that says what to run; in a notebook, also a button that runs the tiny profile."""
+    offer_tiny()
+    return NotThereError(
+        f"This lesson reads {shown(run.folder)}, and can't: {why}.\n"
+        f"Run `{command}` in a terminal and then this notebook again, or take the tiny profile (one minute; its "
+        "numbers mean little): press the button above, or call `forget_mi.course.run_tiny()`; then set "
+        'profile = "tiny" in the cell of parameters.'
+    )
+
+
+def run_tiny(run_dir: str | Path | None = None) -> Path:
+    """Run the five notebooks on the tiny profile (about a minute); return the run's folder."""
+    from forget_mi.pipeline import run_chain
+
+    return run_chain("tiny", run_dir, progress=False).folder
+
+
+def offer_tiny() -> None:
+    """Show a button that runs the tiny profile, where there is a notebook to show it in."""
+    if "ipykernel" not in sys.modules:
+        return
+    import ipywidgets
+    from IPython.display import display
+
+    button = ipywidgets.Button(description="Run the tiny profile", button_style="primary")
+    said = ipywidgets.Output()
+
+    def pressed(_: ipywidgets.Button) -> None:
+        button.disabled = True
+        with said:
+            print("Running the five notebooks on the tiny profile ...")
+            run_tiny()
+            print('Done. Set profile = "tiny" in the cell of parameters, and run all cells again.')
+
+    button.on_click(pressed)
+    display(ipywidgets.VBox([button, said]))
