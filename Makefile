@@ -10,7 +10,7 @@ WORKERS ?= auto
 BIN     := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store lab sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
+.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -19,7 +19,11 @@ run: .venv/installed             ## PROFILE=covid DATA=folder: the five notebook
 	$(BIN)/python -m forget_mi run $(PROFILE) $(if $(DATA),--data $(DATA))
 
 test: .venv/installed            ## lint, unit tests, notebooks end to end, regression on their printed results
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest --ignore tests/browser -n $(WORKERS) --dist loadfile
+
+test-browser: .venv/installed    ## JupyterLab, the explorer, the site and the slides in a real browser (Debian's chromium)
+	@command -v chromium > /dev/null || { echo "no chromium on this machine: apt-get install chromium" >&2; exit 1; }
+	OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest tests/browser -n $(WORKERS) --dist loadfile
 
 test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
 	$(BIN)/python tests/slurm/check_slurm.py
@@ -35,6 +39,12 @@ forget: .venv/installed          ## MODEL=run folder PATIENTS=forget CSV: unlear
 
 lab: .venv/installed             ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_cohort.ipynb
+
+explore: .venv/installed         ## the explorer as a web page without code, on what make demo left
+	cd notebooks && ../$(BIN)/voila explore.ipynb --theme=light
+
+docs: .venv/installed            ## the site and the lessons' slides into docs/_build/html, without a network
+	$(BIN)/python docs/build.py
 
 sweep: .venv/installed           ## PROFILE=demo: all approaches x sizes of request x seeds; a rerun finishes what is left
 	$(BIN)/python -m forget_mi sweep $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
@@ -65,6 +75,9 @@ bench: .venv/installed           ## ONLY="a b": what makes it fast, as ratios, i
 
 benchmark-store: .venv/installed ## decoding 2,000 DICOM files (4 GB of temporary files) against a bare loop
 	$(BIN)/python benchmarks/image_store.py
+
+benchmark-released: .venv/installed ## the paper's profile from a released folder at 2048 px: a step, a batch, the peak of memory
+	$(BIN)/python benchmarks/released_step.py
 
 reference: .venv/installed       ## rebuild the reference outputs that the tests compare with
 	OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m forget_mi reference

@@ -80,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     real.add_argument("profile", help="covid or open-i")
     real.add_argument("--data", type=Path, help="the data folder (cohort.root)")
     commands.add_parser("drift", help="ten requests one after another, and figures/drift.csv and .png")
-    commands.add_parser("notebooks", help="rebuild the committed notebooks' outputs")
+    notebooks = commands.add_parser("notebooks", help="rebuild the committed notebooks' outputs")
+    notebooks.add_argument("names", nargs="*", help="some of them, such as 05_compare course/01_memorisation (all)")
     commands.add_parser("reference", help="rebuild tests/reference, which the tests compare printed results with")
     commands.add_parser("results", help="rebuild figures/results.csv and the figures made from it")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -228,10 +229,14 @@ def _dag(options: argparse.Namespace) -> int:
     return 0
 
 
-def _notebooks(_: argparse.Namespace) -> int:
-    from forget_mi.pipeline import rebuild_notebooks
+def _notebooks(options: argparse.Namespace) -> int:
+    from forget_mi.pipeline import COURSE, NOTEBOOKS, SIDE_NOTEBOOKS, rebuild_notebooks
 
-    rebuild_notebooks()
+    known = (*NOTEBOOKS, *SIDE_NOTEBOOKS, "explore", *COURSE)
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        raise InputError(f"notebook {unknown[0]!r}: allowed are {', '.join(known)}")
+    rebuild_notebooks(names=options.names or known)
     return 0
 
 
@@ -249,12 +254,12 @@ def _drift(_: argparse.Namespace) -> int:
 
 
 def _reference(_: argparse.Namespace) -> int:
-    from forget_mi.pipeline import rebuild_notebooks
+    from forget_mi.pipeline import NOTEBOOKS, SIDE_NOTEBOOKS, rebuild_notebooks
     from forget_mi.profiles import ROOT
 
     # neg_grad: on so few records a trial of Forget-MI costs as much as retraining.
     parameters = {"profile": "tiny", "run_dir": "runs/reference", "approach": "neg_grad", "patients": 60, "epochs": 2}
-    rebuild_notebooks(ROOT / "tests" / "reference", parameters)
+    rebuild_notebooks(ROOT / "tests" / "reference", parameters, (*NOTEBOOKS, *SIDE_NOTEBOOKS))
     return 0
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from forget_mi.course.notebooks import LESSONS, exercise_of
 from forget_mi.devices import side_by_side
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
@@ -20,6 +21,8 @@ from forget_mi.runs import Run, open_run, shown
 NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
 # Beside the chain: nothing of the chain reads them.
 SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond", "07_your_own_model")
+# They read what the chain left; lesson 6 and the explorer want the shadow models as well.
+COURSE = tuple(f"course/{lesson}{part}" for lesson in LESSONS for part in ("", "_solution"))
 
 
 class NotebookError(RuntimeError):
@@ -114,19 +117,27 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
             ) from None
 
 
-def rebuild_notebooks(target: Path = ROOT / "notebooks", parameters: Mapping[str, Any] | None = None) -> None:
-    """Execute the notebooks and write them to `target` with clean outputs: no times, no paths, no progress bars.
+def rebuild_notebooks(
+    target: Path = ROOT / "notebooks",
+    parameters: Mapping[str, Any] | None = None,
+    names: Sequence[str] = (*NOTEBOOKS, *SIDE_NOTEBOOKS, "explore", *COURSE),
+) -> None:
+    """Execute notebooks and write them to `target` with clean outputs: no times, no paths, no progress bars. Exercises
+    of the course are made from their solutions.
 
     parameters: put in place of the values in the parameters cell; without any, the notebooks run as they stand (the
     demo profile), which is how the committed ones are made.
     """
     os.environ["FORGET_MI_PROGRESS"] = "0"
     with tempfile.TemporaryDirectory() as folder:
-        for name in (*NOTEBOOKS, *SIDE_NOTEBOOKS):
-            source, executed = Path(folder) / f"{name}.ipynb", Path(folder) / f"{name}.executed.ipynb"
+        for name in names:
+            source, executed = Path(folder) / "source.ipynb", Path(folder) / f"{Path(name).name}.ipynb"
             source.write_text(with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters or {}))
             execute(source, executed, {})
             write_text(target / f"{name}.ipynb", clean_notebook(executed.read_text()))
+            if name.endswith("_solution"):
+                exercise = target / f"{name.removesuffix('_solution')}_exercise.ipynb"
+                write_text(exercise, clean_notebook(exercise_of(executed.read_text())))
             if name == "03_unlearn":  # those that 04 and 05 compare with
                 given = {"profile": "demo", "run_dir": None, **(parameters or {})}
                 run = open_run(given["profile"], given["run_dir"])

@@ -1,0 +1,43 @@
+"""The explorer as a web page without code, served by voila as `make explore` does."""
+
+import sys
+import time
+
+import pytest
+from servers import free_port, server
+
+from forget_mi.pipeline import with_parameters
+from forget_mi.profiles import ROOT
+
+
+@pytest.fixture(scope="module")
+def explorer(tiny_run, tmp_path_factory):
+    """The address of the explorer on a tiny run."""
+    folder = tmp_path_factory.mktemp("voila")
+    parameters = {"profile": "tiny", "run_dir": str(tiny_run), "overrides": {"shadows.count": 0}}
+    notebook = (ROOT / "notebooks" / "explore.ipynb").read_text()
+    (folder / "explore.ipynb").write_text(with_parameters(notebook, parameters))
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "voila", "explore.ipynb", "--no-browser", f"--port={port}", "--theme=light"]
+    with server(command, f"{url}/voila/static/main.js", folder / "voila.log", folder):
+        yield url
+
+
+def test_the_page_has_no_code_and_its_sliders_move_the_picture(explorer, chromium):
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    try:
+        page.goto(explorer, wait_until="domcontentloaded", timeout=120_000)
+        shown = page.locator("img[alt^='Corrupted copy']")
+        shown.wait_for(timeout=120_000)
+        assert page.locator(".jp-CodeMirrorEditor, .jp-InputArea-editor:visible").count() == 0
+        assert "Explorer(" not in page.inner_text("body")
+        before = shown.get_attribute("src")
+        page.locator(".widget-slider .noUi-handle").first.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowRight")
+        started = time.monotonic()
+        while shown.get_attribute("src") == before:
+            assert time.monotonic() - started < 20, "the picture did not move"
+            page.wait_for_timeout(100)
+    finally:
+        page.close()
