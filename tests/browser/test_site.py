@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
@@ -136,7 +135,7 @@ def test_mathematics_is_typeset(page, url):
     for name in ("docs/measures.html", "notebooks/03_unlearn.html", "notebooks/course/04_four_losses.html"):
         page.goto(f"{url}/{name}")
         page.wait_for_selector("article .MathJax_SVG svg", timeout=30_000)
-        page.wait_for_function("MathJax.Hub.queue.pending === 0 && !MathJax.Hub.queue.running", timeout=30_000)
+        page.evaluate("() => new Promise(done => MathJax.Hub.Queue(() => done()))")
         left = page.locator("article .math").evaluate_all(
             "nodes => nodes.filter(n => n.innerText.includes('\\\\(') || n.innerText.includes('\\\\[')).length"
         )
@@ -189,17 +188,13 @@ def test_slides_typeset_their_mathematics(page, url):
 
 
 def test_the_build_fails_on_a_warning(tmp_path):
-    """Tried with a page that leads nowhere."""
-    for part in ("docs", "lib"):
-        (tmp_path / part).symlink_to(ROOT / part) if part == "lib" else None
+    """Tried with a page whose link leads nowhere."""
     docs = tmp_path / "docs"
-    docs.mkdir()
+    (docs / "_static").mkdir(parents=True)
     (docs / "conf.py").write_text((ROOT / "docs" / "conf.py").read_text())
-    (docs / "index.md").write_text("# Start\n\n[nowhere](nowhere.md)\n")
-    (docs / "_static").mkdir()
     (docs / "_static" / "site.css").write_text("")
-    done = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "-c", str(docs), str(tmp_path), str(tmp_path / "out")],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    (docs / "index.md").write_text("# Start\n\n[nowhere](nowhere.md)\n")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", str(docs), str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "nowhere" in done.stderr
-    assert not Path(ROOT / "docs" / "_build" / "nowhere.html").exists()
