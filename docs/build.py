@@ -7,7 +7,7 @@ docs/_build/html/slides/            a deck of slides a lesson, from the lesson's
 from __future__ import annotations
 
 import argparse
-import json
+import re
 import shutil
 import sys
 import time
@@ -23,6 +23,7 @@ from forget_mi.course.notebooks import LESSONS
 
 HERE = Path(__file__).parent
 ROOT, SITE = HERE.parent, HERE / "_build" / "html"
+NAMED = '<summary aria-label="show or hide the pages below">'
 TO_START = '<meta charset="utf-8"><title>forget-mi</title><meta http-equiv="refresh" content="0; url=docs/index.html">'
 
 
@@ -41,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     from conf import MATHJAX
 
     shutil.copytree(MATHJAX, target / "_static" / "mathjax", dirs_exist_ok=True)
+    for page in target.rglob("*.html"):  # the theme's toggles of the menu have no name for a screen reader
+        text = page.read_text()
+        named = text.replace('<summary><span class="toctree-toggle"', f'{NAMED}<span class="toctree-toggle"')
+        page.write_text(named) if named != text else None
     (target / "index.html").write_text(f"<!doctype html><html lang=en>{TO_START}</html>")
     make_slides(target)
     print(f"{target.relative_to(ROOT) if target.is_relative_to(ROOT) else target}/index.html: "
@@ -54,6 +59,8 @@ def make_slides(target: Path) -> None:
     slides.mkdir(parents=True)
     revealjs = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"
     shutil.copytree(revealjs / "dist", slides / "reveal" / "dist")
+    for theme in (slides / "reveal" / "dist" / "theme").glob("*.css"):  # fonts that would be fetched
+        theme.write_text(re.sub(r"@import url\([^)]*//[^)]*\);?", "", theme.read_text()))
     config = Config()
     config.SlidesExporter.template_paths = [str(HERE / "slides"), *SlidesExporter().template_paths]
     config.SlidesExporter.template_file = "index.html.j2"
@@ -69,7 +76,7 @@ def make_slides(target: Path) -> None:
 def with_slides(text: str) -> nbformat.NotebookNode:
     """A lesson with a slide for each heading: a cell of prose with a heading begins one, each further cell of prose
     begins one below it, code and its output stay with what is said before. The start of the notebook is left out."""
-    notebook = nbformat.from_dict(json.loads(text))
+    notebook = nbformat.reads(text, as_version=4)
     seen_prose = False
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":

@@ -39,10 +39,12 @@ suppress_warnings = ["mystnb.unknown_mime_type"]  # a widget, which has its stil
 
 html_static_path = ["_static"]
 mathjax_path = "mathjax/MathJax.js"
+myst_update_mathjax = False  # MATHJAX_CONFIG says it, in the words of this version
 MATHJAX = Path(jupyter_server_mathjax.__file__).parent / "static"
 MATHJAX_CONFIG = """window.MathJax = {
-  config: ["TeX-AMS-MML_HTMLorMML-full.js"], jax: ["input/TeX", "output/SVG"], showMathMenu: false,
-  messageStyle: "none", menuSettings: {assistiveMML: true},
+  config: ["TeX-AMS-MML_HTMLorMML-full.js"], jax: ["input/TeX", "output/HTML-CSS"], showMathMenu: false,
+  messageStyle: "none",
+  "HTML-CSS": {availableFonts: [], imageFont: null, preferredFont: null, webFont: "STIX-Web"},
   tex2jax: {inlineMath: [["\\\\(", "\\\\)"]], displayMath: [["\\\\[", "\\\\]"]],
             ignoreClass: "tex2jax_ignore|mathjax_ignore|document", processClass: "tex2jax_process|mathjax_process|math"}
 };"""
@@ -60,6 +62,7 @@ html_theme_options = {
     "navigation_with_keys": False,
 }
 html_css_files = ["site.css"]
+html_context = {"default_mode": "light"}
 html_show_sourcelink = False
 html_copy_source = False
 
