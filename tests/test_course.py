@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -101,6 +102,15 @@ def test_notebooks_of_the_course_are_clean(name):
     assert "choose the kernel" in "".join(cells[0]["source"])  # of another environment: said by the first cell
     parameters = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     assert all('profile = "demo"' in "".join(cell["source"]) for cell in parameters)
+
+
+@pytest.mark.parametrize("name", ["explore", *(f"course/{lesson}" for lesson in LESSONS)])
+def test_a_kernel_of_another_environment_is_recognised_by_the_first_cell(name, monkeypatch):
+    for module in ("forget_mi", "forget_mi.course"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    first = code_of((ROOT / "notebooks" / f"{name}.ipynb").read_text())[0]
+    with pytest.raises(SystemExit, match=r"not the project's .*make lab.*Change Kernel"):
+        exec(compile(first, "first cell", "exec"), {"__name__": "__main__"})
 
 
 def test_answers_are_taken_out():
@@ -225,5 +235,10 @@ def test_a_lesson_reads_what_the_run_says(run_dir):
     assert opened.says("original", "test") is opened.says("original", "test")
     again = opened.says(opened.model("original").model, "test")
     np.testing.assert_allclose(again.image_logits, opened.says("original", "test").image_logits, atol=1e-5)
+    losses = opened.losses("original", "retrained-1")
+    assert losses.groupby(["model", "set"]).size()["original", "forget"] == len(opened.rows("forget"))
+    assert losses.fused[(losses.model == "original") & (losses.set == "test")].mean() == pytest.approx(
+        opened.says("original", "test").cross_entropy("fused").mean()
+    )
     with pytest.raises(InputError, match="side 'everyone'"):
         opened.rows("everyone")

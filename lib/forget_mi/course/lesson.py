@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from accelerate import Accelerator
 
+from forget_mi.attacks import loss, svc
 from forget_mi.attacks.base import Evidence
 from forget_mi.batches import Examples, make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
 from forget_mi.errors import InputError
-from forget_mi.metrics import Predictions, predict
+from forget_mi.metrics import Predictions, binary_auc, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
 from forget_mi.runs import Run, open_run, shown
 from forget_mi.shadows import Shadows
@@ -68,6 +70,24 @@ class Lesson:
         """What an attacker sees of a model."""
         seen = {side: self.says(model, side) for side in SIDES}
         return Evidence(**seen, shadows=self.shadows_by_side)
+
+    def losses(self, *models: str, sides: Sequence[str] = ("forget", "test")) -> pd.DataFrame:
+        """A row a record: model, set, and its fused cross-entropy in nats."""
+        parts = [
+            pd.DataFrame({"model": model, "set": side, "fused": self.says(model, side).cross_entropy("fused")})
+            for model in models
+            for side in sides
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def measures(self, model: str | ImageTextModel) -> dict[str, float]:
+        """What lesson 3 looks at, of the fused prediction: AUC on three sides, forget F1, and two attacks."""
+        evidence = self.evidence(model)
+        said = {side: getattr(evidence, side) for side in ("forget", "retain", "test")}
+        found = {f"{side} AUC": mean_auc(p.labels, p.probabilities("fused")) for side, p in said.items()}
+        found["forget F1"] = macro_f1(said["forget"].labels, said["forget"].probabilities("fused"))
+        found["SVC attack"] = float(svc.member_calls(evidence, "fused").mean())
+        return found | {"loss attack": binary_auc(*loss.attack(evidence, "fused"))}
 
     @cached_property
     def data(self) -> UnlearningData:
