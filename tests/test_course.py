@@ -1,5 +1,6 @@
 """The course: lessons run, solutions pass their checks, untouched exercises fail them, checks speak in sentences."""
 
+import importlib
 import io
 import json
 import sys
@@ -156,7 +157,7 @@ def said_of(check, *given) -> str:
         (stronger_attacks.level, 0.95, "for one look"),
         (stronger_attacks.means, lambda m, k: (m.mean(0), m.mean(0)), "mu_in is off"),
         (held_out_targets.targets, lambda fold, said: said.mean(0), "one of them knows the patient"),
-        (held_out_targets.fold_of_records, lambda p, k, rng: rng.integers(0, k, len(p)), "is in two folds"),
+        (held_out_targets.fold_of_records, lambda p, k, rng: np.arange(len(p)) % k, "is in two folds"),
         (held_out_targets.kl, lambda a, b: (a.softmax(-1) * (a - b)).sum(-1).mean(), "divergence is"),
         (deletion_request.pseudonym, lambda patient, salt: patient, "another hash"),
         (deletion_request.needed, 39, "half width"),
@@ -217,7 +218,7 @@ def test_the_button_runs_the_tiny_profile(monkeypatch, capsys):
     import ipywidgets
 
     shown, ran = [], []
-    monkeypatch.setitem(lesson.sys.modules, "ipykernel", object())
+    monkeypatch.setitem(sys.modules, "ipykernel", importlib.import_module("ipykernel"))
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.setattr(lesson, "run_tiny", lambda: ran.append("tiny"))
     lesson.offer_tiny()
