@@ -67,8 +67,8 @@ real-results: .venv/installed    ## PROFILE=covid DATA=folder, PROFILE=open-i: r
 drift: .venv/installed           ## ten deletion requests one after another: figures/drift.csv and .png
 	$(BIN)/python -m forget_mi drift
 
-notebooks: .venv/installed       ## rebuild the committed notebooks' outputs
-	$(BIN)/python -m forget_mi notebooks
+notebooks: .venv/installed       ## ONLY="05_compare explore": rebuild the committed notebooks' outputs (all)
+	OMP_NUM_THREADS=1 $(BIN)/python -m forget_mi notebooks $(ONLY)
 
 bench: .venv/installed           ## ONLY="a b": what makes it fast, as ratios, into benchmarks/results.csv and .png
 	$(BIN)/python benchmarks/run.py $(ONLY)

@@ -66,6 +66,7 @@ def make_slides(target: Path) -> None:
     config.SlidesExporter.template_file = "index.html.j2"
     config.SlidesExporter.reveal_url_prefix = "reveal"
     config.SlidesExporter.exclude_input_prompt = config.SlidesExporter.exclude_output_prompt = True
+    config.SlidesExporter.exclude_anchor_links = True
     exporter = SlidesExporter(config=config)
     for lesson in LESSONS:
         notebook = with_slides((ROOT / "notebooks" / "course" / f"{lesson}.ipynb").read_text())
@@ -80,8 +81,9 @@ def with_slides(text: str) -> nbformat.NotebookNode:
     seen_prose = False
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
-            first = cell.source.lstrip()
-            kind = "slide" if first.startswith("#") else "subslide"
+            kind = "slide" if cell.source.lstrip().startswith("#") else "subslide"
+            # Notebooks and pages lie elsewhere from here, and are web pages.
+            cell.source = re.sub(r"\]\(([^):]+)\.(?:ipynb|md)\)", r"](../notebooks/course/\1.html)", cell.source)
             seen_prose = seen_prose or number > 0
         else:
             kind = "-" if seen_prose else "skip"

@@ -48,6 +48,7 @@ class Explorer:
         self.lesson = lesson
         retrained = list(lesson.run.retrained_seeds())[:1]
         self.models = ["original", *lesson.run.unlearned_names(), *retrained]
+        self.forgetful = lesson.run.unlearned_names()
         self.unlearned = next((m for m in self.models if m == lesson.run.unlearned_name), self.models[-1])
         self.side_of, self.patients = {}, {}
         for side in SIDES:
@@ -133,7 +134,7 @@ class Explorer:
         """Forget-MI's corrupted copy of the patient's first record, and the four losses of all of their records, before
         the first step and after unlearning, as they count in the weighted sum."""
         picture, losses = self.losses(patient, sigma, text_noise, Weights(*weights))
-        figure, axes = plt.subplots(1, 3, figsize=(9, 2.7), gridspec_kw={"width_ratios": [1, 1, 2.2]})
+        figure, axes = plt.subplots(1, 3, figsize=(9, 3), gridspec_kw={"width_ratios": [1, 1, 2.2]})
         for axis, image, title in zip(axes, picture, ("record", "corrupted copy"), strict=False):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1) if image.size else None
             axis.set_title(title, fontsize=9)
@@ -144,7 +145,7 @@ class Explorer:
             left += losses[name].to_numpy()
         axes[2].invert_yaxis()
         axes[2].set(xlabel="weighted distance to the target", title=f"L = {left[0]:.2f} before the first step")
-        axes[2].legend(ncols=4, fontsize=8)
+        axes[2].legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3))
         return plots.shown_once(figure)
 
     # -- what the figures are drawn from ---------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class Explorer:
         self, patient: str, sigma: float, text_noise: float, weights: Weights
     ) -> tuple[tuple[np.ndarray, np.ndarray], pd.DataFrame]:
         """The first record's image and its corrupted copy (height, width), and the weighted losses of the patient's
-        records: a row before the first step and one for the unlearned model, columns LOSSES. The retention half are the
+        records: a row before the first step and one a model that forgot, columns LOSSES. The retention half are the
         first records of those who stay."""
         if not self._paired:
             raise InputError("Forget-MI's losses need both towers, of one width; this run's model has not")
@@ -218,7 +219,7 @@ class Explorer:
         stay = self.lesson.data.retain.select(range(min(16, len(self.lesson.data.retain))))
         held = self._embeddings("original", stay)
         joint, table = joint_embedding_of(saved.model), {}
-        for name, model in (("before", "original"), (self.unlearned, self.unlearned)):
+        for name, model in {"before": "original", **{each: each for each in self.forgetful}}.items():
             found = four_losses(self._embeddings(model, examples), targets, self._embeddings(model, stay), held, joint)
             # four_losses gives UU, UR, MU, MR, the order of Weights.
             table[name] = [float(w * value) for w, value in zip(weights, found, strict=True)]

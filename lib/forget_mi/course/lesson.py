@@ -124,7 +124,7 @@ def open_lesson(
     """
     run = open_run(profile, run_dir, overrides)
     try:
-        lesson = Lesson(run, run.cohort(), run.request(), run.accelerator(threads=None))
+        lesson = Lesson(run, run.cohort(), run.request(), run.accelerator())
         for name in needs:
             lesson.model(name)
     except InputError as error:
