@@ -55,7 +55,8 @@ def run_chain(
             parameters = {"profile": str(profile), "run_dir": str(run.folder), "overrides": kept}
             jobs.append((executed_path(open_run(profile, run_dir, kept), name), parameters))
         side_by_side(partial(_job, name=name, progress=progress), jobs, run.params.device, progress=False)
-        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+        if progress:
+            print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     return run
 
 
