@@ -54,10 +54,10 @@ def make(folder: Path) -> None:
     cohort = synthetic.load(synthetic.SyntheticConfig(patients=24, image_size=256))
     export(split_by_patient(cohort, SplitConfig()), folder / "mimic")
     settings = replace(NAMED["paper"], text_pretrained=None)
-    model = build_model(settings, len(mimic_cxr.CLASSES), SCIBERT_VOCABULARY, seed=0)
+    shape = BertConfig(vocab_size=SCIBERT_VOCABULARY, num_labels=len(mimic_cxr.CLASSES))  # BERT base, as SciBERT is
+    model = build_model(settings, len(mimic_cxr.CLASSES), SCIBERT_VOCABULARY, seed=0, text_config=shape)
     (folder / "released").mkdir()
     torch.save({published_name(key): value for key, value in model.state_dict().items()}, folder / "released" / WEIGHTS)
-    shape = BertConfig(vocab_size=SCIBERT_VOCABULARY, num_labels=len(mimic_cxr.CLASSES))
     (folder / "released" / CONFIG).write_text(json.dumps(shape.to_dict()))
 
 

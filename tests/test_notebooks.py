@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -124,6 +125,24 @@ def test_a_second_method_is_audited_beside_the_first(run, tmp_path):
         "original", "forget_mi-equal", "forget_mi-retention", "retrained-1", "retrained-2",
     ]  # fmt: skip
     assert comparison.setting.tolist()[1:3] == ["equal", "retention"]
+
+
+def test_references_taken_over_from_a_run_with_another_salt_serve_this_one(run):
+    """As with `run demo --run-dir runs/mine`: the same models, and patients by this run's hashes."""
+    folder = run.folder.parent / "mine"
+    shutil.copytree(run.stage("01_cohort"), folder / "01_cohort")
+    mine = open_run("tiny", folder)
+    cohort, request = mine.cohort(), mine.request()
+    trained = mine.train_all(["original", *mine.reference_seeds()], cohort, request)
+    for name in mine.reference_seeds():
+        theirs = run.checkpoint(name, cohort).manifest
+        assert trained[name]["weights_sha256"] == theirs["weights_sha256"]
+        assert not set(trained[name]["patients"]) & set(theirs["patients"])
+    mine.start("02_train")
+    mine.finish("02_train", cohort_fingerprint=cohort.fingerprint, models={})
+    references = mine.references(cohort)
+    everyone = set().union(*references.saw.values())
+    assert everyone == set(mine.hashed_patients(cohort, np.flatnonzero(cohort.table.split == "train")))
 
 
 def test_a_model_unlearned_from_another_original_is_refused(run, tmp_path):

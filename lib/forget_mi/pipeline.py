@@ -132,7 +132,8 @@ def rebuild_notebooks(
     os.environ["FORGET_MI_PROGRESS"] = "0"
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            source, executed = Path(folder) / "source.ipynb", Path(folder) / f"{Path(name).name}.ipynb"
+            source, executed = Path(folder) / f"{name}.ipynb", Path(folder) / "executed" / f"{name}.ipynb"
+            source.parent.mkdir(parents=True, exist_ok=True)
             source.write_text(with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters or {}))
             execute(source, executed, {})
             write_text(target / f"{name}.ipynb", clean_notebook(executed.read_text()))

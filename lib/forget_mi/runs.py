@@ -288,8 +288,11 @@ class Run:
                 if beside != folder and accelerator.is_main_process:
                     with replace_when_whole(folder) as temporary:
                         shutil.copytree(beside, temporary, dirs_exist_ok=True)
+                        if kind == "reference":  # the other run has hashed them with a salt of its own
+                            renamed = {**done, "patients": self.hashed_patients(cohort, rows)}
+                            write_text(temporary / MANIFEST, json.dumps(renamed, indent=2) + "\n")
                 accelerator.wait_for_everyone()
-                return done
+                return read_manifest(folder)
         state = folder.with_name(f".{name}.state-{sha256_of_text(json.dumps(plain(identity)))[:12]}")
         made = self._taken_over(given, cohort) if given else None
         model, tokenizer, log = made or train_new(
