@@ -30,10 +30,8 @@ exclude_patterns = ["docs/_build", "**/.ipynb_checkpoints"]
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_ipywidgets_js = {}
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
-suppress_warnings = ["mystnb.unknown_mime_type"]  # a widget, which has its still pictures below it
 
 # ---- mathematics, typeset by a MathJax that lies beside the pages ----------------------------------------------------
 

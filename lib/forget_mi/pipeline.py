@@ -23,6 +23,7 @@ NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
 SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond", "07_your_own_model")
 # They read what the chain left; lesson 6 and the explorer want the shadow models as well.
 COURSE = tuple(f"course/{lesson}{part}" for lesson in LESSONS for part in ("", "_solution"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class NotebookError(RuntimeError):
@@ -161,7 +162,7 @@ def with_parameters(text: str, parameters: Mapping[str, Any]) -> str:
 
 def clean_notebook(text: str) -> str:
     """A notebook's JSON without what changes from run to run: papermill's and the kernel's metadata, cell ids of the
-    moment, standard error, and the outputs of cells tagged `timing`."""
+    moment, widgets (which are nothing without a kernel), standard error, and the outputs of cells tagged `timing`."""
     notebook = json.loads(text)
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -173,7 +174,7 @@ def clean_notebook(text: str) -> str:
         tags = cell["metadata"].get("tags", [])
         cell["metadata"] = {"tags": tags} if tags else {}
         if cell["cell_type"] == "code":
-            outputs = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+            outputs = [o for o in cell["outputs"] if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
             cell["outputs"] = [] if "timing" in tags else outputs
             for output in cell["outputs"]:
                 output.pop("metadata", None) if output["output_type"] == "stream" else output.update(metadata={})
