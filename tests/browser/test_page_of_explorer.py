@@ -6,14 +6,16 @@ import time
 import pytest
 from servers import free_port, server
 
-from forget_mi.pipeline import with_parameters
+from forget_mi.pipeline import run_chain, with_parameters
 from forget_mi.profiles import ROOT
 
 
 @pytest.fixture(scope="module")
-def explorer(tiny_run, tmp_path_factory):
+def explorer(tmp_path_factory):
     """The address of the explorer on a tiny run."""
     folder = tmp_path_factory.mktemp("voila")
+    chain = ["01_cohort", "02_train", "03_unlearn"]
+    tiny_run = run_chain("tiny", folder / "run", {"shadows.count": 0}, chain, progress=False).folder
     parameters = {"profile": "tiny", "run_dir": str(tiny_run), "overrides": {"shadows.count": 0}}
     notebook = (ROOT / "notebooks" / "explore.ipynb").read_text()
     (folder / "explore.ipynb").write_text(with_parameters(notebook, parameters))
