@@ -230,13 +230,12 @@ def _dag(options: argparse.Namespace) -> int:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from forget_mi.pipeline import COURSE, NOTEBOOKS, SIDE_NOTEBOOKS, rebuild_notebooks
+    from forget_mi.pipeline import COMMITTED, rebuild_notebooks
 
-    known = (*NOTEBOOKS, *SIDE_NOTEBOOKS, "explore", *COURSE)
-    unknown = [name for name in options.names if name not in known]
+    unknown = [name for name in options.names if name not in COMMITTED]
     if unknown:
-        raise InputError(f"notebook {unknown[0]!r}: allowed are {', '.join(known)}")
-    rebuild_notebooks(names=options.names or known)
+        raise InputError(f"notebook {unknown[0]!r}: allowed are {', '.join(COMMITTED)}")
+    rebuild_notebooks(names=options.names or COMMITTED)
     return 0
 
 

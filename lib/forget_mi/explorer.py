@@ -7,6 +7,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,9 @@ from forget_mi.course.lesson import SIDES, Lesson
 from forget_mi.errors import InputError
 from forget_mi.metrics import Predictions, predict
 from forget_mi.models import Embeddings, joint_embedding_of
-from forget_mi.perturb import noisy_images, noisy_reports
 from forget_mi.roc import by_patient
-from forget_mi.unlearning.forget_mi import SETTINGS, Weights, four_losses
+from forget_mi.unlearning import forget_mi
+from forget_mi.unlearning.forget_mi import SETTINGS, Weights, four_losses, noisy_copies
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -47,8 +48,8 @@ class Explorer:
     def __init__(self, lesson: Lesson) -> None:
         self.lesson = lesson
         retrained = list(lesson.run.retrained_seeds())[:1]
-        self.models = ["original", *lesson.run.unlearned_names(), *retrained]
         self.forgetful = lesson.run.unlearned_names()
+        self.models = ["original", *self.forgetful, *retrained]
         self.unlearned = next((m for m in self.models if m == lesson.run.unlearned_name), self.models[-1])
         self.side_of, self.patients = {}, {}
         for side in SIDES:
@@ -214,7 +215,9 @@ class Explorer:
             raise InputError("Forget-MI's losses need both towers, of one width; this run's model has not")
         saved = self.lesson.model("original")
         examples = make_examples(self.lesson.cohort, self.rows(patient), saved.tokenizer, saved.model.max_tokens)
-        copy = self._corrupt(examples, patient, sigma, text_noise)
+        reports = [self.lesson.cohort.report_of(row) for row in self.rows(patient)]
+        settings = forget_mi.Config(sigma=sigma, text_noise=text_noise)
+        copy = noisy_copies(replace(self.lesson.data, forget=examples, forget_reports=reports), settings, seed=0)
         targets = self._embeddings("original", copy)
         stay = self.lesson.data.retain.select(range(min(16, len(self.lesson.data.retain))))
         held = self._embeddings("original", stay)
@@ -226,31 +229,10 @@ class Explorer:
         pictures = tuple(np.asarray(each.images)[0, 0] / 255 for each in (examples, copy))
         return pictures, pd.DataFrame(table, index=LOSSES).T
 
-    def _corrupt(self, examples: Examples, patient: str, sigma: float, text_noise: float) -> Examples:
-        saved, cohort = self.lesson.model("original"), self.lesson.cohort
-        images = torch.from_numpy(np.asarray(examples.images)).float() / 255
-        noisy = noisy_images(images, 0.0, sigma, torch.Generator().manual_seed(0))
-        reports = noisy_reports([cohort.report_of(row) for row in self.rows(patient)], text_noise, seed=0)
-        text = saved.tokenizer(
-            reports, truncation=True, max_length=saved.model.max_tokens, padding=True, return_tensors="pt"
-        )
-        values = {name: getattr(examples, name) for name in ("labels", "studies", "patients", "rows")}
-        return Examples(
-            images=(noisy * 255).round().to(torch.uint8).numpy(),
-            input_ids=text["input_ids"],
-            attention_mask=text["attention_mask"],
-            **values,
-        )
-
     def _embeddings(self, model: str, examples: Examples) -> Embeddings:
-        checkpoint = self.lesson.model(model) if model not in self._loaded else self._loaded[model]
-        self._loaded[model] = checkpoint
-        said = predict(checkpoint.model.to(self.lesson.accelerator.device), examples, self.lesson.accelerator)
+        loaded = self.lesson.model(model).model.to(self.lesson.accelerator.device)
+        said = predict(loaded, examples, self.lesson.accelerator)
         return Embeddings(torch.from_numpy(said.image_embedding), torch.from_numpy(said.text_embedding))
-
-    @cached_property
-    def _loaded(self) -> dict:
-        return {}
 
     # -- controls --------------------------------------------------------------------------------------------------
 

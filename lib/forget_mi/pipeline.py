@@ -23,6 +23,7 @@ NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
 SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond", "07_your_own_model")
 # They read what the chain left; lesson 6 and the explorer want the shadow models as well.
 COURSE = tuple(f"course/{lesson}{part}" for lesson in LESSONS for part in ("", "_solution"))
+COMMITTED = (*NOTEBOOKS, *SIDE_NOTEBOOKS, "explore", *COURSE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -122,7 +123,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
 def rebuild_notebooks(
     target: Path = ROOT / "notebooks",
     parameters: Mapping[str, Any] | None = None,
-    names: Sequence[str] = (*NOTEBOOKS, *SIDE_NOTEBOOKS, "explore", *COURSE),
+    names: Sequence[str] = COMMITTED,
 ) -> None:
     """Execute notebooks and write them to `target` with clean outputs: no times, no paths, no progress bars. Exercises
     of the course are made from their solutions.

@@ -15,6 +15,8 @@ from accelerate import Accelerator
 
 from forget_mi.attacks import loss, svc
 from forget_mi.attacks.base import Evidence
+from forget_mi.audit import SETS as SIDES
+from forget_mi.audit import rows_by_set
 from forget_mi.batches import Examples, make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
@@ -23,10 +25,8 @@ from forget_mi.metrics import Predictions, binary_auc, macro_f1, mean_auc, predi
 from forget_mi.models import ImageTextModel
 from forget_mi.runs import Run, open_run, shown
 from forget_mi.shadows import Shadows
-from forget_mi.splits import Request, rows_of
+from forget_mi.splits import Request
 from forget_mi.unlearning import UnlearningData
-
-SIDES = ("forget", "retain", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,23 @@ class Lesson:
     request: Request
     accelerator: Accelerator
     _said: dict[tuple[str, str], Predictions] = field(default_factory=dict, repr=False)
+    _models: dict[str, Checkpoint] = field(default_factory=dict, repr=False)
 
     def rows(self, side: str) -> np.ndarray:
         """Rows of the cohort's table: forget (D_f), retain (D_r), validation (D_v) or test (D_t)."""
         if side not in SIDES:
             raise InputError(f"side {side!r}; allowed are {', '.join(SIDES)}")
-        if side == "forget":
-            return self.request.forget_rows(self.cohort)
-        return self.request.retain_rows(self.cohort) if side == "retain" else rows_of(self.cohort, side)
+        return self._rows[side]
+
+    @cached_property
+    def _rows(self) -> Mapping[str, np.ndarray]:
+        return rows_by_set(self.cohort, self.request)
 
     def model(self, name: str) -> Checkpoint:
-        """A model of the run: original, retrained-1, reference-1, forget_mi-multimodal, ..."""
-        return self.run.checkpoint(name, self.cohort)
+        """A model of the run, read once: original, retrained-1, reference-1, forget_mi-multimodal, ..."""
+        if name not in self._models:
+            self._models[name] = self.run.checkpoint(name, self.cohort)
+        return self._models[name]
 
     def examples(self, side: str, saved: Checkpoint) -> Examples:
         """The records of a side, tokenised for a model."""
