@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 from servers import free_port, server
+from widgets import move_first_slider
 
 from forget_mi.pipeline import NOTEBOOKS, with_parameters
 from forget_mi.profiles import ROOT
@@ -101,15 +102,7 @@ def test_the_explorer_draws_its_widgets_and_a_slider_moves_the_picture(lab, chro
     try:
         shown = page.locator(".jp-OutputArea img[alt^='Corrupted copy']")
         shown.wait_for(timeout=20_000)
-        before = shown.get_attribute("src")
-        handle = page.locator(".widget-slider .noUi-handle").first
-        handle.focus()
-        for _ in range(4):
-            page.keyboard.press("ArrowRight")
-        started = time.monotonic()
-        while shown.get_attribute("src") == before:
-            assert time.monotonic() - started < 20, "the picture did not move"
-            page.wait_for_timeout(100)
+        move_first_slider(page, shown)
         answers = page.locator(".jp-OutputArea img[alt^='Radiographs']")
         before = answers.get_attribute("src")
         page.locator(".widget-dropdown select").select_option(index=3)

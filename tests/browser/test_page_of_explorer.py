@@ -1,10 +1,10 @@
 """The explorer as a web page without code, served by voila as `make explore` does."""
 
 import sys
-import time
 
 import pytest
 from servers import free_port, server
+from widgets import move_first_slider
 
 from forget_mi.pipeline import run_chain, with_parameters
 from forget_mi.profiles import ROOT
@@ -33,13 +33,6 @@ def test_the_page_has_no_code_and_its_sliders_move_the_picture(explorer, chromiu
         shown.wait_for(timeout=120_000)
         assert page.locator(".jp-CodeMirrorEditor, .jp-InputArea-editor:visible").count() == 0
         assert "Explorer(" not in page.inner_text("body")
-        before = shown.get_attribute("src")
-        page.locator(".widget-slider .noUi-handle").first.focus()
-        for _ in range(4):
-            page.keyboard.press("ArrowRight")
-        started = time.monotonic()
-        while shown.get_attribute("src") == before:
-            assert time.monotonic() - started < 20, "the picture did not move"
-            page.wait_for_timeout(100)
+        move_first_slider(page, shown)
     finally:
         page.close()
