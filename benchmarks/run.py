@@ -11,6 +11,7 @@ from pathlib import Path
 import fixed_costs
 import image_store
 import matplotlib.pyplot as plt
+import options
 import pandas as pd
 import scaling
 import training_epoch
@@ -22,7 +23,7 @@ from forget_mi.plots import COLOURS, set_style
 from forget_mi.results import write_readme_table
 
 BENCHMARKS = {
-    "a": unlearning_step.small,
+    "a": lambda: [*unlearning_step.small(), *options.rows()],
     "b": training_epoch.rows,
     "c": scaling.rows,
     "d": image_store.rows,

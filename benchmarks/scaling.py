@@ -1,6 +1,6 @@
 """(c): unlearning as a share of retraining over sizes of cohort and request, and how both grow.
 
-Forget-MI runs whole, with the default's tuned settings and no early stop. Retraining is one measured epoch times the
+Forget-MI runs whole, with its tuned settings and no early stop. Retraining is one measured epoch times the
 demo's number of epochs. Large cohorts repeat the records of a small one under new ids: the cost is the same.
 """
 
@@ -16,7 +16,7 @@ from forget_mi.cohorts import synthetic
 from forget_mi.cohorts.base import Cohort
 from forget_mi.devices import make_accelerator
 from forget_mi.models import NAMED, build_model, build_tokenizer
-from forget_mi.profiles import load_profile
+from forget_mi.profiles import load_profile, with_approach
 from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
 from forget_mi.training import train
 from forget_mi.unlearning import UnlearningData, find
@@ -39,7 +39,7 @@ def repeated(cohort: Cohort, pairs: int) -> Cohort:
 
 def measured() -> pd.DataFrame:
     """pairs, request (a share, or the number of images), retraining and unlearning in seconds."""
-    params, accelerator = load_profile("demo"), make_accelerator()
+    params, accelerator = load_profile("demo", with_approach("forget_mi-multimodal", "demo")), make_accelerator()
     base = synthetic.load(synthetic.SyntheticConfig(patients=400))
     lines = []
     for pairs in SIZES:

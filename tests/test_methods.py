@@ -1,5 +1,6 @@
 """What holds for every unlearning method, and the mathematics of the baselines."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from forget_mi.metrics import predict
 from forget_mi.params import build
 from forget_mi.splits import rows_of
 from forget_mi.training import TrainingConfig, train_new
-from forget_mi.unlearning import UnlearningData, UnlearningLog, neg_grad, neg_grad_plus, salun, scrub, ssd
+from forget_mi.unlearning import UnlearningData, UnlearningLog, layers, neg_grad, neg_grad_plus, salun, scrub, ssd
 from forget_mi.unlearning.layers import last_layers, reinitialise
 from forget_mi.unlearning.steps import StepConfig, forget_only, paced_by_forget, retain_only
 
@@ -183,9 +184,45 @@ def test_only_the_last_layers_change(cell, original, unlearning_data, accelerato
     assert "text_tower.encoder.pooler.dense.weight" in changed
 
 
-def test_new_layers_owe_nothing_to_the_old_ones(original):
-    import copy
+@pytest.mark.parametrize("k", [1, 2, 9])
+def test_frozen_layers_that_are_left_out_change_nothing(k, original, unlearning_data, accelerator, monkeypatch):
+    """Two passes over D_r with what the frozen layers say kept, and with all layers run at each step."""
+    settings = {"k": k, "epochs": 2, "batch_norm": "train", "retain_batch": 16}
+    spared, runs = [], []
+    run = layers.FrozenFeatures.prepare
 
+    def prepare(self, index):
+        run(self, index)
+        spared.append(self.towers)
+
+    monkeypatch.setattr(layers.FrozenFeatures, "prepare", prepare)
+    for most_bytes in (layers.MOST_BYTES, 0):
+        monkeypatch.setattr(layers, "MOST_BYTES", most_bytes)
+        runs.append(unlearn("cf_k", original, unlearning_data, accelerator, **settings)[0])
+    assert spared == [2, 2, 0, 0]
+    kept, whole = (model.state_dict() for model in runs)
+    for name in kept:
+        assert torch.allclose(kept[name], whole[name], atol=1e-6), name
+    assert any(not torch.equal(whole[name], before) for name, before in original[0].state_dict().items())
+    seen = [predict(model, unlearning_data.forget, accelerator) for model in runs]
+    np.testing.assert_allclose(seen[0].image_logits, seen[1].image_logits, atol=1e-4)
+    np.testing.assert_allclose(seen[0].text_logits, seen[1].text_logits, atol=1e-4)
+
+
+def test_layers_below_are_known_where_they_are(original):
+    model = copy.deepcopy(original[0]).requires_grad_(True)
+    assert [layers.frozen_below(tower) for tower in model.towers()] == [[], []]
+    layers.train_only(model, last_layers(model, 1))
+    image, text = (layers.frozen_below(tower) for tower in model.towers())
+    assert image[0] is model.image_tower.conv1
+    assert image[-1] is model.image_tower.blocks()[-2]
+    assert text == [model.text_tower.encoder.embeddings, *model.text_tower.blocks()[:-1]]
+    model.image_tower.conv1.requires_grad_(True)
+    assert layers.frozen_below(model.image_tower) == []
+    assert layers.frozen_below(model.image_tower.pool) == []
+
+
+def test_new_layers_owe_nothing_to_the_old_ones(original):
     first, second = copy.deepcopy(original[0]), copy.deepcopy(original[0])
     with torch.no_grad():
         for layer in last_layers(second, 1):

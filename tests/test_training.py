@@ -12,6 +12,7 @@ import torch
 from conftest import TINY_MODEL
 
 from forget_mi.batches import make_examples, make_loader
+from forget_mi.checkpoints import load_checkpoint, save_checkpoint
 from forget_mi.devices import DeviceConfig, make_accelerator, side_by_side
 from forget_mi.errors import InputError
 from forget_mi.models import build_model
@@ -161,6 +162,32 @@ def test_bf16_autocast_trains_to_about_the_same(cohort):
     assert next(half.parameters()).dtype == torch.float32
     assert b.epochs[-1]["train_loss"] == pytest.approx(a.epochs[-1]["train_loss"], rel=0.1)
     assert not same(plain, half)
+
+
+@pytest.mark.parametrize("faster", [{"channels_last": "on"}, {"compile": "aot_eager"}])
+def test_faster_ways_to_compute_train_to_the_same(faster, cohort, tmp_path):
+    plain, tokenizer, a = fit(cohort, make_accelerator(DeviceConfig(device="cpu")), TrainingConfig(epochs=2))
+    accelerator = make_accelerator(DeviceConfig(device="cpu", **faster))
+    model, _, b = fit(cohort, accelerator, TrainingConfig(epochs=2), state_folder=tmp_path / "state")
+    assert b.epochs[-1]["train_loss"] == pytest.approx(a.epochs[-1]["train_loss"], rel=1e-3)
+    weight = model.image_tower.stages[0][0].conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == ("channels_last" in faster)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    # What a run was killed with, and what it leaves, can be read again.
+    resumed, _, _ = fit(cohort, accelerator, TrainingConfig(epochs=2), state_folder=tmp_path / "state")
+    assert same(resumed, model)
+    save_checkpoint(tmp_path / "model", model, tokenizer, {})
+    assert same(load_checkpoint(tmp_path / "model").model, model)
+
+
+def test_compiling_compiles(cohort, monkeypatch):
+    seen = []
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **how: seen.append(how) or compiled(model, **how))
+    fit(cohort, make_accelerator(DeviceConfig(device="cpu")), TrainingConfig(epochs=1))
+    assert seen == []
+    fit(cohort, make_accelerator(DeviceConfig(device="cpu", compile="aot_eager")), TrainingConfig(epochs=1))
+    assert seen[0]["backend"] == "aot_eager"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, TorchDynamoPlugin
 from pydantic import Field
+from torch import nn
 
 from forget_mi.errors import InputError
 from forget_mi.params import config
@@ -19,12 +20,17 @@ from forget_mi.params import config
 @config
 class DeviceConfig:
     """device: auto takes CUDA where there is one. precision: auto is bf16 autocast on CUDA (where the card has it)
-    and fp32 on CPU. deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). threads: CPU
+    and fp32 on CPU. channels_last: keep weights and activations of convolutions with the channels innermost; auto is on
+    with CUDA, whose bf16 convolutions ask for it, and off on CPU, where it gains little. compile: torch.compile with
+    this backend for training and unlearning steps (on CPU inductor needs a C++ compiler; the first steps are slow).
+    deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). threads: CPU
     threads of one model in training and unlearning, None for as many as there are; with fewer than there are cores,
     models that don't depend on each other are trained side by side: small ones gain more by that than by threads."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["no", "inductor", "aot_eager"] = "no"
     deterministic: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
 
@@ -65,14 +71,25 @@ def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     PartialState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not on_cuda,
         mixed_precision="bf16" if precision == "bf16" else "no",
         # Several processes cut each batch up, and the schedule counts steps as one process would.
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         # Losses between embeddings do not reach the output layers.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        # Reports have many lengths: compiled for each anew, a run would do little else.
+        dynamo_plugin=TorchDynamoPlugin(backend=settings.compile, dynamic=True),
     )
+    accelerator.channels_last = settings.channels_last == "on" or (settings.channels_last == "auto" and on_cuda)
+    return accelerator
+
+
+def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The model itself, moved to the accelerator's device and into its memory format."""
+    if getattr(accelerator, "channels_last", False):
+        return model.to(accelerator.device, memory_format=torch.channels_last)
+    return model.to(accelerator.device)
 
 
 def side_by_side(

@@ -22,7 +22,7 @@ from forget_mi.metrics import Predictions, Tower, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
 from forget_mi.roc import FEWEST, Roc
 from forget_mi.training import default_loss, make_optimizer
-from forget_mi.unlearning.steps import hold_batch_norm
+from forget_mi.unlearning.steps import hold_still
 
 RELEARNING_RATE = 1e-4
 PASSES = 4
@@ -47,7 +47,7 @@ def relearning_curve(
     curve = [loss()]
     for done in range(passes):
         pupil.train()
-        hold_batch_norm(pupil, all_of_it=True)
+        hold_still(pupil, all_batch_norm=True)
         for batch in on_device(make_loader(examples, 32, seed=1000 * seed + done), accelerator):
             with accelerator.autocast():
                 value = default_loss(pupil, batch)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from forget_mi.batches import Batch, Examples, make_examples, make_loader, on_device
 from forget_mi.cohorts.base import Cohort
+from forget_mi.devices import placed
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.losses import training_loss
@@ -96,7 +97,7 @@ def train(
     steps_an_epoch = math.ceil(len(examples) / settings.batch_size)
     optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
     scheduler = linear_schedule(optimizer, settings.epochs * steps_an_epoch, settings.warmup)
-    model.to(accelerator.device)
+    placed(model, accelerator)
     # What an earlier user of this accelerator left registered would be saved with, and loaded in place of, this
     # training's state.
     accelerator.free_memory()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field
@@ -12,7 +13,7 @@ from forget_mi.models import ImageTextModel
 from forget_mi.params import config
 from forget_mi.unlearning import fine_tune
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog, Whole
-from forget_mi.unlearning.layers import last_layers, reinitialise, train_only
+from forget_mi.unlearning.layers import FrozenFeatures, last_layers, reinitialise, train_only
 from forget_mi.unlearning.steps import frozen_and_trainable
 
 
@@ -56,8 +57,10 @@ def train_last(
     if anew:
         reinitialise(unlearned, settings.k, seed)
     train_only(unlearned, last_layers(unlearned, settings.k))
-    log = fine_tune.train_on_retained(
-        unlearned, data, settings, original=original, log=UnlearningLog(), seed=seed, accelerator=accelerator,
-        description=description, progress=progress,
-    )  # fmt: skip
+    with FrozenFeatures(unlearned, data.retain, accelerator) as below:
+        log = fine_tune.train_on_retained(
+            unlearned, data, settings, original=original, log=UnlearningLog(), seed=seed, accelerator=accelerator,
+            before_epoch=lambda draws: below.prepare(np.concatenate([draw.retain for draw in draws])),
+            before_step=lambda draw: below.show(draw.retain), description=description, progress=progress,
+        )  # fmt: skip
     return unlearned.requires_grad_(True), log

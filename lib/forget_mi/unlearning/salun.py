@@ -18,7 +18,7 @@ from forget_mi.unlearning.steps import (
     Half,
     StepConfig,
     frozen_and_trainable,
-    hold_batch_norm,
+    hold_still,
     paced_by_forget,
     take_steps,
 )
@@ -91,7 +91,7 @@ def saliency_masks(
 ) -> dict[str, Tensor]:
     """1 where a weight is among the `salient` share of the model with the largest |gradient of L(D_f)|, else 0."""
     model.train()
-    hold_batch_norm(model, all_of_it=True)
+    hold_still(model, all_batch_norm=True)
     for batch in on_device(make_loader(data.forget, 64), accelerator):
         output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
         (classification_loss(output, batch["labels"]) * len(batch["labels"])).backward()

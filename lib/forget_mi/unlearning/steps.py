@@ -16,6 +16,7 @@ from torch.nn.functional import nll_loss
 from tqdm.auto import tqdm
 
 from forget_mi.batches import Batch, Examples
+from forget_mi.devices import placed
 from forget_mi.metrics import Predictions, predict
 from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
 from forget_mi.params import config
@@ -86,6 +87,7 @@ def take_steps(
     seed: int,
     accelerator: Accelerator,
     before_epoch: Callable[[list[Draw]], None] | None = None,
+    before_step: Callable[[Draw], None] | None = None,
     after_epoch: Callable[[dict[str, float]], None] | None = None,
     description: str,
     progress: bool,
@@ -94,7 +96,8 @@ def take_steps(
 
     draws(rng, epoch): the steps of an epoch. loss(forget, retain): named scalars of a step; 'total' is minimised, all
     are logged as means over the steps that had them. original: F_og, whose cross-entropy on D_v is where the stop rule
-    stops. before_epoch sees the epoch's draws (to compute targets), after_epoch its row of the log.
+    stops. before_epoch sees the epoch's draws (to compute targets), before_step the one that is about to go through the
+    model, after_epoch the epoch's row of the log.
 
     Raises FloatingPointError where the loss is not finite.
     """
@@ -112,11 +115,13 @@ def take_steps(
         if before_epoch is not None:
             before_epoch(steps)
         unlearned.train()
-        hold_batch_norm(unlearned, all_of_it=settings.batch_norm == "frozen")
+        hold_still(unlearned, all_batch_norm=settings.batch_norm == "frozen")
         sums, counts = {}, {}
         forget_total, forget_seen = torch.zeros((), device=accelerator.device), 0
         for number, draw in enumerate(steps):
             set_rate(optimizer, settings, (epoch + (number + 0.5) / len(steps)) / settings.epochs)
+            if before_step is not None:
+                before_step(draw)
             forget, retain = forward_together(wrapped, data, draw, accelerator.device)
             values = loss(forget, retain)
             accelerator.backward(values["total"])
@@ -296,14 +301,16 @@ def fused_nll_sum(half: Half) -> Tensor:
 
 def frozen_and_trainable(model: ImageTextModel, accelerator: Accelerator) -> tuple[ImageTextModel, ImageTextModel]:
     """F_og, a frozen copy of the model in evaluation mode, and F_ul, a copy that can be trained."""
-    original = copy.deepcopy(model).to(accelerator.device).eval().requires_grad_(False)
+    original = placed(copy.deepcopy(model), accelerator).eval().requires_grad_(False)
     return original, copy.deepcopy(original).requires_grad_(True)
 
 
-def hold_batch_norm(model: nn.Module, all_of_it: bool) -> None:
-    """Let batch normalisation use and keep F_og's running statistics, in place: all of it, or only where its own
-    weights are not trained. The embeddings of a small batch, half of it forgotten records, then mean the same in the
-    loop as afterwards."""
+def hold_still(model: nn.Module, all_batch_norm: bool) -> None:
+    """Put into evaluation mode, in place, the layers of which nothing is trained, and batch normalisation (all of it,
+    or only there), which then uses and keeps F_og's running statistics: the embeddings of a small batch, half of it
+    forgotten records, then mean the same in the loop as afterwards."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (all_of_it or not module.weight.requires_grad):
+        own = list(module.parameters())
+        still = len(own) > 0 and not any(p.requires_grad for p in own)
+        if still or (all_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()
