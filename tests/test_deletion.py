@@ -16,6 +16,7 @@ from forget_mi.deletion import ServedModel, drift, serve
 from forget_mi.errors import InputError
 from forget_mi.pipeline import NotebookError, run_chain
 from forget_mi.profiles import ROOT
+from forget_mi.runs import OUTPUTS
 
 
 def forget_csv(path, patients):
@@ -213,6 +214,7 @@ def taught(tmp_path_factory):
     patients = trained_patients(folder)[:6]
     serve(folder, forget_csv(folder.parent / "1.csv", patients), QUICK, progress=False)
     before = ServedModel(folder).cohort()
+    (folder / "02_train" / OUTPUTS).write_bytes(b"what the original said of each record")
     count = ServedModel(folder).delete_records()
     return folder, patients, before, count
 
@@ -232,6 +234,7 @@ def test_destroyed_records_are_nowhere_below_the_run(taught):
         assert (images[rows.to_numpy()] == 0).all()
         assert (images[~rows.to_numpy()] == before.images[~rows.to_numpy()]).all()
     assert not list(folder.rglob("*.ipynb"))
+    assert not list(folder.rglob(OUTPUTS))
 
 
 def test_only_the_models_in_use_are_left(taught):

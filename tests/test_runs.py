@@ -45,6 +45,7 @@ def test_no_two_models_of_a_study_share_a_seed():
             r"parameter references\.folds = 0: method held_out_targets learns from reference models",
         ),
         ({"beside": ["magic"]}, "unlearning approach 'magic': allowed are forget_mi-equal"),
+        ({"keep_outputs": "sometimes"}, "parameter keep_outputs = 'sometimes': true or false is allowed"),
         ({"beside": "scrub-last"}, "parameter beside = 'scrub-last': a list of approaches"),
         ({"shadows.missing": "guess"}, r"shadows\.missing = 'guess'"),
         ({"training.epochs": 0}, r"parameter training\.epochs = 0"),

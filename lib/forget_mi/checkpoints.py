@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, write_text
-from forget_mi.models import ImageTextModel, ModelConfig, build_model, text_config_of
+from forget_mi.models import ImageTextModel, ModelConfig, build_model, text_config_of, vocabulary_of
 from forget_mi.params import build
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
     has = {name: (folder / name).is_dir() for name in ("tokenizer", TEXT_CONFIG)}
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer") if has["tokenizer"] else None
     text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG) if has[TEXT_CONFIG] else None
-    vocabulary = 0 if tokenizer is None else len(tokenizer)
-    model = build_model(replace(settings, image_weights=None), saved["classes"], vocabulary, 0, text_config)
+    ours = replace(settings, image_weights=None)  # the checkpoint's weights replace what they would be
+    model = build_model(ours, saved["classes"], vocabulary_of(tokenizer), 0, text_config)
     model.settings = settings
     model.load_state_dict(load_file(weights))
     return Checkpoint(model.eval(), tokenizer, manifest)

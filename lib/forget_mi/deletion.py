@@ -37,7 +37,7 @@ from forget_mi.files import replace_when_whole, write_text
 from forget_mi.pipeline import run_chain
 from forget_mi.profiles import SECTIONS, Params, resolve
 from forget_mi.report import write_report
-from forget_mi.runs import Run, open_run, shown
+from forget_mi.runs import OUTPUTS, Run, open_run, shown
 from forget_mi.splits import Request, check_request, in_cohort, read_forget_csv
 
 DELETED = "deleted"  # the side of rows whose records were destroyed
@@ -100,9 +100,9 @@ class ServedModel:
         """Destroy what is still there of the patients whose requests were served; return how many records that were.
 
         In every copy of the cohort below the run their images are blanked, their reports and ids replaced; executed
-        notebooks, which show pictures and reports, and the weights of every model but those in use, which knew some of
-        them, are removed. No later request or audit reads them (they are on the side 'deleted'). Shadow models belong
-        to the cohort as it was; an audit with them needs new ones.
+        notebooks, which show pictures and reports, the weights of every model but those in use, which knew some of
+        them, and what models said of single records are removed. No later request or audit reads them (they are on the
+        side 'deleted'). Shadow models belong to the cohort as it was; an audit with them needs new ones.
         """
         served = {patient for entry in self.ledger for patient in entry["patients"]}
         in_use = {
@@ -124,6 +124,8 @@ class ServedModel:
         for path in self.folder.rglob(WEIGHTS):
             if path.parent not in in_use:
                 path.unlink()
+        for path in self.folder.rglob(OUTPUTS):
+            path.unlink()
         # Fingerprints and ids that manifests, profiles and tables name.
         names = re.compile(r"\b(" + "|".join(map(re.escape, renamed)) + r")\b") if renamed else None
         for path in self.folder.rglob("*") if names else ():

@@ -277,6 +277,11 @@ def build_tokenizer(settings: ModelConfig, training_reports: Sequence[str]) -> P
     )
 
 
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase | None) -> int:
+    """How many tokens a text tower must know; 0 without a tokenizer."""
+    return 0 if tokenizer is None else len(tokenizer)
+
+
 def wordpiece_vocabulary(reports: Sequence[str], size: int) -> dict[str, int]:
     """A WordPiece vocabulary of at most `size` entries from some reports: the same reports, the same vocabulary.
 

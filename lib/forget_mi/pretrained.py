@@ -17,7 +17,14 @@ from forget_mi.batches import Batch, make_examples
 from forget_mi.checkpoints import MANIFEST, TEXT_CONFIG, WEIGHTS, load_checkpoint, read_manifest, tensors_of
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
-from forget_mi.models import ImageTextModel, ModelConfig, build_model, build_tokenizer, text_config_of
+from forget_mi.models import (
+    ImageTextModel,
+    ModelConfig,
+    build_model,
+    build_tokenizer,
+    text_config_of,
+    vocabulary_of,
+)
 from forget_mi.params import build
 from forget_mi.released import is_released, load_released
 from forget_mi.splits import rows_of
@@ -78,7 +85,7 @@ def from_pretrained(folder: str | Path) -> tuple[ImageTextModel, PreTrainedToken
     has_text = settings.towers != "image" and (folder / TEXT_CONFIG).is_dir()
     text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG) if has_text else None
     tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").is_file() else None
-    model = build_model(settings, classes, 0 if tokenizer is None else len(tokenizer), 0, text_config)
+    model = build_model(settings, classes, vocabulary_of(tokenizer), 0, text_config)
     load_weights(model, read_state_dict(folder / WEIGHTS), folder / WEIGHTS)
     return model.eval(), tokenizer
 
@@ -115,7 +122,7 @@ def load_trained(
         tokenizer = _tokenizer_beside(path, settings)
         if tokenizer is None and settings.builtin and settings.towers != "image":
             raise _no_tokenizer(path)
-        model = build_model(settings, classes, 0 if tokenizer is None else len(tokenizer), seed=0)
+        model = build_model(settings, classes, vocabulary_of(tokenizer), seed=0)
         load_weights(model, read_state_dict(path), path)
     elif is_released(path):
         model, tokenizer = load_released(path).model, None

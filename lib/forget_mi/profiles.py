@@ -26,7 +26,7 @@ from forget_mi.tuning import TuningConfig
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = (
     "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "beside",
-    "audit", "shadows", "device", "tuning", "sweep",
+    "keep_outputs", "audit", "shadows", "device", "tuning", "sweep",
 )  # fmt: skip
 MODEL_PATHS = ("image_weights", "dual_encoder", "weights", "retrained_weights", "tokenizer")
 
@@ -40,8 +40,10 @@ class Params:
     shows how far two honest models lie apart, and 0 is what a real user has. references: models that teach some methods
     what a stranger looks like. shadows: the models that teach the attacks of the audit. method, unlearning: the
     unlearning method and its settings. beside: other approaches that notebook 03 is run for as well, to be compared
-    with it (with what was tuned for them where the method's own settings are tuned ones). tuning: how make tune chooses
-    them. sweep: what make sweep compares.
+    with it (with what was tuned for them where the method's own settings are tuned ones). keep_outputs: whether what
+    the original model says of those who stay is kept beside it and not asked again by the next run of notebook 03. A
+    method then no longer pays for it, and numbers differ in their last digits with what was kept, so comparisons leave
+    it off. tuning: how make tune chooses them. sweep: what make sweep compares.
     """
 
     profile: str
@@ -56,6 +58,7 @@ class Params:
     method: str
     unlearning: Any
     beside: tuple[str, ...]
+    keep_outputs: bool
     audit: AuditConfig
     shadows: ShadowConfig
     device: DeviceConfig
@@ -153,6 +156,7 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         method=method,
         unlearning=settings_of_method,
         beside=_approaches(values.get("beside")),
+        keep_outputs=_yes_or_no(values.get("keep_outputs", False), "keep_outputs"),
         audit=build(AuditConfig, values.get("audit"), "audit"),
         shadows=build(ShadowConfig, values.get("shadows"), "shadows"),
         device=build(DeviceConfig, values.get("device"), "device"),
@@ -218,4 +222,10 @@ def anchored(section: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
 def _whole_number(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"parameter {name} = {value!r}: a whole number of at least {least} is allowed")
+    return value
+
+
+def _yes_or_no(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"parameter {name} = {value!r}: true or false is allowed")
     return value

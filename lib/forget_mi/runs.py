@@ -38,6 +38,7 @@ from forget_mi.shadows import Shadows, ShadowSet, shadow_set, unlearn_shadows
 from forget_mi.splits import Request, read_forget_csv, rows_of
 from forget_mi.training import TrainingLog, train_new
 from forget_mi.unlearning import needs_references
+from forget_mi.unlearning.kept import KeptOutputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +51,7 @@ STAGES = {
     "04_audit": ("seed", "cohort", "split", "request", "model", "training", "retrained", "audit", "shadows"),
 }
 SHADOWS = ROOT / "runs" / "shadows"
+OUTPUTS = "original.outputs.safetensors"
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "scikit-learn", "numpy", "pandas")
 
 
@@ -210,6 +212,14 @@ class Run:
                     "the cohort (was another salt used to hash them?); remove the folder, and it is trained again"
                 )
         return References(checkpoints, saw, self.hashed)
+
+    def kept_outputs(self, original: Checkpoint, accelerator: Accelerator) -> KeptOutputs | None:
+        """What earlier runs of notebook 03 have asked the original model; None where the params say not to keep it."""
+        if not self.params.keep_outputs:
+            return None
+        made_of = [original.manifest[name] for name in ("weights_sha256", "cohort_fingerprint")]
+        made_of += [accelerator.mixed_precision, code_fingerprint("metrics")]
+        return KeptOutputs.open(self.stage("02_train") / OUTPUTS, sha256_of_text(json.dumps(made_of)))
 
     def unlearned_names(self) -> list[str]:
         """The unlearned models of this run that are finished: in order of name, or those that audit.approaches asks

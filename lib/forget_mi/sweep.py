@@ -69,8 +69,8 @@ class Sweep:
     def names(self) -> dict[str, dict[str, Any]]:
         """The runs by folder name, with what they override. Of each seed, the first goes ahead: it trains the original
         model that the others take over."""
-        # Every approach is a job of its own: none is run beside another.
-        shared = {**self.overrides, "beside": [], "audit.approaches": list(self.grid.chosen())}
+        # Every approach is a job of its own, none is run beside another, and each pays for what it asks F_og.
+        shared = {**self.overrides, "beside": [], "keep_outputs": False, "audit.approaches": list(self.grid.chosen())}
         largest = max(self.grid.fractions)
         return {
             f"seed{seed}-{100 * fraction:g}pct": {**shared, "seed": seed, "request.fraction": fraction}

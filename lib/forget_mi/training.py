@@ -24,7 +24,7 @@ from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.losses import training_loss
 from forget_mi.metrics import mean_auc, predict
-from forget_mi.models import ImageTextModel, ModelConfig, build_model, build_tokenizer
+from forget_mi.models import ImageTextModel, ModelConfig, build_model, build_tokenizer, vocabulary_of
 from forget_mi.params import config
 from forget_mi.splits import rows_of
 
@@ -171,7 +171,7 @@ def train_new(
         )
     studies = cohort.table.study_id.iloc[list(rows)].unique()
     tokenizer = build_tokenizer(model_settings, [cohort.reports[study] for study in studies])
-    model = build_model(model_settings, len(cohort.classes), 0 if tokenizer is None else len(tokenizer), seed)
+    model = build_model(model_settings, len(cohort.classes), vocabulary_of(tokenizer), seed)
     log = train(
         model,
         make_examples(cohort, rows, tokenizer, model.max_tokens),

@@ -15,6 +15,7 @@ from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
 from forget_mi.models import ImageTextModel
 from forget_mi.splits import Request, rows_of
+from forget_mi.unlearning.kept import KeptOutputs
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class UnlearningData:
     """D_f, D_r and D_v, tokenised for the model at hand. There is no test set in it, and no retrained model: a method
     can't look at what it will be judged by. forget_reports: the report text of each record of D_f. references: models
     that never saw some patients of D_f, where the run has them (see forget_mi.references); together they are strangers
-    to all of D_f."""
+    to all of D_f. kept: what F_og said of D_r in earlier runs; None where each run is to pay for its own."""
 
     forget: Examples
     retain: Examples
@@ -52,9 +53,12 @@ class UnlearningData:
     tokenizer: object
     max_tokens: int
     references: tuple[Reference, ...] = ()
+    kept: KeptOutputs | None = None
 
     @classmethod
-    def from_cohort(cls, cohort: Cohort, request: Request, tokenizer, max_tokens: int) -> UnlearningData:
+    def from_cohort(
+        cls, cohort: Cohort, request: Request, tokenizer, max_tokens: int, kept: KeptOutputs | None = None
+    ) -> UnlearningData:
         """The data of one deletion request."""
         forget_rows = request.forget_rows(cohort)
 
@@ -68,6 +72,7 @@ class UnlearningData:
             forget_reports=[cohort.report_of(row) for row in forget_rows],
             tokenizer=tokenizer,
             max_tokens=max_tokens,
+            kept=kept,
         )
 
 

@@ -78,7 +78,7 @@ def unlearn(
     torch.manual_seed(seed)
     original, unlearned = frozen_and_trainable(model, accelerator)
     forget_targets = held_out(data, accelerator, log)
-    retain_targets = OriginalOutputs(original, data.retain, accelerator, log)
+    retain_targets = OriginalOutputs(original, data.retain, accelerator, log, data.kept)
 
     def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
         index = forget.index.to(accelerator.device)

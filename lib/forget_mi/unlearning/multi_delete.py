@@ -68,7 +68,7 @@ def unlearn(
     joint = joint_embedding_of(model).to(accelerator.device)
     forget_targets = OriginalOutputs(original, data.forget, accelerator, log)
     forget_targets.prepare(np.arange(len(data.forget)))
-    retain_targets = OriginalOutputs(original, data.retain, accelerator, log)
+    retain_targets = OriginalOutputs(original, data.retain, accelerator, log, data.kept)
     generator = torch.Generator().manual_seed(seed)
 
     def loss(forget: Half, retain: Half) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ def unlearn(
     teacher, student = frozen_and_trainable(model, accelerator)
     taught_forget = OriginalOutputs(teacher, data.forget, accelerator, log)
     taught_forget.prepare(np.arange(len(data.forget)))
-    taught_retain = OriginalOutputs(teacher, data.retain, accelerator, log)
+    taught_retain = OriginalOutputs(teacher, data.retain, accelerator, log, data.kept)
     taught_retain.prepare(np.arange(len(data.retain)))
     over_forget, over_retain = forget_only(data, settings), retain_only(data, settings)
 

@@ -22,6 +22,7 @@ from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
 from forget_mi.params import config
 from forget_mi.training import make_optimizer
 from forget_mi.unlearning.base import FORWARD_ONLY, UnlearningData, UnlearningLog
+from forget_mi.unlearning.kept import KeptOutputs
 
 # From this share of the validation loss on, the forget loss is measured in a pass of its own; before, the one that the
 # steps see anyway, half a pass old, is near enough.
@@ -248,27 +249,49 @@ class OriginalOutputs:
     """F_og's logits and embeddings of a set of records, each computed at most once, when first asked for.
 
     F_og is frozen, so what it says never changes; and records that are never drawn cost nothing. Evaluation mode,
-    always: dropout or batch statistics would move the targets.
+    always: dropout or batch statistics would move the targets. kept: what earlier runs asked is taken from there, and
+    what this one asks is added.
     """
 
-    def __init__(self, model: ImageTextModel, examples: Examples, accelerator: Accelerator, log: UnlearningLog):
+    def __init__(
+        self,
+        model: ImageTextModel,
+        examples: Examples,
+        accelerator: Accelerator,
+        log: UnlearningLog,
+        kept: KeptOutputs | None = None,
+    ):
         self._model, self._examples, self._accelerator, self._log = model, examples, accelerator, log
+        self._kept = kept
         self._known = np.zeros(len(examples), dtype=bool)
         self._values: ModelOutput | None = None
 
     def prepare(self, index: np.ndarray) -> None:
         """Compute what is still missing of the records at `index`, in one pass."""
         missing = np.unique(index[~self._known[index]])
+        rows = self._examples.rows.numpy()
+        if self._kept is not None and len(missing):
+            known, values = self._kept.of(rows[missing])
+            self._take(missing[known], values)
+            missing = missing[~known]
         if len(missing) == 0:
             return
         found = predict(self._model, self._examples.select(missing), self._accelerator)
         self._log.work += FORWARD_ONLY * len(missing)
         new = as_output(found, self._accelerator.device)
+        self._take(missing, new)
+        if self._kept is not None:
+            self._kept.add(rows[missing], new)
+
+    def _take(self, index: np.ndarray, new: ModelOutput | None) -> None:
+        if len(index) == 0:
+            return
+        device = self._accelerator.device
         if self._values is None:
-            self._values = ModelOutput(*(t.new_zeros(len(self._examples), t.shape[1]) for t in new))
+            self._values = ModelOutput(*(t.new_zeros(len(self._examples), t.shape[1], device=device) for t in new))
         for values, t in zip(self._values, new, strict=True):
-            values[torch.from_numpy(missing).to(t.device)] = t
-        self._known[missing] = True
+            values[torch.from_numpy(index).to(device)] = t.to(device)
+        self._known[index] = True
 
     def prepare_retained(self, draws: list[Draw]) -> None:
         """Compute what is missing of the retain records of an epoch's steps."""
