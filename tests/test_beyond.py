@@ -181,6 +181,18 @@ def test_changes_multiply_or_replace():
         beyond.changed(settings_, change)
 
 
+def test_more_folds_are_references_of_their_own_beside_the_same_original(study):
+    more = beyond.with_folds(study, 3)
+    assert list(more.references.checkpoints) == ["reference-1", "reference-2", "reference-3"]
+    assert more.one_off_trainings == pytest.approx(2.0, abs=0.1)
+    assert study.one_off_trainings == pytest.approx(1.0, abs=0.1)
+    weights = [each.original.manifest["weights_sha256"] for each in (study, more)]
+    assert weights[0] == weights[1]
+    everyone = set().union(*more.references.saw.values())
+    assert all(sum(patient in saw for saw in more.references.saw.values()) == 2 for patient in everyone)
+    assert more.run.folder.parent == study.run.folder.parent
+
+
 def test_one_request_after_another_ends_with_everyone_forgotten(study):
     table = beyond.sequence(study, "held_out_targets", QUICK, 3)
     assert table.request.tolist() == [1, 2, 3]

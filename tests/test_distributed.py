@@ -12,14 +12,17 @@ from torch import multiprocessing
 from forget_mi.cohorts import synthetic
 from forget_mi.devices import DeviceConfig, make_accelerator
 from forget_mi.metrics import mean_auc, predict
-from forget_mi.models import ModelConfig, build_model, build_tokenizer
+from forget_mi.models import ImageTextModel, ModelConfig, build_model, build_tokenizer
 from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
 from forget_mi.training import TrainingConfig, train
 from forget_mi.unlearning import UnlearningData, forget_mi, scrub
-from forget_mi.unlearning.steps import Draw, share
+from forget_mi.unlearning.steps import Draw, cut, share
 
 UNLEARNING = {
     "forget_mi": (forget_mi, forget_mi.Config(sigma=0.3, epochs=2, batch_size=4, retain_batch=4, stop="never")),
+    # Starts a step away from F_og: at F_og itself the retained distances are rounding, and their gradient, a unit
+    # vector along it, depends on how many records go through the model at once.
+    "no_noise": (forget_mi, forget_mi.Config(setting="no_noise", epochs=2, batch_size=4, retain_batch=4, stop="never")),
     "scrub": (scrub, scrub.Config(epochs=2, batch_size=4, retain_batch=8, stop="never")),
 }
 
@@ -37,10 +40,10 @@ def prepared(towers="both") -> tuple:
                                  data.tokenizer, data.max_tokens)  # fmt: skip
 
 
-def trained(towers: str, folder: str) -> tuple[dict, list]:
+def trained(towers: str, folder: str, parts: int = 1) -> tuple[dict, list]:
     model, data = prepared(towers)
     settings = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3)
-    accelerator = make_accelerator(DeviceConfig(device="cpu"))
+    accelerator = make_accelerator(DeviceConfig(device="cpu", parts=parts))
     log = train(
         model, data.retain, data.validation, settings, seed=0, accelerator=accelerator, progress=False,
         state_folder=os.path.join(folder, "state"),
@@ -48,10 +51,10 @@ def trained(towers: str, folder: str) -> tuple[dict, list]:
     return model.state_dict(), [row["train_loss"] for row in log.epochs]
 
 
-def unlearned(name: str) -> tuple[dict, list]:
+def unlearned(name: str, parts: int = 1) -> tuple[dict, list]:
     model, data = prepared()
     module, settings = UNLEARNING[name]
-    accelerator = make_accelerator(DeviceConfig(device="cpu"))
+    accelerator = make_accelerator(DeviceConfig(device="cpu", parts=parts))
     found, log = module.unlearn(model, data, settings, seed=0, accelerator=accelerator, progress=False)
     return found.state_dict(), [row["total"] for row in log.epochs]
 
@@ -80,7 +83,7 @@ def farthest(a: dict, b: dict) -> float:
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize("name", list(UNLEARNING))
+@pytest.mark.parametrize("name", ["forget_mi", "scrub"])
 def test_two_processes_unlearn_as_one_does(name, tmp_path):
     alone, losses = unlearned(name)
     start = prepared()[0].state_dict()
@@ -105,6 +108,49 @@ def test_two_processes_train_both_towers_to_about_the_same_loss(tmp_path):
     one, other = in_two(tmp_path, trained, "both", str(tmp_path / "both"))
     assert one[1] == other[1]
     np.testing.assert_allclose(one[1], losses, rtol=0.1)
+
+
+@pytest.mark.parametrize("work", [unlearned, trained])
+def test_a_step_in_parts_is_the_step(work, tmp_path):
+    first = "no_noise" if work is unlearned else "text"
+    more = (str(tmp_path),) if work is trained else ()
+    start = prepared("both" if work is unlearned else "text")[0].state_dict()
+    whole, losses = work(first, *more)
+    parts, in_parts = work(first, *(f"{folder}/parts" for folder in more), 2)
+    assert farthest(whole, parts) < 1e-2 * farthest(whole, start)
+    np.testing.assert_allclose(in_parts, losses, rtol=1e-4)
+
+
+def test_two_processes_take_their_shares_in_parts(tmp_path):
+    alone, losses = unlearned("no_noise")
+    start = prepared()[0].state_dict()
+    one, other = in_two(tmp_path, unlearned, "no_noise", 2)
+    assert farthest(one[0], other[0]) == 0
+    assert farthest(alone, one[0]) < 1e-2 * farthest(alone, start)
+    np.testing.assert_allclose(one[1], losses, rtol=1e-4)
+
+
+def test_parts_go_through_the_model_one_after_another(original, unlearning_data, monkeypatch):
+    seen = []
+    forward = ImageTextModel.forward
+    monkeypatch.setattr(
+        ImageTextModel, "forward", lambda self, *pair: seen.append(len(pair[0])) or forward(self, *pair)
+    )
+    settings = forget_mi.Config(epochs=1, batch_size=4, retain_batch=6, stop="never")
+    for parts in (1, 2):
+        seen.clear()
+        accelerator = make_accelerator(DeviceConfig(device="cpu", parts=parts))
+        forget_mi.unlearn(original[0], unlearning_data, settings, seed=0, accelerator=accelerator, progress=False)
+        # Six records to forget in two steps of three, each with six to retain.
+        assert (seen.count(9), seen.count(5), seen.count(4)) == ((2, 0, 0) if parts == 1 else (0, 2, 2))
+
+
+def test_a_step_is_cut_evenly():
+    pieces = cut(Draw(np.arange(5), np.arange(10, 18)), 3)
+    assert [(len(p.forget), len(p.retain)) for p in pieces] == [(2, 3), (2, 3), (1, 2)]
+    assert np.concatenate([p.retain for p in pieces]).tolist() == list(range(10, 18))
+    assert len(cut(Draw(np.arange(2), np.arange(9)), 4)) == 2
+    assert len(cut(Draw(np.arange(0), np.arange(9)), 4)) == 4
 
 
 def test_every_record_of_a_step_is_taken_by_one_process():

@@ -134,5 +134,13 @@ def on_device(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
     )
 
 
+def cut(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in parts of about the same size; at most one a record."""
+    if parts == 1:
+        return [batch]
+    pieces = torch.arange(len(batch["labels"])).tensor_split(min(parts, len(batch["labels"])))
+    return [{name: tensor[piece.to(tensor.device)] for name, tensor in batch.items()} for piece in pieces]
+
+
 def _whole_batch(batch: Batch) -> Batch:
     return batch

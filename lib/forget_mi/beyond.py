@@ -235,6 +235,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "half the epochs": {"epochs": 0.5},
     "twice the epochs": {"epochs": 2.0},
 }
+MORE_FOLDS = 4
 RELATIVE_CHANGES = ("learning_rate", "retain_batch", "epochs")
 
 
@@ -249,13 +250,27 @@ def changed(settings: Any, change: Mapping[str, Any]) -> Any:
 
 
 def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
-    """A row a change of ABLATIONS to held-out targets: the columns of `Study.row`, and change."""
+    """A row a change of ABLATIONS to held-out targets, and one with reference models on MORE_FOLDS folds: the columns
+    of `Study.row`, and change."""
     settings = settings_of(study.run, "held_out_targets", tuned)
+    tries = [(name, study, changed(settings, change)) for name, change in ABLATIONS.items()]
+    tries.append((f"{MORE_FOLDS} folds", with_folds(study, MORE_FOLDS), settings))
     rows = []
-    for name, change in ABLATIONS.items():
-        found = study.forget("held_out_targets", changed(settings, change), alone=True)
-        rows.append(study.row("held_out_targets", found, change=name))
+    for name, each, how in tries:
+        row = each.row("held_out_targets", each.forget("held_out_targets", how, alone=True), change=name)
+        rows.append(row | {"one_off_trainings": each.one_off_trainings})
     return pd.DataFrame(rows)
+
+
+def with_folds(study: Study, folds: int) -> Study:
+    """The study with reference models on so many folds of the patients, in a run folder beside its own; they are
+    trained where they are not there yet."""
+    run, params = study.run, study.run.params
+    beside = Run(
+        run.folder.with_name(f"{run.folder.name}-{folds}-folds"),
+        replace(params, references=replace(params.references, folds=folds)),
+    )
+    return train_study(beside, study.cohort, study.request)
 
 
 # ---- one request after another --------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,7 +24,9 @@ class DeviceConfig:
     and fp32 on CPU. channels_last: keep weights and activations of convolutions with the channels innermost; auto is on
     with CUDA, whose bf16 convolutions ask for it, and off on CPU, where it gains little. compile: torch.compile with
     this backend for training and unlearning steps (on CPU inductor needs a C++ compiler; the first steps are slow).
-    deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). threads: CPU
+    parts: into how many a step's batch is cut, one after another through the model, their gradients added up: what does
+    not fit into memory whole then does. What depends on a whole batch (batch normalisation, the ranking loss) sees a
+    part. deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). threads: CPU
     threads of one model in training and unlearning, None for as many as there are; with fewer than there are cores,
     models that don't depend on each other are trained side by side: small ones gain more by that than by threads."""
 
@@ -31,6 +34,7 @@ class DeviceConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: Literal["no", "inductor", "aot_eager"] = "no"
+    parts: Annotated[int, Field(ge=1, le=1024)] = 1
     deterministic: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
 
@@ -81,6 +85,7 @@ def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
         # Reports have many lengths: compiled for each anew, a run would do little else.
         dynamo_plugin=TorchDynamoPlugin(backend=settings.compile, dynamic=True),
     )
+    accelerator.parts = settings.parts
     accelerator.channels_last = settings.channels_last == "on" or (settings.channels_last == "auto" and on_cuda)
     return accelerator
 
@@ -90,6 +95,13 @@ def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     if getattr(accelerator, "channels_last", False):
         return model.to(accelerator.device, memory_format=torch.channels_last)
     return model.to(accelerator.device)
+
+
+def in_turn(parts: Sequence[Any], model: nn.Module, accelerator: Accelerator) -> Iterator[Any]:
+    """A step's parts, each to be taken forward and backward; processes exchange gradients at the last one only."""
+    for number, part in enumerate(parts, start=1):
+        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+            yield part
 
 
 def side_by_side(

@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from forget_mi.batches import Batch, Examples, make_examples, make_loader, on_device
+from forget_mi.batches import Batch, Examples, cut, make_examples, make_loader, on_device
 from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import placed
+from forget_mi.devices import in_turn, placed
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.losses import training_loss
@@ -117,13 +117,14 @@ def train(
         total = torch.zeros((), device=accelerator.device)
         for batch in loader:
             batch["images"] = translate(batch["images"], settings.translation)
-            value = loss(wrapped, batch)
-            accelerator.backward(value)
+            for part in in_turn(cut(batch, accelerator.parts), wrapped, accelerator):
+                value = loss(wrapped, part) * (len(part["labels"]) / len(batch["labels"]))
+                accelerator.backward(value)
+                total += value.detach()
             accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            total += value.detach()
         mean_loss = accelerator.reduce(total, "mean").item() / len(loader)
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):

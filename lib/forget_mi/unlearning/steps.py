@@ -16,7 +16,7 @@ from torch.nn.functional import nll_loss
 from tqdm.auto import tqdm
 
 from forget_mi.batches import Batch, Examples
-from forget_mi.devices import placed
+from forget_mi.devices import in_turn, placed
 from forget_mi.metrics import Predictions, predict
 from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
 from forget_mi.params import config
@@ -121,21 +121,23 @@ def take_steps(
         forget_total, forget_seen = torch.zeros((), device=accelerator.device), 0
         for number, draw in enumerate(steps):
             set_rate(optimizer, settings, (epoch + (number + 0.5) / len(steps)) / settings.epochs)
-            if before_step is not None:
-                before_step(draw)
-            forget, retain = forward_together(wrapped, data, draw, accelerator.device)
-            values = loss(forget, retain)
-            accelerator.backward(values["total"])
+            parts = cut(draw, accelerator.parts)
+            for part in in_turn(parts, wrapped, accelerator):
+                if before_step is not None:
+                    before_step(part)
+                forget, retain = forward_together(wrapped, data, part, accelerator.device)
+                values = loss(forget, retain)
+                accelerator.backward(values["total"] / len(parts))
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0) + value.detach() / len(parts)
+                    counts[name] = counts.get(name, 0) + 1 / len(parts)
+                if forget:
+                    forget_total += fused_nll_sum(forget)
+                    forget_seen += len(part.forget)
             accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad()
             log.work += (len(draw.forget) + len(draw.retain)) * accelerator.num_processes
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0) + value.detach()
-                counts[name] = counts.get(name, 0) + 1
-            if forget:
-                forget_total += fused_nll_sum(forget)
-                forget_seen += len(draw.forget)
         row = {name: float(accelerator.reduce(value, "mean")) / counts[name] for name, value in sums.items()}
         forget_total = accelerator.reduce(forget_total, "mean")
         if not np.isfinite(row["total"]):
@@ -169,6 +171,14 @@ def share(draw: Draw, process: int, processes: int) -> Draw:
     over processes, so where a half can't be cut evenly its records count a little unevenly; a half of fewer records
     than processes is taken whole by each."""
     return Draw(*(half if 0 < len(half) < processes else half[process::processes] for half in draw))
+
+
+def cut(draw: Draw, parts: int) -> list[Draw]:
+    """A step in parts that go through the model one after another, each with about the same share of both halves; a
+    half of fewer records than parts allows only as many."""
+    sizes = [len(half) for half in draw if len(half)]
+    parts = max(1, min([parts, *sizes]))
+    return [Draw(*halves) for halves in zip(*(np.array_split(half, parts) for half in draw), strict=True)]
 
 
 # ---- which records a step sees ------------------------------------------------------------------------------------
