@@ -29,7 +29,10 @@ def test_a_method_is_found_by_name():
 
 def test_a_method_sees_no_test_set_and_no_retrained_model(cohort, request_10, unlearning_data):
     names = {field.name for field in dataclasses.fields(UnlearningData)}
-    assert names == {"forget", "retain", "validation", "forget_reports", "tokenizer", "max_tokens", "references"}
+    # kept: what F_og said of D_r (tests/test_kept.py).
+    own = {"forget", "retain", "validation", "forget_reports", "tokenizer", "max_tokens"}
+    assert names == own | {"references", "kept"}
+    assert unlearning_data.kept is None
     sets = [getattr(unlearning_data, name) for name in ("forget", "retain", "validation")]
     sets += [examples for each in unlearning_data.references for examples in (each.forget, each.validation)]
     seen = {int(row) for examples in sets for row in examples.rows}
