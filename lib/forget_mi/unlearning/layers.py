@@ -59,19 +59,14 @@ class FrozenFeatures:
     first drawn, and put in their place from then on, so that a step runs only the layers that it trains.
 
     Only for towers whose first layers are known (the built-in ones), and only where the kept features of all records
-    fit into `most_bytes` a tower; the other towers run whole. Frozen layers are in evaluation mode (`hold_still`), so
+    fit into MOST_BYTES a tower; the other towers run whole. Frozen layers are in evaluation mode (`hold_still`), so
     that they say the same of a record each time. To be used as a context: afterwards the model is as it was.
     """
 
-    def __init__(
-        self, model: ImageTextModel, examples: Examples, accelerator: Accelerator, most_bytes: int | None = None
-    ):
+    def __init__(self, model: ImageTextModel, examples: Examples, accelerator: Accelerator):
         self._model, self._examples, self._accelerator = model, examples, accelerator
-        most_bytes = MOST_BYTES if most_bytes is None else most_bytes
         below = [(tower, frozen_below(tower)) for tower in model.towers()]
-        self._towers = [
-            _Kept(modules, len(examples), tower is model.text_tower, most_bytes) for tower, modules in below if modules
-        ]
+        self._towers = [_Kept(modules, len(examples), tower is model.text_tower) for tower, modules in below if modules]
         self._known = np.zeros(len(examples), dtype=bool)
 
     def __enter__(self) -> FrozenFeatures:
@@ -121,8 +116,8 @@ def frozen_below(tower: nn.Module) -> list[nn.Module]:
 class _Kept:
     """One tower's frozen layers, and what the last of them said of each record."""
 
-    def __init__(self, modules: list[nn.Module], records: int, of_text: bool, most_bytes: int):
-        self._modules, self._records, self._of_text, self._most_bytes = modules, records, of_text, most_bytes
+    def __init__(self, modules: list[nn.Module], records: int, of_text: bool):
+        self._modules, self._records, self._of_text = modules, records, of_text
         self._values: Tensor | None = None
         self._now: Tensor | None = None
         self._heard: list[Tensor] = []
@@ -144,7 +139,7 @@ class _Kept:
             longest = max(t.shape[1] for t in heard)
             heard = [nn.functional.pad(t, (0, 0, 0, longest - t.shape[1])) for t in heard]
         new = torch.cat(heard)
-        if new[0].numel() * new.element_size() * self._records > self._most_bytes:
+        if new[0].numel() * new.element_size() * self._records > MOST_BYTES:
             return False
         if self._values is None:
             self._values = new.new_zeros(self._records, *new.shape[1:])
