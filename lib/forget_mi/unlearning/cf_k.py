@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field
@@ -14,7 +13,7 @@ from forget_mi.params import config
 from forget_mi.unlearning import fine_tune
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog, Whole
 from forget_mi.unlearning.layers import FrozenFeatures, last_layers, reinitialise, train_only
-from forget_mi.unlearning.steps import frozen_and_trainable
+from forget_mi.unlearning.steps import frozen_and_trainable, retained
 
 
 @config
@@ -60,7 +59,7 @@ def train_last(
     with FrozenFeatures(unlearned, data.retain, accelerator) as below:
         log = fine_tune.train_on_retained(
             unlearned, data, settings, original=original, log=UnlearningLog(), seed=seed, accelerator=accelerator,
-            before_epoch=lambda draws: below.prepare(np.concatenate([draw.retain for draw in draws])),
+            before_epoch=lambda draws: below.prepare(retained(draws)),
             before_step=lambda draw: below.show(draw.retain), description=description, progress=progress,
         )  # fmt: skip
     return unlearned.requires_grad_(True), log

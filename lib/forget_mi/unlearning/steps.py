@@ -223,6 +223,11 @@ def draw_in_rounds(rng: np.random.Generator, available: int, wanted: int) -> np.
     return np.concatenate(rounds)[:wanted]
 
 
+def retained(draws: list[Draw]) -> np.ndarray:
+    """The positions in D_r that an epoch's steps see, in their order."""
+    return np.concatenate([draw.retain for draw in draws])
+
+
 # ---- what the models say of them ----------------------------------------------------------------------------------
 
 
@@ -305,7 +310,7 @@ class OriginalOutputs:
 
     def prepare_retained(self, draws: list[Draw]) -> None:
         """Compute what is missing of the retain records of an epoch's steps."""
-        self.prepare(np.concatenate([draw.retain for draw in draws]))
+        self.prepare(retained(draws))
 
     def at(self, index: Tensor) -> ModelOutput:
         """The output for records that were prepared."""
