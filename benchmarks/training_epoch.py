@@ -15,7 +15,8 @@ from forget_mi.losses import training_loss
 from forget_mi.models import NAMED, ImageTextModel
 from forget_mi.training import TrainingConfig, train
 
-EPOCHS = 2
+# Enough that what a training pays once (a collection of garbage, a quarter of a second) is not taken for an epoch's.
+EPOCHS = 6
 
 
 def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> None:

@@ -177,29 +177,26 @@ def test_the_attack_that_unlearns_shadow_models_is_run_on_the_largest_request():
     assert found == {"seed0-10pct": 0, "seed0-20pct": 3, "seed1-10pct": 0, "seed1-20pct": 3}
 
 
-def test_killed_three_times_it_ends_with_the_same_table(project, tmp_path):
+def test_killed_three_times_and_a_model_damaged_it_ends_with_the_same_table(project, tmp_path):
+    """Killed as soon as each of three files is there: the stage after it has begun, and its own outcome is missing."""
     folder = tmp_path / "tiny"
-    for seconds in (14, 9, 11):
+    run = folder / "seed0-10pct"
+    weights = run / "02_train" / "retrained-1" / "model.safetensors"
+    for file in (run / "01_cohort" / "outcome.json", weights, run / "03_unlearn" / "neg_grad" / "model.safetensors"):
         process = subprocess.Popen(
             **project.command(folder=folder),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(seconds)
+        while not file.exists() and process.poll() is None:
+            time.sleep(0.1)
+        assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = project.run(folder=folder)
-    assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(table(folder), table(project.sweep))
-
-
-def test_a_damaged_model_is_made_again(project, tmp_path):
-    folder = tmp_path / "tiny"
-    shutil.copytree(project.sweep, folder)
-    weights = folder / "seed0-10pct" / "02_train" / "retrained-1" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    (folder / "seed0-10pct" / "02_train" / "outcome.json").unlink()
+        if file == weights:
+            assert not (run / "02_train" / "outcome.json").exists()
+            weights.write_bytes(weights.read_bytes()[:-100])
     done = project.run(folder=folder)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(table(folder), table(project.sweep))
