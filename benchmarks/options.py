@@ -1,9 +1,12 @@
-"""(a), each of the other ways to make a step cheaper, before and after: what F_og said kept from an earlier run, the
-frozen layers of CF-k left out, channels innermost, and torch.compile."""
+"""(a), each of the ways to make a step or what goes around it cheaper, before and after: what F_og said kept for the
+run and from an earlier one, the frozen layers of CF-k left out, reports cut to the longest of a batch, the fused
+optimiser, no loss read in the loop, channels innermost, torch.compile, all measures from one pass, and models trained
+side by side."""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,14 +15,17 @@ from unittest.mock import patch
 
 import torch
 from measure import Row, alternately
-from unlearning_step import setting
+from unlearning_step import padded, setting
 
-from forget_mi.devices import DeviceConfig, make_accelerator, placed
+from forget_mi.audit import AuditConfig, measure_all, measures_of
+from forget_mi.devices import DeviceConfig, make_accelerator, placed, side_by_side
 from forget_mi.losses import training_loss
+from forget_mi.metrics import predict
 from forget_mi.models import NAMED
-from forget_mi.training import make_optimizer
+from forget_mi.training import TrainingConfig, make_optimizer, train
 from forget_mi.unlearning import cf_k, forget_mi, layers
 from forget_mi.unlearning.kept import KeptOutputs
+from forget_mi.unlearning.steps import OriginalOutputs
 
 STEPS = 12
 
@@ -27,17 +33,91 @@ STEPS = 12
 def rows() -> list[Row]:
     """On the demo's model and request."""
     model, data = setting(NAMED["small"], image_size=64, patients=400, fraction=0.1)
-    kept = KeptOutputs(Path("never saved"), "")
-    asking, reading = (partial(forget, each, model) for each in (data, replace(data, kept=kept)))
-    found = [Row("a", "forget_mi, F_og asked anew over read from an earlier run", *alternately(asking, reading, 5))]
+    return [*remembered(model, data), *stepped(model, data), *around(model, data)]
+
+
+def remembered(model, data) -> list[Row]:
+    """What was computed before, and is not again."""
+    once = partial(forget, data, model)
+    anew = with_changed(once, OriginalOutputs, "prepare", forgetful(OriginalOutputs.prepare))
+    kept = partial(forget, replace(data, kept=KeptOutputs(Path("never saved"), "")), model)
+    found = [
+        Row("a", "forget_mi, F_og asked in each pass over once", *alternately(anew, once, 5)),
+        Row("a", "forget_mi, F_og asked once over read from an earlier run", *alternately(once, kept, 5)),
+    ]
     for k in (1, 2):
-        whole, spared = (partial(last_layers, model, data, k, most) for most in (0, layers.MOST_BYTES))
+        spared = partial(last_layers, model, data, k)
+        whole = with_changed(spared, layers, "MOST_BYTES", 0)
         found.append(Row("a", f"CF-k, k = {k}: all layers over the trained ones", *alternately(whole, spared, 5)))
-    plain = stepping(model, data, DeviceConfig())
+    return found
+
+
+def stepped(model, data) -> list[Row]:
+    """Training steps on the same records."""
+    plain = stepping(model, data)
+    found = [
+        Row("a", f"training step, {name}", *alternately(slower, plain, 9))
+        for name, slower in (
+            ("reports as long as the tokenizer allows over the batch's longest", stepping(model, data, padding=True)),
+            ("AdamW tensor by tensor over fused", stepping(model, data, fused=False)),
+            ("loss read at each step over never", stepping(model, data, reads=True)),
+        )
+    ]
     for name, options in (("channels last", {"channels_last": "on"}), ("torch.compile", {"compile": "inductor"})):
         faster = stepping(model, data, DeviceConfig(**options))
         found.append(Row("a", f"training step, plain over {name}", *alternately(plain, faster, 9)))
     return found
+
+
+def around(model, data) -> list[Row]:
+    """Evaluation, and several models."""
+    accelerator = make_accelerator()
+    sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": data.validation}
+    settings = AuditConfig()
+
+    def once() -> None:
+        measure_all({side: predict(model, examples, accelerator) for side, examples in sets.items()}, settings)
+
+    def for_each() -> None:
+        said = {side: predict(model, examples, accelerator) for side, examples in sets.items()}
+        for measure in measures_of(said, "fused")[1:]:
+            for side in measure.sets:
+                predict(model, sets[side], accelerator)
+        measure_all(said, settings)
+
+    threads = os.cpu_count()
+    train_one = partial(epochs_of, model, data.retain, data.validation)
+
+    def in_turn() -> None:
+        side_by_side(partial(train_one, threads), [0, 1], DeviceConfig(threads=threads), progress=False)
+
+    def beside() -> None:
+        side_by_side(partial(train_one, 1), [0, 1], DeviceConfig(threads=1), progress=False)
+
+    return [
+        Row("a", "measures of a model, a pass for each over one for all", *alternately(for_each, once, 5)),
+        Row("a", "two trainings, one after another on all cores over side by side", *alternately(in_turn, beside, 3)),
+    ]
+
+
+def with_changed(work: Callable[[], None], owner, name: str, value) -> Callable[[], None]:
+    """The work while an attribute of a class or module is another."""
+
+    def changed() -> None:
+        with patch.object(owner, name, value):
+            work()
+
+    return changed
+
+
+def forgetful(prepare: Callable) -> Callable:
+    """`OriginalOutputs.prepare` of what forgets that it ever asked."""
+
+    def asks_anew(self, index) -> None:
+        self._known[:] = False
+        prepare(self, index)
+
+    return asks_anew
 
 
 def forget(data, model) -> None:
@@ -46,25 +126,41 @@ def forget(data, model) -> None:
     forget_mi.unlearn(model, data, settings, seed=0, accelerator=make_accelerator(), progress=False)
 
 
-def last_layers(model, data, k: int, most_bytes: int) -> None:
-    """Three passes of CF-k, keeping so many bytes of what the frozen layers say."""
+def last_layers(model, data, k: int) -> None:
+    """Three passes of CF-k."""
     settings = cf_k.Config(k=k, epochs=3)
-    with patch.object(layers, "MOST_BYTES", most_bytes):
-        cf_k.unlearn(model, data, settings, seed=0, accelerator=make_accelerator(), progress=False)
+    cf_k.unlearn(model, data, settings, seed=0, accelerator=make_accelerator(), progress=False)
 
 
-def stepping(model, data, settings: DeviceConfig) -> Callable[[], None]:
+def epochs_of(model, examples, validation, threads: int, seed: int) -> None:
+    """A training of six epochs, on so many threads."""
+    accelerator = make_accelerator(DeviceConfig(threads=threads))
+    settings = TrainingConfig(epochs=6)
+    train(copy.deepcopy(model), examples, validation, settings, seed=seed, accelerator=accelerator, progress=False)
+
+
+def stepping(
+    model, data, settings: DeviceConfig | None = None, padding: bool = False, fused: bool = True, reads: bool = False
+) -> Callable[[], None]:
     """STEPS training steps on the same batches each time, after the model has been prepared (and compiled) once."""
     accelerator = make_accelerator(settings)
     mine = placed(copy.deepcopy(model), accelerator).train()
-    wrapped, optimizer = accelerator.prepare(mine, make_optimizer(mine, 1e-4, 0.0))
-    batches = [data.retain.__getitems__(index) for index in torch.arange(32 * STEPS).split(32)]
+    optimizer = make_optimizer(mine, 1e-4, 0.0)
+    if not fused:
+        for group in optimizer.param_groups:
+            group.update(fused=False, foreach=False)
+    wrapped, optimizer = accelerator.prepare(mine, optimizer)
+    indices = torch.arange(32 * STEPS).split(32)
+    batches = [padded(data.retain, i, data) if padding else data.retain.__getitems__(i) for i in indices]
 
     def steps() -> None:
         for batch in batches:
             output = wrapped(batch["images"], batch["input_ids"], batch["attention_mask"])
-            training_loss(output, batch["labels"], batch["studies"]).backward()
+            loss = training_loss(output, batch["labels"], batch["studies"])
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+            if reads:
+                loss.item()
 
     return steps
