@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from forget_mi import deletion
+from forget_mi.__main__ import main
 from forget_mi.checkpoints import read_manifest
 from forget_mi.deletion import ServedModel, drift, serve
 from forget_mi.errors import InputError
@@ -208,15 +210,27 @@ QUICK = {"unlearning": {"method": "held_out_targets", "epochs": 1}, "shadows.cou
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A trained run after one request by held-out targets, whose patients' records were then destroyed."""
+    """A trained run after one request by held-out targets, whose patients' records were then destroyed, in two goes:
+    the first was interrupted when the cohorts no longer told who they were, and the tables still did."""
     folder = tmp_path_factory.mktemp("taught") / "tiny"
     run_chain("tiny", folder, notebooks=["01_cohort", "02_train"], progress=False)
     patients = trained_patients(folder)[:6]
     serve(folder, forget_csv(folder.parent / "1.csv", patients), QUICK, progress=False)
     before = ServedModel(folder).cohort()
     (folder / "02_train" / OUTPUTS).write_bytes(b"what the original said of each record")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ServedModel(folder).delete_records()
+    assert not ServedModel(folder).cohort().table.patient_id.isin(patients).any()
     count = ServedModel(folder).delete_records()
     return folder, patients, before, count
+
+
+def interrupted(path: Path, missing_ok: bool = False, unlink=Path.unlink) -> None:
+    if path.suffix == ".ipynb":
+        raise KeyboardInterrupt
+    unlink(path, missing_ok)
 
 
 def test_destroyed_records_are_nowhere_below_the_run(taught):
@@ -224,6 +238,7 @@ def test_destroyed_records_are_nowhere_below_the_run(taught):
     rows = before.table.patient_id.isin(patients)
     assert count == rows.sum() > 0
     told = [before.reports[study] for study in before.table.study_id[rows].unique()]
+    assert not (folder / deletion.DELETING).exists()
     for path in folder.rglob("*"):
         if path.suffix in (".json", ".yaml", ".csv", ".html"):
             content = path.read_text()
@@ -237,12 +252,20 @@ def test_destroyed_records_are_nowhere_below_the_run(taught):
     assert not list(folder.rglob(OUTPUTS))
 
 
-def test_only_the_models_in_use_are_left(taught):
+def test_only_the_models_in_use_are_left(taught, capsys):
     folder, *_ = taught
     served = ServedModel(folder)
     left = {path.parent for path in folder.rglob("model.safetensors")}
     assert left == {served.checkpoint(), served.reference("reference-1"), served.reference("reference-2")}
-    assert ServedModel(folder).delete_records() == 0
+    assert main(["delete-records", str(folder)]) == 0
+    assert capsys.readouterr().out == "records destroyed: 0\n"
+
+
+def test_where_nobody_was_forgotten_nothing_is_deleted(tmp_path, capsys):
+    (tmp_path / "notes.ipynb").write_text("{}")
+    assert main(["delete-records", str(tmp_path)]) == 1
+    assert "no request was served; there are no records to delete" in capsys.readouterr().err
+    assert (tmp_path / "notes.ipynb").exists()
 
 
 def test_the_references_that_are_left_know_none_of_them(taught):

@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     forget.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a parameter")
     forget.add_argument("--delete-records", action="store_true", help="then destroy the patients' records in the run")
     forget.set_defaults(data=None)
+    delete = commands.add_parser("delete-records", help="destroy what a run still has of the patients it was to forget")
+    delete.add_argument("model", type=Path, help="a run folder whose requests were served")
     job = commands.add_parser("sweep-job", help="one job of a sweep, as the workflow calls it")
     job.add_argument("profile")
     job.add_argument("notebook")
@@ -194,6 +196,13 @@ def _forget(options: argparse.Namespace) -> int:
     return 0
 
 
+def _delete_records(options: argparse.Namespace) -> int:
+    from forget_mi.deletion import ServedModel
+
+    print(f"records destroyed: {ServedModel(options.model.resolve()).delete_records()}")
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from forget_mi.cohorts import load_cohort
     from forget_mi.cohorts.export import export
@@ -282,6 +291,7 @@ COMMANDS = {
     "forget": _forget,
     "drift": _drift,
     "dag": _dag,
+    "delete-records": _delete_records,
     "export": _export,
     "pack": _pack,
     "real-results": _real_results,

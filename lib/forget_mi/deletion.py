@@ -41,6 +41,7 @@ from forget_mi.runs import OUTPUTS, Run, open_run, shown
 from forget_mi.splits import Request, check_request, in_cohort, read_forget_csv
 
 DELETED = "deleted"  # the side of rows whose records were destroyed
+DELETING = "deleting.json"  # in the run's folder while that goes on
 
 
 @dataclass(frozen=True)
@@ -103,22 +104,32 @@ class ServedModel:
         notebooks, which show pictures and reports, the weights of every model but those in use, which knew some of
         them, and what models said of single records are removed. No later request or audit reads them (they are on the
         side 'deleted'). Shadow models belong to the cohort as it was; an audit with them needs new ones.
+
+        Killed on the way, it goes on the next time: what is to be replaced by what is kept in DELETING until all is.
+
+        Raises InputError where no request was served.
         """
         served = {patient for entry in self.ledger for patient in entry["patients"]}
+        if not served:
+            raise InputError(f"MODEL {shown(self.folder)}: no request was served; there are no records to delete")
         in_use = {
             self.checkpoint(),
             *(self.reference(name) for name in Run(self.folder, self.params).reference_seeds()),
         }
-        deleted = 0
+        journal = self.folder / DELETING
+        begun = json.loads(journal.read_text()) if journal.is_file() else {"deleted": 0, "renamed": {}}
+        deleted, renamed = begun["deleted"], begun["renamed"]
         ids = self.cohort().table.patient_id.unique()
-        renamed = {name: self.hashed(name) for name in ids if self.hashed(name) in served}
+        renamed |= {name: self.hashed(name) for name in ids if self.hashed(name) in served}
         for path in sorted(self.folder.rglob("cohort.json")):
             before = Cohort.load(path.parent)
             after, count = without_records(before, before.table.patient_id.map(self.hashed).isin(served), self.hashed)
             if count:
-                after.save(path.parent)
                 renamed[before.fingerprint] = after.fingerprint
                 deleted = max(deleted, count)
+                write_text(journal, json.dumps({"deleted": deleted, "renamed": renamed}))
+                with replace_when_whole(path.parent) as whole:
+                    after.save(whole)
         for path in self.folder.rglob("*.ipynb"):
             path.unlink()
         for path in self.folder.rglob(WEIGHTS):
@@ -129,8 +140,9 @@ class ServedModel:
         # Fingerprints and ids that manifests, profiles and tables name.
         names = re.compile(r"\b(" + "|".join(map(re.escape, renamed)) + r")\b") if renamed else None
         for path in self.folder.rglob("*") if names else ():
-            if path.suffix in (".json", ".yaml", ".csv") and path.parent.name != "cohort":
+            if path.suffix in (".json", ".yaml", ".csv") and path.parent.name != "cohort" and path != journal:
                 write_text(path, names.sub(lambda found: renamed[found[0]], path.read_text()))
+        journal.unlink(missing_ok=True)
         return deleted
 
     def hashed(self, patient: str) -> str:
