@@ -182,7 +182,11 @@ def test_killed_three_times_and_a_model_damaged_it_ends_with_the_same_table(proj
     folder = tmp_path / "tiny"
     run = folder / "seed0-10pct"
     weights = run / "02_train" / "retrained-1" / "model.safetensors"
-    for file in (run / "01_cohort" / "outcome.json", weights, run / "03_unlearn" / "neg_grad" / "model.safetensors"):
+    for file in (
+        run / "01_cohort" / "outcome.json",
+        weights,
+        run / "03_unlearn" / "neg_grad" / "model" / "model.safetensors",
+    ):
         process = subprocess.Popen(
             **project.command(folder=folder),
             stdout=subprocess.DEVNULL,
