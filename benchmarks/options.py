@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import torch
 from measure import Row, alternately
+from training_epoch import ours
 from unlearning_step import padded, setting
 
 from forget_mi.audit import AuditConfig, measure_all, measures_of
@@ -22,7 +23,7 @@ from forget_mi.devices import DeviceConfig, make_accelerator, placed, side_by_si
 from forget_mi.losses import training_loss
 from forget_mi.metrics import predict
 from forget_mi.models import NAMED
-from forget_mi.training import TrainingConfig, make_optimizer, train
+from forget_mi.training import make_optimizer
 from forget_mi.unlearning import cf_k, forget_mi, layers
 from forget_mi.unlearning.kept import KeptOutputs
 from forget_mi.unlearning.steps import OriginalOutputs
@@ -86,13 +87,11 @@ def around(model, data) -> list[Row]:
         measure_all(said, settings)
 
     threads = os.cpu_count()
-    train_one = partial(epochs_of, model, data.retain, data.validation)
 
-    def in_turn() -> None:
-        side_by_side(partial(train_one, threads), [0, 1], DeviceConfig(threads=threads), progress=False)
+    def two(threads: int) -> None:
+        side_by_side(partial(seeded, model, data, threads), [0, 1], DeviceConfig(threads=threads), progress=False)
 
-    def beside() -> None:
-        side_by_side(partial(train_one, 1), [0, 1], DeviceConfig(threads=1), progress=False)
+    in_turn, beside = partial(two, threads), partial(two, 1)
 
     return [
         Row("a", "measures of a model, a pass for each over one for all", *alternately(for_each, once, 5)),
@@ -132,11 +131,9 @@ def last_layers(model, data, k: int) -> None:
     cf_k.unlearn(model, data, settings, seed=0, accelerator=make_accelerator(), progress=False)
 
 
-def epochs_of(model, examples, validation, threads: int, seed: int) -> None:
-    """A training of six epochs, on so many threads."""
-    accelerator = make_accelerator(DeviceConfig(threads=threads))
-    settings = TrainingConfig(epochs=6)
-    train(copy.deepcopy(model), examples, validation, settings, seed=seed, accelerator=accelerator, progress=False)
+def seeded(model, data, threads: int, seed: int) -> None:
+    """A training of a seed, on so many threads."""
+    ours(model, data.retain, data.validation, threads, seed)
 
 
 def stepping(

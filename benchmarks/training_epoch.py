@@ -10,7 +10,7 @@ from measure import Row, alternately
 from unlearning_step import setting
 
 from forget_mi.batches import Examples
-from forget_mi.devices import make_accelerator
+from forget_mi.devices import DeviceConfig, make_accelerator
 from forget_mi.losses import training_loss
 from forget_mi.models import NAMED, ImageTextModel
 from forget_mi.training import TrainingConfig, train
@@ -41,11 +41,13 @@ def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> Non
             model(held_out, validation.input_ids, validation.attention_mask)
 
 
-def ours(model: ImageTextModel, examples: Examples, validation: Examples) -> None:
+def ours(
+    model: ImageTextModel, examples: Examples, validation: Examples, threads: int | None = None, seed: int = 0
+) -> None:
     """The one loop."""
     settings = TrainingConfig(epochs=EPOCHS, batch_size=32)
-    accelerator = make_accelerator()
-    train(copy.deepcopy(model), examples, validation, settings, seed=0, accelerator=accelerator, progress=False)
+    accelerator = make_accelerator(DeviceConfig(threads=threads))
+    train(copy.deepcopy(model), examples, validation, settings, seed=seed, accelerator=accelerator, progress=False)
 
 
 def rows() -> list[Row]:

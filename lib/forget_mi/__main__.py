@@ -192,7 +192,7 @@ def _forget(options: argparse.Namespace) -> int:
     print(f"\nrequest {entry['number']:03d}: {asked}: {entry['verdict']}")
     print(f"report: {shown(folder / 'report.html')}\nmodel:  {shown(model / entry['checkpoint'])}")
     if options.delete_records:
-        print(f"records destroyed: {ServedModel(model).delete_records()}")
+        return _delete_records(options)
     return 0
 
 
