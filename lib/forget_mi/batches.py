@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
+from torch.nn.functional import pad
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from forget_mi.cohorts.base import Cohort, ImageRows
@@ -71,6 +72,10 @@ def _rows(images: np.ndarray | ImageRows, index: np.ndarray) -> np.ndarray | Ima
     return ImageRows(images, index) if on_disk else images[index]
 
 
+# Reports at a time: what a tokenizer makes of each on the way takes ten times the memory of its tokens.
+CHUNK = 500
+
+
 def tokenize(
     reports: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
 ) -> dict[str, torch.Tensor]:
@@ -78,8 +83,18 @@ def tokenize(
     tokenizer, which reads none."""
     if tokenizer is None:
         return dict.fromkeys(("input_ids", "attention_mask"), torch.zeros(len(reports), 0, dtype=torch.int64))
-    encoded = tokenizer(list(reports), truncation=True, max_length=max_tokens, padding="longest", return_tensors="pt")
-    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+    how = {"truncation": True, "max_length": max_tokens, "padding": "longest", "return_tensors": "pt"}
+    padding = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0}
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in padding}
+    for at in range(0, max(len(reports), 1), CHUNK):
+        encoded = tokenizer(list(reports[at : at + CHUNK]), **how)
+        for name, tensors in found.items():
+            tensors.append(encoded[name])
+    longest = max(tensor.shape[1] for tensor in found["input_ids"])
+    return {
+        name: torch.cat([pad(t, (0, longest - t.shape[1]), value=padding[name]) for t in tensors])
+        for name, tensors in found.items()
+    }
 
 
 def make_examples(
