@@ -22,7 +22,6 @@ from forget_mi.runs import open_run
 from forget_mi.shadows import Shadows
 from forget_mi.splits import Request, make_request, split_by_patient
 from forget_mi.unlearning import held_out_targets
-from forget_mi.unlearning.kept import KeptOutputs
 
 # ---- measures --------------------------------------------------------------------------------------------------------
 
@@ -199,22 +198,6 @@ def test_one_request_after_another_ends_with_everyone_forgotten(study):
     assert table.request.tolist() == [1, 2, 3]
     assert table.share_of_retraining.is_monotonic_increasing
     assert np.isfinite(table.margin_over_retrained).all()
-
-
-def test_later_requests_hold_those_who_stay_at_what_was_said_first(study, monkeypatch):
-    noted = []
-
-    class Noted(KeptOutputs):
-        def add(self, rows, values):
-            noted.append((self, np.asarray(rows)))
-            super().add(rows, values)
-
-    monkeypatch.setattr(beyond, "KeptOutputs", Noted)
-    beyond.sequence(study, "held_out_targets", QUICK, 2)
-    assert len({id(kept) for kept, _ in noted}) == 1 + len(study.references.checkpoints)  # each model has its own
-    for kept in {id(kept): kept for kept, _ in noted}.values():
-        asked = np.concatenate([rows for each, rows in noted if each is kept])
-        assert len(asked) == len(set(asked))  # nobody twice, over both requests
 
 
 def test_the_second_request_reads_nothing_of_the_first_patients(study):

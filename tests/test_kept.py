@@ -1,6 +1,5 @@
 """What F_og said, kept from one run to the next."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forget_mi.checkpoints import MANIFEST, read_manifest
+from forget_mi.checkpoints import read_manifest
 from forget_mi.devices import DeviceConfig, make_accelerator
 from forget_mi.errors import InputError
 from forget_mi.models import ModelOutput
@@ -76,10 +75,10 @@ def test_a_second_run_asks_nothing_and_ends_the_same(method, original, unlearnin
     how = {"seed": 0, "accelerator": accelerator, "progress": False}
     config = method.Config(epochs=2, stop="never")
     kept = KeptOutputs("nowhere", "f")
-    lazily, _ = method.unlearn(original[0], unlearning_data, config, **how)
-    _, first = method.unlearn(original[0], replace(unlearning_data, kept=kept), config, **how)
+    lazily, first = method.unlearn(original[0], unlearning_data, config, **how)
+    method.unlearn(original[0], replace(unlearning_data, kept=kept), config, **how)
     asked = kept.rows.copy()
-    assert asked.tolist() == sorted(unlearning_data.retain.rows.tolist())  # all who stay, nothing of the forgotten
+    assert set(asked) <= set(unlearning_data.retain.rows.tolist())  # nothing of the forgotten is kept
     again, second = method.unlearn(original[0], replace(unlearning_data, kept=kept), config, **how)
     assert second.work == pytest.approx(first.work - len(asked) / 3)
     assert kept.rows.tolist() == asked.tolist()
@@ -91,24 +90,13 @@ def test_a_run_keeps_them_by_what_they_were_made_of(tmp_path):
     run = open_run("tiny", tmp_path / "run", {"keep_outputs": True, "training.epochs": 1})
     cohort = split_by_patient(run.source(), run.params.split)
     run.train("original", cohort, make_request(cohort, run.params.request), run.accelerator())
-    kept = run.kept_outputs("original", run.accelerator())
-    assert kept.path == run.stage("02_train") / f"original{OUTPUTS}"
+    original = run.trained("original", cohort)
+    kept = run.kept_outputs(original, run.accelerator())
+    assert kept.path == run.stage("02_train") / OUTPUTS
     kept.add(np.array([1]), said([1]))
     kept.save()
-    assert len(run.kept_outputs("original", run.accelerator())) == 1
-    assert len(run.kept_outputs("original", make_accelerator(DeviceConfig(device="cpu", precision="bf16")))) == 0
-    assert open_run("tiny", tmp_path / "run").kept_outputs("original", run.accelerator()) is None
-    manifest = run.stage("02_train") / "original" / MANIFEST
-    manifest.write_text(json.dumps({**read_manifest(manifest.parent), "weights_sha256": "0"}))
-    assert len(run.kept_outputs("original", run.accelerator())) == 0
-
-
-def test_without_some_rows_the_others_are_as_they_were():
-    kept = KeptOutputs()
-    kept.add(np.array([4, 1, 7]), said([4, 1, 7]))
-    left = kept.without(np.array([4, 9]))
-    assert left.rows.tolist() == [1, 7]
-    known, values = left.of(np.array([1, 4, 7]))
-    assert known.tolist() == [True, False, True]
-    assert all(torch.equal(a, b) for a, b in zip(values, said([1, 7]), strict=True))
-    assert len(kept.without(kept.rows)) == 0
+    assert len(run.kept_outputs(original, run.accelerator())) == 1
+    assert len(run.kept_outputs(original, make_accelerator(DeviceConfig(device="cpu", precision="bf16")))) == 0
+    other = replace(original, manifest={**read_manifest(run.stage("02_train") / "original"), "weights_sha256": "0"})
+    assert len(run.kept_outputs(other, run.accelerator())) == 0
+    assert open_run("tiny", tmp_path / "run").kept_outputs(original, run.accelerator()) is None

@@ -35,7 +35,6 @@ from forget_mi.shadows import Shadows
 from forget_mi.splits import Request, make_request, rows_of, split_by_patient
 from forget_mi.sweep import Sweep
 from forget_mi.unlearning import UnlearningData
-from forget_mi.unlearning.kept import KeptOutputs
 
 TPR = 0.01
 
@@ -58,8 +57,7 @@ class Forgotten(NamedTuple):
 @dataclass(frozen=True)
 class Study:
     """A run whose models are trained, and one request to them. original, references: as they are when the request comes
-    in. shadows: what the judging models say of every row of the cohort, or None. kept: what the models of earlier
-    requests said of those who stay."""
+    in. shadows: what the judging models say of every row of the cohort, or None."""
 
     run: Run
     cohort: Cohort
@@ -68,7 +66,6 @@ class Study:
     original: Checkpoint
     references: References
     shadows: Shadows | None
-    kept: KeptOutputs | None = None
 
     @classmethod
     def open(cls, run: Run, cohort: Cohort | None = None, request: Request | None = None) -> Study:
@@ -85,7 +82,7 @@ class Study:
     def data(self) -> UnlearningData:
         """What a method is given, without teachers."""
         saved = self.original
-        return UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.max_tokens, self.kept)
+        return UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.max_tokens)
 
     @property
     def retraining_work(self) -> float:
@@ -312,9 +309,7 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
     them (so only the last row is a fair distance), the shares of all requests so far, and request; and
     margin_over_retrained: mean margin on the patients of the requests served so far, less the retrained models' mean.
     """
-    kept = {name: KeptOutputs() for name in study.references.checkpoints}
-    whole, done = study, []
-    now = replace(study, kept=KeptOutputs(), references=replace(study.references, kept=kept))
+    whole, now, done = study, study, []
     total, of_references = 0.0, 0.0
     everyone = whole.request.forget_rows(whole.cohort)
     golden = [whole.says(whole.run.trained(name, whole.cohort), everyone) for name in whole.run.retrained_seeds()]

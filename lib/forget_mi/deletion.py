@@ -39,7 +39,6 @@ from forget_mi.profiles import SECTIONS, Params, resolve
 from forget_mi.report import write_report
 from forget_mi.runs import OUTPUTS, Run, open_run, shown
 from forget_mi.splits import Request, check_request, in_cohort, read_forget_csv
-from forget_mi.unlearning.kept import KeptOutputs
 
 DELETED = "deleted"  # the side of rows whose records were destroyed
 DELETING = "deleting.json"  # in the run's folder while that goes on
@@ -74,10 +73,6 @@ class ServedModel:
         except (ValueError, KeyError) as error:
             raise InputError(f"{shown(path)}: is damaged ({error}); restore it before any request is served") from None
 
-    def served(self) -> dict[str, dict[str, Any]]:
-        """By hashed id, the entry of each patient whose request was served."""
-        return {patient: entry for entry in self.ledger for patient in entry["patients"]}
-
     def _add(self, entry: Mapping[str, Any]) -> None:
         path = self.folder / "requests" / "ledger.json"
         write_text(path, json.dumps({"requests": [*self.ledger, entry]}, indent=2) + "\n")
@@ -94,23 +89,11 @@ class ServedModel:
         folder = self.checkpoint().parent / (name if not self.ledger else f"references/{name}")
         return folder if (folder / MANIFEST).is_file() else None
 
-    def outputs(self, name: str) -> Path | None:
-        """The file of what the models of earlier requests said of those who stay, as `original` or a reference; None
-        where there is none, or that reference is lost."""
-        if not self.ledger or (name != "original" and self.reference(name) is None):
-            return None
-        path = self.last_request / "02_train" / f"{name}{OUTPUTS}"
-        return path if path.is_file() else None
-
-    @property
-    def last_request(self) -> Path:
-        """The folder of the last request that was served."""
-        return self.folder / "requests" / f"{self.ledger[-1]['number']:03d}"
-
     def cohort(self) -> Cohort:
         """The run's cohort, with the patients of served requests on the side 'forgotten'."""
         cohort = Run(self.folder, self.params).cohort()
-        gone = cohort.table.patient_id.map(self.hashed).isin(self.served())
+        served = {patient for entry in self.ledger for patient in entry["patients"]}
+        gone = cohort.table.patient_id.map(self.hashed).isin(served)
         there = gone & (cohort.table.split != DELETED)
         return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~there, FORGOTTEN)))
 
@@ -119,15 +102,14 @@ class ServedModel:
 
         In every copy of the cohort below the run their images are blanked, their reports and ids replaced; executed
         notebooks, which show pictures and reports, the weights of every model but those in use, which knew some of
-        them, and what models said of single records are removed (but for what the last request has of those who stay).
-        No later request or audit reads them (they are on the side 'deleted'). Shadow models belong to the cohort as it
-        was; an audit with them needs new ones.
+        them, and what models said of single records are removed. No later request or audit reads them (they are on the
+        side 'deleted'). Shadow models belong to the cohort as it was; an audit with them needs new ones.
 
         Killed on the way, it goes on the next time: what is to be replaced by what is kept in DELETING until all is.
 
         Raises InputError where no request was served.
         """
-        served = self.served()
+        served = {patient for entry in self.ledger for patient in entry["patients"]}
         if not served:
             raise InputError(f"MODEL {shown(self.folder)}: no request was served; there are no records to delete")
         in_use = {
@@ -153,9 +135,8 @@ class ServedModel:
         for path in self.folder.rglob(WEIGHTS):
             if path.parent not in in_use:
                 path.unlink()
-        for path in self.folder.rglob(f"*{OUTPUTS}"):
-            if path.parent != self.last_request / "02_train":  # where it says of those who stay, and no one else
-                path.unlink()
+        for path in self.folder.rglob(OUTPUTS):
+            path.unlink()
         # Fingerprints and ids that manifests, profiles and tables name.
         names = re.compile(r"\b(" + "|".join(map(re.escape, renamed)) + r")\b") if renamed else None
         for path in self.folder.rglob("*") if names else ():
@@ -176,7 +157,7 @@ class ServedModel:
         if self.params.cohort.get("ids") == "hashed":
             cohort = replace(cohort, salt=run_salt(self.folder))
         request = Request(f"request-{len(self.ledger) + 1:03d}", in_cohort(cohort, read_forget_csv(patients)))
-        served = self.served()
+        served = {patient: entry for entry in self.ledger for patient in entry["patients"]}
         for number, patient in enumerate(request.patients, start=1):
             if entry := served.get(self.hashed(patient)):
                 raise InputError(
@@ -247,7 +228,7 @@ def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path,
     """Lay out a request's run folder: its profile, and the stages 01_cohort and 02_train as notebooks 01 and 02 would
     have left them, with the model in use as the original."""
     values = _sections(served.params.as_dict())
-    values |= {"retrained": 0, "beside": [], "request": {"patients": list(request.patients)}, "keep_outputs": True}
+    values |= {"retrained": 0, "beside": [], "request": {"patients": list(request.patients)}}
     write_text(folder / "request.yaml", yaml.safe_dump(values, sort_keys=False))
     write_text(folder / SALT, run_salt(served.folder) + "\n")  # by which the references know whom they saw
     run = open_run(folder / "request.yaml", folder, overrides)
@@ -273,7 +254,6 @@ def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path,
     hashes = {"original": manifest["weights_sha256"]}
     if run.needs_references:
         hashes |= lay_out_references(served, run, cohort, request)
-    hand_on_outputs(served, run, request.forget_rows(cohort), list(hashes))
     run.finish("02_train", cohort_fingerprint=cohort.fingerprint, models=hashes)
     return run
 
@@ -294,16 +274,6 @@ def lay_out_references(served: ServedModel, run: Run, cohort: Cohort, request: R
         else:
             hashes[name] = run.train(name, cohort, request, run.accelerator())["weights_sha256"]
     return hashes
-
-
-def hand_on_outputs(served: ServedModel, run: Run, forget_rows: np.ndarray, names: list[str]) -> None:
-    """Lay into a request's 02_train what was said of those who stay when they were first asked about, and nothing of
-    those who are to be forgotten: held at that, they do not drift a little further with each request."""
-    for name in names:
-        path, now = served.outputs(name), run.kept_outputs(name, run.accelerator())
-        if path is not None and now is not None:
-            first = KeptOutputs.open(path, now.fingerprint, of_any=True).without(forget_rows)
-            replace(first, path=now.path).save()
 
 
 def drift(model: Path) -> pd.DataFrame:

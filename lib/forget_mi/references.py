@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from forget_mi.params import config
 from forget_mi.splits import Request, rows_of
 from forget_mi.unlearning import UnlearningData, UnlearningLog, find
 from forget_mi.unlearning.base import Reference
-from forget_mi.unlearning.kept import KeptOutputs
 
 
 @config
@@ -109,13 +108,11 @@ def _check_models(cohort: Cohort, folds: Mapping[str, int], settings: ReferenceC
 @dataclass(frozen=True)
 class References:
     """Trained reference models by name, and `saw`, by name the patients (hashed) that each was trained on and has not
-    forgotten. hashed: an id of the cohort's table as `saw` has it. kept: by name, what each said of those who stay, in
-    earlier runs or requests; empty where that is not kept."""
+    forgotten. hashed: an id of the cohort's table as `saw` has it."""
 
     checkpoints: Mapping[str, Checkpoint]
     saw: Mapping[str, frozenset[str]]
     hashed: Callable[[str], str]
-    kept: Mapping[str, KeptOutputs] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return len(self.checkpoints) > 0
@@ -180,11 +177,7 @@ def forget_in_references(
             done[name] = Forgot(checkpoint.model, None)
             continue
         data = UnlearningData.from_cohort(
-            own,
-            Request(request.name, mine),
-            checkpoint.tokenizer,
-            checkpoint.model.max_tokens,
-            references.kept.get(name),
+            own, Request(request.name, mine), checkpoint.tokenizer, checkpoint.model.max_tokens
         )
         model, log = find(method).unlearn(
             checkpoint.model,

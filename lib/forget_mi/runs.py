@@ -51,7 +51,7 @@ STAGES = {
     "04_audit": ("seed", "cohort", "split", "request", "model", "training", "retrained", "audit", "shadows"),
 }
 SHADOWS = ROOT / "runs" / "shadows"
-OUTPUTS = ".outputs.safetensors"  # beside a model, after its name: what it said of those who stay
+OUTPUTS = "original.outputs.safetensors"
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "scikit-learn", "numpy", "pandas")
 
 
@@ -186,9 +186,8 @@ class Run:
         """A model that `train` made, whether its stage is finished or not. Raises InputError as `load_checkpoint`."""
         return load_checkpoint(self.stage("02_train") / name, fingerprint=cohort.fingerprint)
 
-    def references(self, cohort: Cohort, accelerator: Accelerator | None = None) -> References:
-        """The reference models that notebook 02 left; none where one is missing and the method needs none. accelerator:
-        on which they will be asked, for what is kept of that.
+    def references(self, cohort: Cohort) -> References:
+        """The reference models that notebook 02 left; none where one is missing and the method needs none.
 
         Raises InputError where one is missing or damaged, or of another cohort, model or training.
         """
@@ -212,21 +211,15 @@ class Run:
                     f"{shown(self.stage('02_train') / name)}: names {len(patients - everyone)} patients who are not in "
                     "the cohort (was another salt used to hash them?); remove the folder, and it is trained again"
                 )
-        kept = {name: self.kept_outputs(name, accelerator) for name in names} if accelerator else {}
-        return References(
-            checkpoints, saw, self.hashed, {name: each for name, each in kept.items() if each is not None}
-        )
+        return References(checkpoints, saw, self.hashed)
 
-    def kept_outputs(self, name: str, accelerator: Accelerator) -> KeptOutputs | None:
-        """What earlier runs of notebook 03 have asked a model of 02_train (the original, a reference); None where the
-        params say not to keep it."""
+    def kept_outputs(self, original: Checkpoint, accelerator: Accelerator) -> KeptOutputs | None:
+        """What earlier runs of notebook 03 have asked the original model; None where the params say not to keep it."""
         if not self.params.keep_outputs:
             return None
-        folder = self.stage("02_train")
-        manifest = read_manifest(folder / name)
-        made_of = [manifest[fact] for fact in ("weights_sha256", "cohort_fingerprint")]
+        made_of = [original.manifest[name] for name in ("weights_sha256", "cohort_fingerprint")]
         made_of += [accelerator.mixed_precision, code_fingerprint("metrics")]
-        return KeptOutputs.open(folder / f"{name}{OUTPUTS}", sha256_of_text(json.dumps(made_of)))
+        return KeptOutputs.open(self.stage("02_train") / OUTPUTS, sha256_of_text(json.dumps(made_of)))
 
     def unlearned_names(self) -> list[str]:
         """The unlearned models of this run that are finished: in order of name, or those that audit.approaches asks

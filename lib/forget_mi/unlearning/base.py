@@ -44,8 +44,7 @@ class UnlearningData:
     """D_f, D_r and D_v, tokenised for the model at hand. There is no test set in it, and no retrained model: a method
     can't look at what it will be judged by. forget_reports: the report text of each record of D_f. references: models
     that never saw some patients of D_f, where the run has them (see forget_mi.references); together they are strangers
-    to all of D_f. kept: what F_og said of D_r in earlier runs, or the models of earlier requests said; None where each
-    run is to pay for its own."""
+    to all of D_f. kept: what F_og said of D_r in earlier runs; None where each run is to pay for its own."""
 
     forget: Examples
     retain: Examples

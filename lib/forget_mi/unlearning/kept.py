@@ -1,6 +1,4 @@
-"""What F_og said of those who stay, kept from one run to the next: F_og never changes, so it is not asked again. And
-kept from one request to the next: there F_og is what the request before left, but those who stay are held at what was
-said of them first, or they would drift a little further with each."""
+"""What F_og said of those who stay, kept from one run to the next: F_og never changes, so it is not asked again."""
 
 from __future__ import annotations
 
@@ -17,21 +15,21 @@ from forget_mi.models import ModelOutput
 
 @dataclass
 class KeptOutputs:
-    """F_og's logits and embeddings by row of the cohort's table; in memory until `save`.
+    """F_og's logits and embeddings by row of the cohort's table, as far as it was asked; in memory until `save`.
 
-    path: the file (safetensors), None for memory alone. fingerprint: of F_og's weights, the cohort, precision and code;
-    what a file with another one says is not taken.
+    path: the file (safetensors). fingerprint: of F_og's weights, the cohort, precision and code; what a file with
+    another one says is not taken.
     """
 
-    path: Path | None = None
-    fingerprint: str = ""
+    path: Path
+    fingerprint: str
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     values: ModelOutput | None = None
 
     @classmethod
-    def open(cls, path: Path, fingerprint: str, of_any: bool = False) -> KeptOutputs:
-        """What the file holds, or nothing where there is none or it is another's (but where `of_any` is all the same).
-        Raises InputError for a damaged file."""
+    def open(cls, path: Path, fingerprint: str) -> KeptOutputs:
+        """What the file holds, or nothing where there is none or it is another's. Raises InputError for a damaged
+        file."""
         from safetensors import SafetensorError, safe_open
 
         found = cls(Path(path), fingerprint)
@@ -39,7 +37,7 @@ class KeptOutputs:
             return found
         try:
             with safe_open(found.path, "pt") as file:
-                if of_any or (file.metadata() or {}).get("fingerprint") == fingerprint:
+                if (file.metadata() or {}).get("fingerprint") == fingerprint:
                     found.rows = file.get_tensor("rows").numpy()
                     found.values = ModelOutput(*(file.get_tensor(name) for name in ModelOutput._fields))
         except SafetensorError as error:
@@ -65,14 +63,6 @@ class KeptOutputs:
             values = ModelOutput(*(torch.cat(pair) for pair in zip(self.values, values, strict=True)))
         self.rows, first = np.unique(rows, return_index=True)
         self.values = ModelOutput(*(t[torch.from_numpy(first)].contiguous() for t in values))
-
-    def without(self, rows: np.ndarray) -> KeptOutputs:
-        """The same, with nothing of some rows."""
-        left = KeptOutputs(self.path, self.fingerprint)
-        stay = ~np.isin(self.rows, rows)
-        if stay.any():
-            left.add(self.rows[stay], ModelOutput(*(t[torch.from_numpy(stay)] for t in self.values)))
-        return left
 
     def save(self) -> None:
         """Write the file, whole or not at all, with what another process has added to it since."""

@@ -265,8 +265,7 @@ class OriginalOutputs:
 
     F_og is frozen, so what it says never changes; and records that are never drawn cost nothing. Evaluation mode,
     always: dropout or batch statistics would move the targets. kept: what earlier runs asked is taken from there, and
-    what this one asks is added; F_og is then asked about all the records at once, since what is kept is for later
-    requests too, and after this one there is nobody to say it as well.
+    what this one asks is added.
     """
 
     def __init__(
@@ -284,8 +283,6 @@ class OriginalOutputs:
 
     def prepare(self, index: np.ndarray) -> None:
         """Compute what is still missing of the records at `index`, in one pass."""
-        if self._kept is not None:
-            index = np.arange(len(self._examples))
         missing = np.unique(index[~self._known[index]])
         rows = self._examples.rows.numpy()
         if self._kept is not None and len(missing):
