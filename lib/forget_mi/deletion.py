@@ -73,6 +73,10 @@ class ServedModel:
         except (ValueError, KeyError) as error:
             raise InputError(f"{shown(path)}: is damaged ({error}); restore it before any request is served") from None
 
+    def served(self) -> dict[str, dict[str, Any]]:
+        """By hashed id, the entry of each patient whose request was served."""
+        return {patient: entry for entry in self.ledger for patient in entry["patients"]}
+
     def _add(self, entry: Mapping[str, Any]) -> None:
         path = self.folder / "requests" / "ledger.json"
         write_text(path, json.dumps({"requests": [*self.ledger, entry]}, indent=2) + "\n")
@@ -92,8 +96,7 @@ class ServedModel:
     def cohort(self) -> Cohort:
         """The run's cohort, with the patients of served requests on the side 'forgotten'."""
         cohort = Run(self.folder, self.params).cohort()
-        served = {patient for entry in self.ledger for patient in entry["patients"]}
-        gone = cohort.table.patient_id.map(self.hashed).isin(served)
+        gone = cohort.table.patient_id.map(self.hashed).isin(self.served())
         there = gone & (cohort.table.split != DELETED)
         return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~there, FORGOTTEN)))
 
@@ -109,7 +112,7 @@ class ServedModel:
 
         Raises InputError where no request was served.
         """
-        served = {patient for entry in self.ledger for patient in entry["patients"]}
+        served = self.served()
         if not served:
             raise InputError(f"MODEL {shown(self.folder)}: no request was served; there are no records to delete")
         in_use = {
@@ -157,7 +160,7 @@ class ServedModel:
         if self.params.cohort.get("ids") == "hashed":
             cohort = replace(cohort, salt=run_salt(self.folder))
         request = Request(f"request-{len(self.ledger) + 1:03d}", in_cohort(cohort, read_forget_csv(patients)))
-        served = {patient: entry for entry in self.ledger for patient in entry["patients"]}
+        served = self.served()
         for number, patient in enumerate(request.patients, start=1):
             if entry := served.get(self.hashed(patient)):
                 raise InputError(
