@@ -16,7 +16,6 @@ import pytest
 from forget_mi.__main__ import main
 from forget_mi.errors import InputError
 from forget_mi.pipeline import (
-    ANY_PROCESSOR,
     NOTEBOOKS,
     SIDE_NOTEBOOKS,
     NotebookError,
@@ -235,7 +234,7 @@ def test_printed_results_are_as_in_the_reference():
         shutil.rmtree(ROOT / "runs" / old, ignore_errors=True)
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with",
                str(REFERENCE / "sanitize.cfg"), "-p", "no:cacheprovider", "-o", "addopts=", str(REFERENCE)]  # fmt: skip
-    environment = {**os.environ, **ANY_PROCESSOR, "FORGET_MI_PROGRESS": "0"}
+    environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=REFERENCE)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -263,10 +262,9 @@ def _drift(_: argparse.Namespace) -> int:
 
 
 def _reference(_: argparse.Namespace) -> int:
-    from forget_mi.pipeline import ANY_PROCESSOR, NOTEBOOKS, SIDE_NOTEBOOKS, rebuild_notebooks
+    from forget_mi.pipeline import NOTEBOOKS, SIDE_NOTEBOOKS, rebuild_notebooks
     from forget_mi.profiles import ROOT
 
-    os.environ.update(ANY_PROCESSOR)
     # neg_grad: on so few records a trial of Forget-MI costs as much as retraining.
     parameters = {"profile": "tiny", "run_dir": "runs/reference", "approach": "neg_grad", "patients": 60, "epochs": 2}
     rebuild_notebooks(ROOT / "tests" / "reference", parameters, (*NOTEBOOKS, *SIDE_NOTEBOOKS))

@@ -120,18 +120,6 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
             ) from None
 
 
-# With these in the environment the kernels compute alike on every x86 processor since 2013 and on any number of cores:
-# their libraries choose instructions and threads by what there is otherwise, and training makes of a last digit a
-# second decimal.
-ANY_PROCESSOR = {
-    "OMP_NUM_THREADS": "1",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",
-    "OPENBLAS_CORETYPE": "Haswell",
-}
-
-
 def rebuild_notebooks(
     target: Path = ROOT / "notebooks",
     parameters: Mapping[str, Any] | None = None,
