@@ -28,7 +28,7 @@ test: .venv/installed            ## lint, unit tests, notebooks end to end, regr
 
 test-browser: .venv/installed    ## JupyterLab, the explorer, the site and the slides in a real browser (Debian's chromium)
 	@command -v chromium > /dev/null || { echo "no chromium on this machine: apt-get install chromium" >&2; exit 1; }
-	OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest tests/browser -n $(WORKERS) --dist loadfile
+	$(ALIKE) $(BIN)/python -m pytest tests/browser -n $(WORKERS) --dist loadfile
 
 test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
 	$(BIN)/python tests/slurm/check_slurm.py

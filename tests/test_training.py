@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import TINY_MODEL
 
-from forget_mi.batches import make_examples, make_loader
+from forget_mi import batches
+from forget_mi.batches import make_examples, make_loader, tokenize
 from forget_mi.checkpoints import load_checkpoint, save_checkpoint
 from forget_mi.devices import DeviceConfig, make_accelerator, side_by_side
 from forget_mi.errors import InputError
@@ -29,6 +30,17 @@ def fit(cohort, accelerator, settings=SETTINGS, seed=5, **kwargs):
 
 def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_reports_tokenised_in_pieces_are_those_tokenised_at_once(cohort, original, monkeypatch):
+    reports = sorted(cohort.reports.values(), key=len)  # pieces of different lengths
+    tokenizer = original[1]
+    at_once = tokenizer(reports, truncation=True, max_length=200, padding="longest", return_tensors="pt")
+    monkeypatch.setattr(batches, "CHUNK", 7)
+    assert len(reports) % 7  # the last piece is shorter
+    in_pieces = tokenize(reports, tokenizer, 200)
+    assert set(in_pieces) == {"input_ids", "attention_mask"}
+    assert all(torch.equal(tensor, at_once[name]) for name, tensor in in_pieces.items())
 
 
 def test_same_seed_same_model(cohort, accelerator):
