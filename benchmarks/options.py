@@ -26,7 +26,7 @@ from forget_mi.models import NAMED
 from forget_mi.training import make_optimizer
 from forget_mi.unlearning import cf_k, forget_mi, layers
 from forget_mi.unlearning.kept import KeptOutputs
-from forget_mi.unlearning.steps import OriginalOutputs
+from forget_mi.unlearning.steps import UNKNOWN, OriginalOutputs
 
 STEPS = 12
 
@@ -113,7 +113,8 @@ def forgetful(prepare: Callable) -> Callable:
     """`OriginalOutputs.prepare` of what forgets that it ever asked."""
 
     def asks_anew(self, index) -> None:
-        self._known[:] = False
+        self._place[:] = UNKNOWN
+        self._values = None
         prepare(self, index)
 
     return asks_anew

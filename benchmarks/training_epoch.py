@@ -20,17 +20,19 @@ EPOCHS = 6
 
 
 def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> None:
-    """What a script would do, with all images as floats in memory and reports cut to the longest of a batch."""
+    """What a script would do, with all images as floats and all tokens as int64 in memory, and reports cut to the
+    longest of a batch."""
     model = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     images = torch.from_numpy(examples.images).float() / 255
     held_out = torch.from_numpy(validation.images).float() / 255
+    input_ids, attention_mask = examples.input_ids.long(), examples.attention_mask.long()
     for _ in range(EPOCHS):
         model.train()
         for index in torch.randperm(len(examples)).split(32):
-            mask = examples.attention_mask[index]
+            mask = attention_mask[index]
             longest = mask.sum(1).max()
-            output = model(images[index], examples.input_ids[index, :longest], mask[:, :longest])
+            output = model(images[index], input_ids[index, :longest], mask[:, :longest])
             loss = training_loss(output, examples.labels[index], examples.studies[index])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -38,7 +40,7 @@ def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> Non
             optimizer.zero_grad()
         model.eval()
         with torch.no_grad():
-            model(held_out, validation.input_ids, validation.attention_mask)
+            model(held_out, validation.input_ids.long(), validation.attention_mask.long())
 
 
 def ours(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,15 +21,17 @@ from forget_mi.cohorts import synthetic
 from forget_mi.devices import make_accelerator
 from forget_mi.models import NAMED, Embeddings, ModelConfig, build_model, build_tokenizer, joint_embedding_of
 from forget_mi.perturb import noisy_images, noisy_report
+from forget_mi.profiles import load_profile, with_approach
 from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
 from forget_mi.unlearning import UnlearningData, forget_mi
+from forget_mi.unlearning.steps import forget_batches
 
 
 def naive(model, data: UnlearningData, settings: forget_mi.Config, seed: int) -> float:
     """As many steps on as many records as `forget_mi.unlearn` takes; the last loss."""
     original, unlearned = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
     joint = joint_embedding_of(model)
-    optimizer = torch.optim.AdamW(unlearned.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(unlearned.parameters(), settings.learning_rate, (0.9, settings.beta2))
     weights = forget_mi.SETTINGS[settings.setting]
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     total = 0.0
@@ -60,10 +63,9 @@ def batches(
     data: UnlearningData, settings: forget_mi.Config, rng: np.random.Generator
 ) -> Iterator[tuple[Batch, Batch]]:
     """Forget and retain batches of one pass, reports padded to max_tokens."""
-    order = rng.permutation(len(data.forget))
-    for start in range(0, len(order), settings.batch_size):
+    for forget in forget_batches(rng, len(data.forget), settings):
         retain = rng.choice(len(data.retain), settings.retain_batch, replace=False)
-        yield padded(data.forget, order[start : start + settings.batch_size], data), padded(data.retain, retain, data)
+        yield padded(data.forget, forget, data), padded(data.retain, retain, data)
 
 
 def padded(examples, index: np.ndarray, data: UnlearningData) -> Batch:
@@ -99,10 +101,11 @@ def setting(model: ModelConfig, image_size: int, patients: int, fraction: float)
 
 
 def small() -> list[Row]:
-    """The demo's model and request."""
+    """The demo's model, request and settings."""
     model, data = setting(NAMED["small"], image_size=64, patients=400, fraction=0.1)
-    settings = forget_mi.Config(epochs=4, batch_size=16, retain_batch=16, stop="never")
-    return [Row("a", "forget_mi step, small model", *against_naive(model, data, settings, rounds=7))]
+    settings = load_profile("demo", with_approach("forget_mi-multimodal", "demo")).unlearning
+    settings = replace(settings, stop="never")
+    return [Row("a", "forget_mi step, small model", *against_naive(model, data, settings, rounds=5))]
 
 
 def paper() -> list[Row]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
-from forget_mi.metrics import Measure, Predictions, binary_auc, logit_cosine_distance, macro_f1, mean_auc
+from forget_mi import metrics
+from forget_mi.metrics import Measure, Predictions, binary_auc, logit_cosine_distance, macro_f1, mean_auc, predict
 
 
 def predictions(image, text, labels, patients=None) -> Predictions:
@@ -92,3 +95,18 @@ def test_one_patient_has_no_interval():
 def test_measure_takes_all_sets_in_order():
     measure = Measure("auc", binary_auc, {"forget": (np.array([2.0, 3.0]),), "test": (np.array([1.0, 0.0]),)})
     assert measure.value() == 1.0
+
+
+@pytest.mark.parametrize(("pixels", "records"), [(64, 256), (256, 256), (512, 64), (2048, 4), (8192, 1), (0, 256)])
+def test_an_evaluation_batch_takes_fewer_large_images(unlearning_data, pixels, records):
+    large = replace(unlearning_data.forget, images=np.broadcast_to(np.uint8(0), (1, 1, pixels, pixels)))
+    assert metrics.records_at_once(large) == records
+
+
+def test_evaluation_in_small_batches_says_the_same(original, unlearning_data, accelerator, monkeypatch):
+    whole = predict(original[0], unlearning_data.retain, accelerator)
+    monkeypatch.setattr(metrics, "MOST_PIXELS", 3 * 32 * 32)
+    assert metrics.records_at_once(unlearning_data.retain) == 3
+    in_parts = predict(original[0], unlearning_data.retain, accelerator)
+    for name in ("image_logits", "text_logits", "image_embedding", "text_embedding"):
+        np.testing.assert_allclose(getattr(in_parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5)

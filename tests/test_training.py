@@ -40,7 +40,15 @@ def test_reports_tokenised_in_pieces_are_those_tokenised_at_once(cohort, origina
     assert len(reports) % 7  # the last piece is shorter
     in_pieces = tokenize(reports, tokenizer, 200)
     assert set(in_pieces) == {"input_ids", "attention_mask"}
-    assert all(torch.equal(tensor, at_once[name]) for name, tensor in in_pieces.items())
+    assert all(torch.equal(tensor.long(), at_once[name]) for name, tensor in in_pieces.items())
+
+
+def test_tokens_take_five_bytes_each_and_models_see_int64(cohort, original):
+    examples = make_examples(cohort, rows_of(cohort, "train"), original[1], TINY_MODEL.max_tokens)
+    tokens = (examples.input_ids, examples.attention_mask)
+    assert sum(t.untyped_storage().nbytes() for t in tokens) == 5 * examples.input_ids.numel()
+    batch = examples.__getitems__([0, 1])
+    assert {batch[name].dtype for name in ("input_ids", "attention_mask")} == {torch.int64}
 
 
 def test_same_seed_same_model(cohort, accelerator):
@@ -51,6 +59,24 @@ def test_same_seed_same_model(cohort, accelerator):
     assert not same(first, other)
     assert [row["epoch"] for row in log.epochs] == [1, 2, 3]
     assert log.seconds > 0
+
+
+def test_an_accelerator_lets_go_of_earlier_models(cohort, accelerator, tmp_path):
+    """They would be saved with, and loaded in place of, a later training's state."""
+    fit(cohort, accelerator)
+    fit(cohort, accelerator, state_folder=tmp_path / "state")
+    saved = sorted(path.name for path in (tmp_path / "state" / "accelerate").iterdir())
+    assert [name for name in saved if not name.startswith("random_states")] == [
+        "model.safetensors", "optimizer.bin", "scheduler.bin"
+    ]  # fmt: skip
+
+
+def test_memory_that_is_not_filled_first_changes_nothing(cohort, accelerator, monkeypatch):
+    assert torch.are_deterministic_algorithms_enabled()
+    unfilled, _, _ = fit(cohort, accelerator)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    filled, _, _ = fit(cohort, accelerator)
+    assert same(unfilled, filled)
 
 
 def test_what_is_trained_on_is_learned(cohort, accelerator):

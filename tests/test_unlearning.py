@@ -87,6 +87,7 @@ def test_original_outputs_are_computed_once_and_only_where_asked(original, unlea
         cache.prepare(np.array(index))
     assert len(seen) == len(set(seen)) == 3
     expected = real(original[0], unlearning_data.retain.select([5, 1]), accelerator)
+    assert len(cache._values.text_logits) == 3  # and nothing is held for the others
     z = cache.at(torch.tensor([5, 1]))
     for name in z._fields:
         np.testing.assert_allclose(getattr(z, name).numpy(), getattr(expected, name), rtol=1e-4, atol=1e-5)

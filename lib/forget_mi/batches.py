@@ -26,9 +26,10 @@ Batch = dict[str, torch.Tensor]
 class Examples(Dataset):
     """Image and report pairs as arrays; n rows.
 
-    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array. input_ids, attention_mask: int64
-    (n, tokens), padded to the longest report. labels: int64 (n). studies, patients: int64 (n), equal where the study or
-    patient is. rows: int64 (n), the row of the cohort's table behind each example.
+    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array. input_ids: int32,
+    attention_mask: bool, (n, tokens), padded to the longest report; in a batch both are int64, as models expect them.
+    labels: int64 (n). studies, patients: int64 (n), equal where the study or patient is. rows: int64 (n), the row of
+    the cohort's table behind each example.
     """
 
     images: np.ndarray | ImageRows
@@ -49,8 +50,8 @@ class Examples(Dataset):
         longest = int(mask.sum(1).max())
         return {
             "images": torch.from_numpy(np.asarray(self.images[index.numpy()])).float() / 255,
-            "input_ids": self.input_ids[index, :longest],
-            "attention_mask": mask[:, :longest],
+            "input_ids": self.input_ids[index, :longest].long(),
+            "attention_mask": mask[:, :longest].long(),
             "labels": self.labels[index],
             "studies": self.studies[index],
             "index": index,
@@ -79,17 +80,18 @@ CHUNK = 500
 def tokenize(
     reports: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
 ) -> dict[str, torch.Tensor]:
-    """Reports as input_ids and attention_mask, int64 (n, longest), cut at max_tokens; (n, 0) for a model without a
-    tokenizer, which reads none."""
+    """Reports as input_ids, int32, and attention_mask, bool, (n, longest), cut at max_tokens; (n, 0) for a model
+    without a tokenizer, which reads none."""
+    kinds = {"input_ids": torch.int32, "attention_mask": torch.bool}  # a third of the memory of the tokenizer's own
     if tokenizer is None:
-        return dict.fromkeys(("input_ids", "attention_mask"), torch.zeros(len(reports), 0, dtype=torch.int64))
+        return {name: torch.zeros(len(reports), 0, dtype=kind) for name, kind in kinds.items()}
     how = {"truncation": True, "max_length": max_tokens, "padding": "longest", "return_tensors": "pt"}
     padding = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in padding}
     for at in range(0, max(len(reports), 1), CHUNK):
         encoded = tokenizer(list(reports[at : at + CHUNK]), **how)
         for name, tensors in found.items():
-            tensors.append(encoded[name])
+            tensors.append(encoded[name].to(kinds[name]))
     longest = max(tensor.shape[1] for tensor in found["input_ids"])
     return {
         name: torch.cat([pad(t, (0, longest - t.shape[1]), value=padding[name]) for t in tensors])

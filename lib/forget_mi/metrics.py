@@ -67,13 +67,23 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponential / exponential.sum(-1, keepdims=True)
 
 
+# Of an evaluation batch: at most so many records, and so many pixels (64 records of 512 px, 4 of 2048).
+MOST_RECORDS, MOST_PIXELS = 256, 2**24
+
+
+def records_at_once(examples: Examples) -> int:
+    """How many records an evaluation batch takes, so that its memory does not grow with the images' size."""
+    pixels = int(np.prod(examples.images.shape[2:]))
+    return max(1, min(MOST_RECORDS, MOST_PIXELS // max(1, pixels)))
+
+
 @torch.no_grad()
-def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator, batch_size: int = 256) -> Predictions:
+def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> Predictions:
     """One pass over the examples with the model in evaluation mode (put back afterwards)."""
     training = model.training
     model.eval()
     parts = []
-    for batch in make_loader(examples, batch_size):
+    for batch in make_loader(examples, records_at_once(examples)):
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.autocast():
             output = model(batch["images"], batch["input_ids"], batch["attention_mask"])

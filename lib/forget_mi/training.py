@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from forget_mi.batches import Batch, Examples, cut, make_examples, make_loader, on_device
 from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import in_turn, placed
+from forget_mi.devices import in_turn, placed, release
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.losses import training_loss
@@ -98,9 +98,7 @@ def train(
     optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
     scheduler = linear_schedule(optimizer, settings.epochs * steps_an_epoch, settings.warmup)
     placed(model, accelerator)
-    # What an earlier user of this accelerator left registered would be saved with, and loaded in place of, this
-    # training's state.
-    accelerator.free_memory()
+    release(accelerator)
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     state = _State(state_folder, {"settings": asdict(settings), "seed": seed, "examples": len(examples)}, accelerator)
     log, best = state.restore()

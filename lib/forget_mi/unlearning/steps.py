@@ -16,7 +16,7 @@ from torch.nn.functional import nll_loss
 from tqdm.auto import tqdm
 
 from forget_mi.batches import Batch, Examples
-from forget_mi.devices import in_turn, placed
+from forget_mi.devices import in_turn, placed, release
 from forget_mi.metrics import Predictions, predict
 from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
 from forget_mi.params import config
@@ -102,7 +102,7 @@ def take_steps(
 
     Raises FloatingPointError where the loss is not finite.
     """
-    accelerator.free_memory()  # of what an earlier run left registered
+    release(accelerator)
     optimizer = make_optimizer(unlearned, settings.learning_rate, settings.weight_decay, settings.beta2)
     wrapped, optimizer = accelerator.prepare(unlearned, optimizer)
     validation_loss = fused_loss(original, data.validation, accelerator)
@@ -260,6 +260,9 @@ def join(a: Batch, b: Batch) -> Batch:
     return joined
 
 
+UNKNOWN = -1
+
+
 class OriginalOutputs:
     """F_og's logits and embeddings of a set of records, each computed at most once, when first asked for.
 
@@ -278,12 +281,13 @@ class OriginalOutputs:
     ):
         self._model, self._examples, self._accelerator, self._log = model, examples, accelerator, log
         self._kept = kept
-        self._known = np.zeros(len(examples), dtype=bool)
+        # Where in the values a record's are, or UNKNOWN: memory goes by the records asked of, not by the cohort's size.
+        self._place = np.full(len(examples), UNKNOWN)
         self._values: ModelOutput | None = None
 
     def prepare(self, index: np.ndarray) -> None:
         """Compute what is still missing of the records at `index`, in one pass."""
-        missing = np.unique(index[~self._known[index]])
+        missing = np.unique(index[self._place[index] == UNKNOWN])
         rows = self._examples.rows.numpy()
         if self._kept is not None and len(missing):
             known, values = self._kept.of(rows[missing])
@@ -301,12 +305,10 @@ class OriginalOutputs:
     def _take(self, index: np.ndarray, new: ModelOutput | None) -> None:
         if len(index) == 0:
             return
-        device = self._accelerator.device
-        if self._values is None:
-            self._values = ModelOutput(*(t.new_zeros(len(self._examples), t.shape[1], device=device) for t in new))
-        for values, t in zip(self._values, new, strict=True):
-            values[torch.from_numpy(index).to(device)] = t.to(device)
-        self._known[index] = True
+        new = [t.to(self._accelerator.device) for t in new]
+        before = 0 if self._values is None else len(self._values[0])
+        self._place[index] = np.arange(before, before + len(index))
+        self._values = ModelOutput(*(new if before == 0 else map(torch.cat, zip(self._values, new, strict=True))))
 
     def prepare_retained(self, draws: list[Draw]) -> None:
         """Compute what is missing of the retain records of an epoch's steps."""
@@ -314,8 +316,8 @@ class OriginalOutputs:
 
     def at(self, index: Tensor) -> ModelOutput:
         """The output for records that were prepared."""
-        index = index.to(self._accelerator.device)
-        return ModelOutput(*(t[index] for t in self._values))
+        place = torch.from_numpy(self._place[index.cpu().numpy()]).to(self._accelerator.device)
+        return ModelOutput(*(t[place] for t in self._values))
 
 
 def as_output(predictions: Predictions, device: torch.device) -> ModelOutput:
