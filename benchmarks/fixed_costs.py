@@ -129,7 +129,7 @@ def _watch(peak: list[int], done: threading.Event) -> None:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("RssAnon"):
                 peak[0] = max(peak[0], int(line.split()[1]))
-        time.sleep(0.02)
+        time.sleep(0.001)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
@@ -97,16 +98,21 @@ def test_measure_takes_all_sets_in_order():
     assert measure.value() == 1.0
 
 
-@pytest.mark.parametrize(("pixels", "records"), [(64, 256), (256, 256), (512, 64), (2048, 4), (8192, 1), (0, 256)])
-def test_an_evaluation_batch_takes_fewer_large_images(unlearning_data, pixels, records):
+@pytest.mark.parametrize(
+    ("pixels", "on_cpu", "on_cuda"),
+    [(64, 256, 256), (256, 16, 256), (512, 4, 64), (2048, 1, 4), (8192, 1, 1), (0, 256, 256)],
+)
+def test_an_evaluation_batch_takes_fewer_large_images(unlearning_data, pixels, on_cpu, on_cuda):
     large = replace(unlearning_data.forget, images=np.broadcast_to(np.uint8(0), (1, 1, pixels, pixels)))
-    assert metrics.records_at_once(large) == records
+    assert metrics.records_at_once(large, torch.device("cpu")) == on_cpu
+    assert metrics.records_at_once(large, torch.device("cuda")) == on_cuda
 
 
 def test_evaluation_in_small_batches_says_the_same(original, unlearning_data, accelerator, monkeypatch):
     whole = predict(original[0], unlearning_data.retain, accelerator)
-    monkeypatch.setattr(metrics, "MOST_PIXELS", 3 * 32 * 32)
-    assert metrics.records_at_once(unlearning_data.retain) == 3
+    monkeypatch.setitem(metrics.MOST_PIXELS, "cpu", 3 * 32 * 32)
+    assert metrics.records_at_once(unlearning_data.retain, accelerator.device) == 3
+    assert len(unlearning_data.retain) % 3  # the last batch is smaller
     in_parts = predict(original[0], unlearning_data.retain, accelerator)
     for name in ("image_logits", "text_logits", "image_embedding", "text_embedding"):
         np.testing.assert_allclose(getattr(in_parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5)

@@ -67,14 +67,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponential / exponential.sum(-1, keepdims=True)
 
 
-# Of an evaluation batch: at most so many records, and so many pixels (64 records of 512 px, 4 of 2048).
-MOST_RECORDS, MOST_PIXELS = 256, 2**24
+# Of an evaluation batch: at most so many records and, by kind of device, so many pixels (on a card 64 records of 512 px
+# or 4 of 2048; on a CPU, where larger batches are slower, 4 or 1).
+MOST_RECORDS = 256
+MOST_PIXELS = {"cpu": 2**20, "cuda": 2**24}
 
 
-def records_at_once(examples: Examples) -> int:
+def records_at_once(examples: Examples, device: torch.device) -> int:
     """How many records an evaluation batch takes, so that its memory does not grow with the images' size."""
     pixels = int(np.prod(examples.images.shape[2:]))
-    return max(1, min(MOST_RECORDS, MOST_PIXELS // max(1, pixels)))
+    return max(1, min(MOST_RECORDS, MOST_PIXELS[device.type] // max(1, pixels)))
 
 
 @torch.no_grad()
@@ -82,15 +84,22 @@ def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator)
     """One pass over the examples with the model in evaluation mode (put back afterwards)."""
     training = model.training
     model.eval()
-    parts = []
-    for batch in make_loader(examples, records_at_once(examples)):
+    columns: list[torch.Tensor] = []
+    done = 0
+    for batch in make_loader(examples, records_at_once(examples, accelerator.device)):
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.autocast():
             output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
-        parts.append([t.float().cpu() for t in output])
+        # Into tensors that are there from the start: small ones of each batch, kept between the large ones that come
+        # and go, would leave holes in the heap, and the peak would grow with their number.
+        columns = columns or [torch.empty(len(examples), t.shape[1]) for t in output]
+        for column, t in zip(columns, output, strict=True):
+            column[done : done + len(t)] = t
+        done += len(batch["labels"])
     model.train(training)
-    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    return Predictions(*columns, labels=examples.labels.numpy(), patients=examples.patients.numpy())
+    return Predictions(
+        *(column.numpy() for column in columns), labels=examples.labels.numpy(), patients=examples.patients.numpy()
+    )
 
 
 def binary_auc(positives: np.ndarray, negatives: np.ndarray) -> float:
