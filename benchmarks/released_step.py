@@ -1,4 +1,4 @@
-"""The paper's profile from a folder in the authors' released format: one unlearning step and one evaluation batch at
+"""The paper's profile from a folder in the authors' released format: one unlearning step and an evaluation at
 2048 px, `make benchmark-released`; prints seconds and the peak resident memory.
 
 The weights are random (the cost is the same), written under the published names; the records are the synthetic
@@ -78,7 +78,7 @@ def published_name(key: str) -> str:
 
 
 def measure(folder: Path, pixels: int, records: int) -> None:
-    """Load, take one step of Forget-MI, evaluate one batch."""
+    """Load, take one step of Forget-MI, evaluate a few records."""
     released = load_released(folder / "released")
     files = mimic_cxr.MimicConfig(
         root=folder / "mimic", labels=Path(LABELS), image_size=pixels, store=folder / "store", ids="plain"
@@ -104,7 +104,7 @@ def measure(folder: Path, pixels: int, records: int) -> None:
     said = predict(unlearned, test, accelerator)
     if not all(np.isfinite(logits).all() for logits in (said.image_logits, said.text_logits)):
         raise SystemExit("the model says NaN")
-    print(f"one evaluation batch of {len(test)} records: {time.perf_counter() - started:.0f} s")
+    print(f"evaluation of {len(test)} records: {time.perf_counter() - started:.0f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak resident memory {peak:.1f} GiB on {accelerator.device.type}, {accelerator.mixed_precision} precision")
 

@@ -36,8 +36,15 @@ def lab(tmp_path_factory):
         yield url, folder
 
 
-def code_cells(path):
-    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+def code_cells(path) -> list[dict]:
+    """The code cells of a notebook file that JupyterLab may be saving: it writes into the file itself, which for that
+    moment is empty or has its beginning only, and is read again."""
+    for _ in range(100):
+        try:
+            return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        except ValueError:  # of the JSON, or of a character that is half there
+            time.sleep(0.1)
+    raise AssertionError(f"{path}: no notebook in 10 s, {path.stat().st_size} bytes")
 
 
 def pictures(cells) -> int:
