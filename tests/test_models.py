@@ -1,7 +1,10 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from conftest import TINY_MODEL
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from forget_mi.errors import InputError
 from forget_mi.losses import training_loss
@@ -9,6 +12,7 @@ from forget_mi.models import (
     NAMED,
     ImageTower,
     ModelConfig,
+    TextTower,
     build_model,
     build_tokenizer,
     fused_probabilities,
@@ -39,6 +43,44 @@ def test_padding_changes_nothing():
     padded, padded_mask = (torch.nn.functional.pad(t, (0, 5)) for t in (ids, mask))
     images = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(model(images, ids, mask).text_logits, model(images, padded, padded_mask).text_logits)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_of_a_berts_last_layer_the_first_token_is_computed_as_all_are(attention):
+    config = BertConfig(
+        vocab_size=90, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=32,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation=attention,
+    )  # fmt: skip
+    plain = BertModel(config)
+    tower = TextTower(copy.deepcopy(plain), dropout=0.0, classes=2)
+    assert list(tower.encoder.state_dict()) == list(plain.state_dict())
+    ids = torch.randint(5, 90, (3, 9))
+    for lengths in ((9, 4, 1), (9, 9, 9)):
+        mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
+        full, first = plain(ids, mask), tower.encoder(ids, mask)
+        assert first.last_hidden_state.shape == (3, 1, 16)
+        torch.testing.assert_close(first.last_hidden_state[:, 0], full.last_hidden_state[:, 0])
+        torch.testing.assert_close(tower(ids, mask)[0], full.pooler_output)
+        weight = torch.randn(3, 16)
+        for output in (full, first):
+            (output.pooler_output * weight).sum().backward()
+        for (name, mine), theirs in zip(tower.encoder.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
+    # Copies, also in another process, are of the same kind.
+    for again in (copy.deepcopy(tower), pickle.loads(pickle.dumps(tower))):
+        assert torch.equal(again(ids, mask)[0], tower(ids, mask)[0])
+        assert again.encoder(ids, mask).last_hidden_state.shape == (3, 1, 16)
+
+
+def test_other_encoders_run_whole():
+    sizes = {"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = torch.randint(5, 90, (3, 9))
+    for encoder in (
+        RobertaModel(RobertaConfig(**sizes, intermediate_size=32)),
+        BertModel(BertConfig(**sizes, intermediate_size=32, is_decoder=True)),
+    ):
+        tower = TextTower(encoder, dropout=0.0, classes=2)
+        assert tower.encoder(ids, torch.ones_like(ids)).last_hidden_state.shape == (3, 9, 16)
 
 
 def test_same_seed_same_weights():

@@ -4,28 +4,31 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import joblib
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import TINY_MODEL
 
 from forget_mi import batches
 from forget_mi.batches import make_examples, make_loader, tokenize
 from forget_mi.checkpoints import load_checkpoint, save_checkpoint
-from forget_mi.devices import DeviceConfig, make_accelerator, side_by_side
+from forget_mi.devices import DeviceConfig, make_accelerator, placed, side_by_side
 from forget_mi.errors import InputError
-from forget_mi.models import build_model
+from forget_mi.metrics import predict
+from forget_mi.models import NAMED, ImageTower, build_model
 from forget_mi.splits import rows_of
 from forget_mi.training import TrainingConfig, train, train_new
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=16, translation=0.05)
 
 
-def fit(cohort, accelerator, settings=SETTINGS, seed=5, **kwargs):
+def fit(cohort, accelerator, settings=SETTINGS, seed=5, model=TINY_MODEL, **kwargs):
     rows = rows_of(cohort, "train")
-    return train_new(cohort, rows, TINY_MODEL, settings, seed=seed, accelerator=accelerator, progress=False, **kwargs)
+    return train_new(cohort, rows, model, settings, seed=seed, accelerator=accelerator, progress=False, **kwargs)
 
 
 def same(a, b) -> bool:
@@ -203,18 +206,43 @@ def test_bf16_autocast_trains_to_about_the_same(cohort):
 
 
 def test_channels_last_trains_to_the_same(cohort, tmp_path):
-    plain, tokenizer, a = fit(cohort, make_accelerator(DeviceConfig(device="cpu")), TrainingConfig(epochs=2))
-    accelerator = make_accelerator(DeviceConfig(device="cpu", channels_last="on"))
-    model, _, b = fit(cohort, accelerator, TrainingConfig(epochs=2), state_folder=tmp_path / "state")
+    settings, wide = TrainingConfig(epochs=2), replace(TINY_MODEL, image_channels=(16, 16, 16))
+    accelerator = make_accelerator(DeviceConfig(device="cpu", channels_last="off"))
+    plain, tokenizer, a = fit(cohort, accelerator, settings, model=wide)
+    accelerator = make_accelerator(DeviceConfig(device="cpu"))
+    model, _, b = fit(cohort, accelerator, settings, model=wide, state_folder=tmp_path / "state")
     assert b.epochs[-1]["train_loss"] == pytest.approx(a.epochs[-1]["train_loss"], rel=1e-3)
     for each, wanted in ((plain, False), (model, True)):
         weight = each.image_tower.stages[0][0].conv2.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == wanted
     # What a run was killed with, and what it leaves, can be read again.
-    resumed, _, _ = fit(cohort, accelerator, TrainingConfig(epochs=2), state_folder=tmp_path / "state")
+    resumed, _, _ = fit(cohort, accelerator, settings, model=wide, state_folder=tmp_path / "state")
     assert same(resumed, model)
     save_checkpoint(tmp_path / "model", model, tokenizer, {})
-    assert same(load_checkpoint(tmp_path / "model").model, model)
+    loaded = load_checkpoint(tmp_path / "model").model
+    assert same(loaded, model)
+    # To the last digit, once it is where the trained one was.
+    everyone = make_examples(cohort, np.arange(len(cohort)), tokenizer, wide.max_tokens)
+    said = [predict(each, everyone, accelerator).image_logits for each in (placed(loaded, accelerator), model)]
+    assert np.array_equal(*said)
+
+
+def test_channels_last_is_left_out_where_it_would_crash_or_slow_down():
+    def chosen(model, choice="auto") -> bool:
+        model = placed(model, make_accelerator(DeviceConfig(device="cpu", channels_last=choice)))
+        weight = next(m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels > 1)
+        return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+    sizes = {"small": NAMED["small"].image_channels, "paper": NAMED["paper"].image_channels}
+    small, paper = (lambda channels=c: ImageTower(channels, 2, 1, 2) for c in sizes.values())
+    assert chosen(small())
+    assert chosen(small(), "on")
+    assert not chosen(small(), "off")
+    assert not chosen(paper())
+    with pytest.raises(InputError, match=r"channels_last = 'on': stages\.0\.0\.downsample\.0 is a strided 1x1"):
+        chosen(paper(), "on")
+    assert not chosen(torchvision.models.resnet18())
+    assert chosen(torchvision.models.resnet18(), "on")
 
 
 def test_compiled_steps_train_to_the_same(cohort, monkeypatch, tmp_path):

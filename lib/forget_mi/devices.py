@@ -22,7 +22,8 @@ from forget_mi.params import config
 class DeviceConfig:
     """device: auto takes CUDA where there is one. precision: auto is bf16 autocast on CUDA (where the card has it)
     and fp32 on CPU. channels_last: keep weights and activations of convolutions with the channels innermost; auto is on
-    with CUDA, whose bf16 convolutions ask for it, and off on CPU, where it gains little. compile: torch.compile with
+    with CUDA, whose bf16 convolutions ask for it, and on CPU for the built-in image tower (other networks may be
+    slower by it). compile: torch.compile with
     this backend for training and unlearning steps (on CPU inductor needs a C++ compiler; the first steps are slow).
     parts: into how many a step's batch is cut, one after another through the model, their gradients added up: what does
     not fit into memory whole then does. What depends on a whole batch (batch normalisation, the ranking loss) sees a
@@ -89,15 +90,44 @@ def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
         dynamo_plugin=TorchDynamoPlugin(backend=settings.compile, dynamic=True),
     )
     accelerator.parts = settings.parts
-    accelerator.channels_last = settings.channels_last == "on" or (settings.channels_last == "auto" and on_cuda)
+    accelerator.channels_last = settings.channels_last
     return accelerator
 
 
 def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """The model itself, moved to the accelerator's device and into its memory format."""
-    if getattr(accelerator, "channels_last", False):
+    """The model itself, moved to the accelerator's device and into its memory format.
+
+    Raises InputError where channels_last is 'on' for a model that it would crash.
+    """
+    if has_channels_last(model, accelerator):
         return model.to(accelerator.device, memory_format=torch.channels_last)
     return model.to(accelerator.device)
+
+
+# Of a strided 1x1 convolution with fewer input channels, oneDNN writes the gradient past the end of its memory when the
+# channels are innermost (uxlfoundation/oneDNN issue 6035): the process dies, or worse.
+FEWEST_CHANNELS = 16
+
+
+def has_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
+    """Whether the model is to have its channels innermost."""
+    choice = getattr(accelerator, "channels_last", "off")
+    if accelerator.device.type != "cpu" or choice == "off":
+        return choice != "off"
+    crashing = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels < FEWEST_CHANNELS
+    ]
+    if choice == "on" and crashing:
+        raise InputError(
+            f"parameter device.channels_last = 'on': {crashing[0]} is a strided 1x1 convolution with fewer than "
+            f"{FEWEST_CHANNELS} input channels, whose gradient crashes on a CPU; allowed here are auto and off"
+        )
+    return choice == "on" or (not crashing and any(getattr(m, "faster_channels_last", False) for m in model.modules()))
 
 
 def release(accelerator: Accelerator) -> None:

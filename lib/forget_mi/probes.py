@@ -18,6 +18,7 @@ from forget_mi.attacks.linear_probe import embedding
 from forget_mi.audit import ModelAudit
 from forget_mi.batches import Examples, make_loader, on_device
 from forget_mi.cohorts.base import Cohort
+from forget_mi.devices import placed
 from forget_mi.metrics import Predictions, Tower, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
 from forget_mi.roc import FEWEST, Roc
@@ -37,7 +38,7 @@ def relearning_curve(
     """Mean cross-entropy (fused, evaluation mode) on some records after 0, 1, ... passes of training on them (passes +
     1 numbers, in nats): the training loss, AdamW at RELEARNING_RATE, batches of 32, batch norm as it is. The model is
     left alone."""
-    pupil = copy.deepcopy(model).to(accelerator.device).requires_grad_(True)
+    pupil = placed(copy.deepcopy(model), accelerator).requires_grad_(True)
     optimizer = make_optimizer(pupil, RELEARNING_RATE, 0.0)
     torch.manual_seed(seed)
 

@@ -19,6 +19,7 @@ class Tower(nn.Module):
     """A network whose forward gives (z, logits), (batch, width) and (batch, classes), the logits those of `head`(z)."""
 
     head: nn.Linear
+    faster_channels_last = False  # on a CPU
 
     @property
     def width(self) -> int:
@@ -39,6 +40,8 @@ class ImageTower(Tower):
 
     images (batch, 1, height, width) -> (batch, width), (batch, classes).
     """
+
+    faster_channels_last = True
 
     def __init__(self, channels: Sequence[int], stem_stride: int, pool: int, classes: int):
         super().__init__()
@@ -79,13 +82,18 @@ def _residual_block(before: int, after: int, stride: int) -> nn.Module:
 
 
 class TextTower(Tower):
-    """A BERT-like encoder; gives z_txt (the pooled [CLS], after dropout) and its logits.
+    """A BERT-like encoder; gives z_txt (the pooled [CLS], after dropout) and its logits. Of a BERT's last layer only
+    that position is computed.
 
     input_ids, attention_mask (batch, tokens) -> (batch, width), (batch, classes).
     """
 
     def __init__(self, encoder: nn.Module, dropout: float, classes: int):
         super().__init__()
+        if getattr(encoder.config, "model_type", "") == "bert":
+            from forget_mi.bert import read_first_token_only  # BERT takes more than a second to import
+
+            read_first_token_only(encoder)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.hidden_size, classes)

@@ -20,6 +20,7 @@ from forget_mi.audit import rows_by_set
 from forget_mi.batches import Examples, make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
+from forget_mi.devices import placed
 from forget_mi.errors import InputError
 from forget_mi.metrics import Predictions, binary_auc, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
@@ -67,7 +68,7 @@ class Lesson:
             return predict(model, self.examples(side, self.model("original")), self.accelerator)
         if (model, side) not in self._said:
             saved = self.model(model)
-            found = predict(saved.model.to(self.accelerator.device), self.examples(side, saved), self.accelerator)
+            found = predict(placed(saved.model, self.accelerator), self.examples(side, saved), self.accelerator)
             self._said[model, side] = found
         return self._said[model, side]
 
