@@ -10,7 +10,7 @@ from measure import Row, alternately
 from unlearning_step import setting
 
 from forget_mi.batches import Examples
-from forget_mi.devices import DeviceConfig, make_accelerator
+from forget_mi.devices import DeviceConfig, make_accelerator, placed
 from forget_mi.losses import training_loss
 from forget_mi.models import NAMED, ImageTextModel
 from forget_mi.training import TrainingConfig, train
@@ -20,9 +20,9 @@ EPOCHS = 6
 
 
 def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> None:
-    """What a script would do, with all images as floats and all tokens as int64 in memory, and reports cut to the
-    longest of a batch."""
-    model = copy.deepcopy(model)
+    """What a script would do, with all images as floats and all tokens as int64 in memory, reports cut to the longest
+    of a batch, and the model in the same memory format."""
+    model = placed(copy.deepcopy(model), make_accelerator())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     images = torch.from_numpy(examples.images).float() / 255
     held_out = torch.from_numpy(validation.images).float() / 255

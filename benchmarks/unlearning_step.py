@@ -2,7 +2,8 @@
 
 The naive loop goes about it as the released code does, without its mistakes: each batch is perturbed and taken through
 the original model anew, forget and retain records go through the model apart, reports are padded to the longest that
-the tokenizer allows, and distances are computed record by record, each brought to the host.
+the tokenizer allows, BERT computes all positions of its last layer, and distances are computed record by record, each
+brought to the host.
 """
 
 from __future__ import annotations
@@ -15,11 +16,20 @@ from functools import partial
 import numpy as np
 import torch
 from measure import Row, alternately
+from transformers.models.bert.modeling_bert import BertLayer
 
 from forget_mi.batches import Batch
 from forget_mi.cohorts import synthetic
 from forget_mi.devices import make_accelerator
-from forget_mi.models import NAMED, Embeddings, ModelConfig, build_model, build_tokenizer, joint_embedding_of
+from forget_mi.models import (
+    NAMED,
+    Embeddings,
+    ImageTextModel,
+    ModelConfig,
+    build_model,
+    build_tokenizer,
+    joint_embedding_of,
+)
 from forget_mi.perturb import noisy_images, noisy_report
 from forget_mi.profiles import load_profile, with_approach
 from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
@@ -27,9 +37,9 @@ from forget_mi.unlearning import UnlearningData, forget_mi
 from forget_mi.unlearning.steps import forget_batches
 
 
-def naive(model, data: UnlearningData, settings: forget_mi.Config, seed: int) -> float:
+def naive(model: ImageTextModel, data: UnlearningData, settings: forget_mi.Config, seed: int) -> float:
     """As many steps on as many records as `forget_mi.unlearn` takes; the last loss."""
-    original, unlearned = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
+    original, unlearned = whole(model).eval(), whole(model).eval()
     joint = joint_embedding_of(model)
     optimizer = torch.optim.AdamW(unlearned.parameters(), settings.learning_rate, (0.9, settings.beta2))
     weights = forget_mi.SETTINGS[settings.setting]
@@ -57,6 +67,13 @@ def naive(model, data: UnlearningData, settings: forget_mi.Config, seed: int) ->
             torch.nn.utils.clip_grad_norm_(unlearned.parameters(), settings.clip)
             optimizer.step()
     return total
+
+
+def whole(model: ImageTextModel) -> ImageTextModel:
+    """A copy of the model whose text tower computes what the library's BERT does: all positions of the last layer."""
+    model = copy.deepcopy(model)
+    model.text_tower.encoder.encoder.layer[-1].__class__ = BertLayer
+    return model
 
 
 def batches(
