@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measure import Row, alternately, seconds, spread
+from measure import Row, Work, alternately, seconds, spread
 from sklearn.metrics import roc_auc_score
 
 from forget_mi.attacks.base import Scores
@@ -26,8 +26,9 @@ TRAIN = ("run.train_all(", ".unlearn(", "forget_in_references(", "probes.relearn
 
 def notebooks() -> list[Row]:
     """Seconds of each notebook on the tiny profile without its cells that train a model (its other work takes next to
-    none), over the limit of 8 s; median and quartiles of three runs. Then the import of the library over that of torch
-    and transformers."""
+    none), over the limit of 8 s; median and quartiles of three runs. Beside them, in the same measure, a process that
+    imports a BERT and does nothing: what the machine makes of it all. Then the import of the library over that of torch
+    and transformers, and what it saves to look for garbage less often while a BERT is imported, and not at the end."""
     found = {name: [] for name in NOTEBOOKS}
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
@@ -37,10 +38,22 @@ def notebooks() -> list[Row]:
                 trained = max(training_seconds(path) for path in Path(folder).rglob(f"{name}.ipynb"))
                 found[name].append((took - trained) / LIMIT)
     rows = [Row("e", f"{name}, of {LIMIT:g} s", *spread(values)) for name, values in found.items()]
-    bare, ours = "import torch, transformers", "import forget_mi, forget_mi.runs"
-    imports = [partial(subprocess.run, [sys.executable, "-c", code], check=True) for code in (ours, bare)]
-    ratio = alternately(*imports, rounds=5)
-    return [*rows, Row("e", "import of the library over torch and transformers", *ratio)]
+    bert = "import transformers.models.bert.modeling_bert"
+    often = "import atexit, gc, forget_mi; gc.set_threshold(700, 10, 10); atexit.unregister(gc.freeze)"
+    bare = [seconds(python(bert)) / LIMIT for _ in range(5)]
+    library = alternately(python("import forget_mi.runs"), python("import torch, transformers"), rounds=5)
+    garbage = alternately(python(f"{often}; {bert}"), python(f"import forget_mi; {bert}"), rounds=5)
+    return [
+        *rows,
+        Row("e", f"a process that imports a BERT, of {LIMIT:g} s", *spread(bare)),
+        Row("e", "import of the library over torch and transformers", *library),
+        Row("e", "a process that imports a BERT, garbage collected as by default over seldom", *garbage),
+    ]
+
+
+def python(code: str) -> Work:
+    """A process of its own that runs the code."""
+    return partial(subprocess.run, [sys.executable, "-c", code], check=True)
 
 
 def training_seconds(executed: Path) -> float:

@@ -100,7 +100,7 @@ def test_measure_takes_all_sets_in_order():
 
 @pytest.mark.parametrize(
     ("pixels", "on_cpu", "on_cuda"),
-    [(64, 256, 256), (256, 16, 256), (512, 4, 64), (2048, 1, 4), (8192, 1, 1), (0, 256, 256)],
+    [(64, 128, 128), (256, 16, 128), (512, 4, 64), (2048, 1, 4), (8192, 1, 1), (0, 128, 128)],
 )
 def test_an_evaluation_batch_takes_fewer_large_images(unlearning_data, pixels, on_cpu, on_cuda):
     large = replace(unlearning_data.forget, images=np.broadcast_to(np.uint8(0), (1, 1, pixels, pixels)))

@@ -46,7 +46,7 @@ def test_every_setting_moves_the_model_and_leaves_the_original(original, unlearn
     unlearned, log = unlearn(original, unlearning_data, accelerator, setting=setting)
     assert not differs(before, original[0].state_dict())
     assert differs(before, unlearned.state_dict())
-    assert {"epoch", "uu", "ur", "mu", "mr", "total", "forget_loss", "validation_loss"} <= set(log.epochs[0])
+    assert set(log.epochs[0]) == {"epoch", "uu", "ur", "mu", "mr", "total", "forget_loss"}  # nothing was asked of D_v
     assert all(np.isfinite(list(row.values())).all() for row in log.epochs)
     assert log.seconds > 0
     assert log.stopped == "all epochs were run"

@@ -18,7 +18,6 @@ from forget_mi.attacks.svc import member_calls
 from forget_mi.batches import make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import placed
 from forget_mi.metrics import (
     Measure,
     Predictions,
@@ -123,7 +122,7 @@ def audit_model(
     accelerator: Accelerator,
 ) -> ModelAudit:
     """Measure one model: AUC and F1 on each set, and every attack, for each tower and the fused prediction."""
-    model = placed(checkpoint.model, accelerator)
+    model = checkpoint.model
     rows = rows_by_set(cohort, request)
     earlier = rows_of(cohort, FORGOTTEN)
     if len(earlier):

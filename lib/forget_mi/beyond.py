@@ -25,7 +25,6 @@ from forget_mi.audit import CLOSENESS, COMPARED, FORGOTTEN, SETS, mean_gap, meas
 from forget_mi.batches import make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import placed
 from forget_mi.errors import InputError
 from forget_mi.metrics import Predictions, binary_auc, predict
 from forget_mi.models import ImageTextModel
@@ -143,9 +142,8 @@ class Study:
     def says(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
         """What a model says of some rows (one without a tokenizer of its own has F_og's)."""
         saved = model if isinstance(model, Checkpoint) else Checkpoint(model, self.original.tokenizer, {})
-        model = placed(saved.model, self.accelerator)
-        examples = make_examples(self.cohort, rows, saved.tokenizer, model.max_tokens)
-        return predict(model, examples, self.accelerator)
+        examples = make_examples(self.cohort, rows, saved.tokenizer, saved.model.max_tokens)
+        return predict(saved.model, examples, self.accelerator)
 
     def row(self, approach: str, forgotten: Forgotten, **more: Any) -> dict[str, Any]:
         """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS to the mean of the

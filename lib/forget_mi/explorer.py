@@ -22,7 +22,6 @@ from forget_mi.attacks import ATTACKS
 from forget_mi.attacks.base import Scores, true_probability
 from forget_mi.batches import Examples, make_examples
 from forget_mi.course.lesson import SIDES, Lesson
-from forget_mi.devices import placed
 from forget_mi.errors import InputError
 from forget_mi.metrics import Predictions, predict
 from forget_mi.models import Embeddings, joint_embedding_of
@@ -231,8 +230,7 @@ class Explorer:
         return pictures, pd.DataFrame(table, index=LOSSES).T
 
     def _embeddings(self, model: str, examples: Examples) -> Embeddings:
-        loaded = placed(self.lesson.model(model).model, self.lesson.accelerator)
-        said = predict(loaded, examples, self.lesson.accelerator)
+        said = predict(self.lesson.model(model).model, examples, self.lesson.accelerator)
         return Embeddings(torch.from_numpy(said.image_embedding), torch.from_numpy(said.text_embedding))
 
     # -- controls --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from forget_mi.batches import Examples, make_loader
+from forget_mi.devices import placed
 from forget_mi.models import ImageTextModel
 
 Tower = Literal["fused", "image", "text"]
@@ -69,7 +70,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 # Of an evaluation batch: at most so many records and, by kind of device, so many pixels (on a card 64 records of 512 px
 # or 4 of 2048; on a CPU, where larger batches are slower, 4 or 1).
-MOST_RECORDS = 256
+MOST_RECORDS = 128
 MOST_PIXELS = {"cpu": 2**20, "cuda": 2**24}
 
 
@@ -81,7 +82,9 @@ def records_at_once(examples: Examples, device: torch.device) -> int:
 
 @torch.no_grad()
 def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> Predictions:
-    """One pass over the examples with the model in evaluation mode (put back afterwards)."""
+    """One pass over the examples with the model where the accelerator has it, in evaluation mode (put back
+    afterwards)."""
+    placed(model, accelerator)
     training = model.training
     model.eval()
     columns: list[torch.Tensor] = []

@@ -27,7 +27,6 @@ from forget_mi.batches import make_examples
 from forget_mi.checkpoints import MANIFEST, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
 from forget_mi.code import code_fingerprint
 from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import placed
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of_text, write_text
 from forget_mi.metrics import Predictions, predict
@@ -192,7 +191,7 @@ class ShadowSet:
             progress=progress,
         )
         everyone = make_examples(cohort, np.arange(len(cohort)), tokenizer, self.model.max_tokens)
-        seen = predict(placed(model, accelerator), everyone, accelerator)
+        seen = predict(model, everyone, accelerator)
         member = np.isin(np.arange(len(cohort)), rows)[None]
         Shadows([seen], member, ~member).save(self._says(number))
         facts = {"cohort_fingerprint": cohort.fingerprint, "method": "shadow", "seed": seed, "seconds": log.seconds}

@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from forget_mi.batches import Examples
 from forget_mi.checkpoints import load_checkpoint
 from forget_mi.code import code_fingerprint
-from forget_mi.devices import placed
 from forget_mi.files import sha256_of_text, write_text
 from forget_mi.metrics import Predictions, binary_auc, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
@@ -235,7 +234,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     module = find(method)
     space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}
-    before = {case.name: Seen.by(placed(case.original, accelerator), case, accelerator) for case in cases}
+    before = {case.name: Seen.by(case.original, case, accelerator) for case in cases}
 
     def objective(trial: optuna.Trial) -> float:
         values = {**fixed, **suggest(trial, space)}

@@ -20,7 +20,6 @@ from forget_mi.audit import rows_by_set
 from forget_mi.batches import Examples, make_examples
 from forget_mi.checkpoints import Checkpoint
 from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import placed
 from forget_mi.errors import InputError
 from forget_mi.metrics import Predictions, binary_auc, macro_f1, mean_auc, predict
 from forget_mi.models import ImageTextModel
@@ -68,7 +67,7 @@ class Lesson:
             return predict(model, self.examples(side, self.model("original")), self.accelerator)
         if (model, side) not in self._said:
             saved = self.model(model)
-            found = predict(placed(saved.model, self.accelerator), self.examples(side, saved), self.accelerator)
+            found = predict(saved.model, self.examples(side, saved), self.accelerator)
             self._said[model, side] = found
         return self._said[model, side]
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import kl_div, mse_loss
 
 from forget_mi.batches import Examples
-from forget_mi.devices import placed
 from forget_mi.errors import InputError
 from forget_mi.losses import classification_loss
 from forget_mi.metrics import predict
@@ -163,7 +162,7 @@ def mean_over_strangers(
 def say(reference: Reference, examples: Examples, accelerator: Accelerator, log: UnlearningLog) -> ModelOutput:
     """What a reference says of some records, in evaluation mode; the log counts them."""
     log.work += FORWARD_ONLY * len(examples)
-    return as_output(predict(placed(reference.model, accelerator), examples, accelerator), accelerator.device)
+    return as_output(predict(reference.model, examples, accelerator), accelerator.device)
 
 
 def check_references(data: UnlearningData) -> None:

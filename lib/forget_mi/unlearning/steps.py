@@ -36,7 +36,7 @@ class StepConfig:
     learning_rate, weight_decay, beta2: AdamW. schedule: of the rate; 'linear' warms up over the first tenth of the run
     and decays to 0 at its end. clip: largest gradient norm. batch_norm: whether it keeps F_og's running
     statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the cross-entropy on D_f has
-    reached that of F_og on D_v; 'never' runs all epochs."""
+    reached that of F_og on D_v; 'never' runs all epochs, and asks nothing of D_v."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -105,8 +105,10 @@ def take_steps(
     release(accelerator)
     optimizer = make_optimizer(unlearned, settings.learning_rate, settings.weight_decay, settings.beta2)
     wrapped, optimizer = accelerator.prepare(unlearned, optimizer)
-    validation_loss = fused_loss(original, data.validation, accelerator)
-    log.work += FORWARD_ONLY * len(data.validation)
+    validation_loss = None
+    if settings.stop == "validation":
+        validation_loss = fused_loss(original, data.validation, accelerator)
+        log.work += FORWARD_ONLY * len(data.validation)
     rng = np.random.default_rng([seed, 17])
 
     bar = tqdm(range(settings.epochs), desc=description, unit="epoch", disable=not progress)
@@ -143,15 +145,16 @@ def take_steps(
         if not np.isfinite(row["total"]):
             raise FloatingPointError(f"{description}: the loss is {row['total']} in epoch {epoch + 1}; lower the rate")
         forget_loss = float(forget_total) / forget_seen if forget_seen else float("nan")
-        if forget_seen and settings.stop == "validation" and forget_loss >= NEAR * validation_loss:
+        if forget_seen and validation_loss is not None and forget_loss >= NEAR * validation_loss:
             forget_loss = fused_loss(unlearned, data.forget, accelerator)
             log.work += FORWARD_ONLY * len(data.forget)
-        row |= {"epoch": epoch + 1, "forget_loss": forget_loss, "validation_loss": validation_loss}
+        row |= {"epoch": epoch + 1, "forget_loss": forget_loss}
+        row |= {} if validation_loss is None else {"validation_loss": validation_loss}
         log.epochs.append(row)
         if after_epoch is not None:
             after_epoch(row)
-        bar.set_postfix(forget=f"{forget_loss:.2f}", validation=f"{validation_loss:.2f}")
-        if settings.stop == "validation" and forget_loss >= validation_loss:
+        bar.set_postfix({name: f"{row[name]:.2f}" for name in ("forget_loss", "validation_loss") if name in row})
+        if validation_loss is not None and forget_loss >= validation_loss:
             return log.finish("the forget loss reached the validation loss")
     return log.finish("all epochs were run")
 
