@@ -8,15 +8,13 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from measure import Row, alternately
 from training_epoch import ours
-from unlearning_step import padded, setting, whole
+from unlearning_step import padded, remembering, setting, whole
 
 from forget_mi.audit import AuditConfig, measure_all, measures_of
 from forget_mi.devices import DeviceConfig, make_accelerator, placed, side_by_side
@@ -25,7 +23,6 @@ from forget_mi.metrics import predict
 from forget_mi.models import NAMED
 from forget_mi.training import make_optimizer
 from forget_mi.unlearning import cf_k, forget_mi, layers
-from forget_mi.unlearning.kept import KeptOutputs
 from forget_mi.unlearning.steps import UNKNOWN, OriginalOutputs
 
 STEPS = 12
@@ -41,7 +38,7 @@ def remembered(model, data) -> list[Row]:
     """What was computed before, and is not again."""
     once = partial(forget, data, model)
     anew = with_changed(once, OriginalOutputs, "prepare", forgetful(OriginalOutputs.prepare))
-    kept = partial(forget, replace(data, kept=KeptOutputs(Path("never saved"), "")), model)
+    kept = partial(forget, remembering(data), model)
     found = [
         Row("a", "forget_mi, F_og asked in each pass over once", *alternately(anew, once, 5)),
         Row("a", "forget_mi, F_og asked once over read from an earlier run", *alternately(once, kept, 5)),

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from measure import Row, seconds, spread
+from unlearning_step import remembering
 
 from forget_mi.cohorts import synthetic
 from forget_mi.cohorts.base import Cohort
@@ -28,7 +28,6 @@ from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patien
 from forget_mi.training import train
 from forget_mi.unlearning import UnlearningData, find
 from forget_mi.unlearning.base import Reference
-from forget_mi.unlearning.kept import KeptOutputs
 
 SIZES = (500, 1000, 2000, 5000, 10_000, 20_000)
 FRACTIONS = (0.01, 0.03, 0.1)
@@ -87,7 +86,7 @@ def measured_at(base: Cohort, pairs: int) -> Iterator[tuple[str, int, str, float
             works = [(PAPER, paper, data)]
             if fraction == FRACTIONS[-1]:
                 # What F_og says in the first of both, the later run finds.
-                keeping = replace(data, kept=KeptOutputs(Path("never saved"), ""))
+                keeping = remembering(data)
                 works += [(DEFAULT, own, keeping), (LATER, own, keeping)]
             for approach, params, given in works:
                 unlearn = partial(find(params.method).unlearn, model, given, replace(params.unlearning, stop="never"),

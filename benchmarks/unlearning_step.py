@@ -120,13 +120,17 @@ def setting(model: ModelConfig, image_size: int, patients: int, fraction: float)
     return built, UnlearningData.from_cohort(cohort, request, tokenizer, model.max_tokens)
 
 
+def remembering(data: UnlearningData) -> UnlearningData:
+    """The same, where what one run asks of F_og the next one finds, in memory."""
+    return replace(data, kept=KeptOutputs(Path("never saved"), ""))
+
+
 def small() -> list[Row]:
     """The demo's model, request and settings."""
     model, data = setting(NAMED["small"], image_size=64, patients=400, fraction=0.1)
     settings = load_profile("demo", with_approach("forget_mi-multimodal", "demo")).unlearning
     settings = replace(settings, stop="never")
-    kept = KeptOutputs(Path("never saved"), "")
-    again = replace(data, kept=kept)  # what the first, warming round asks, the others find
+    again = remembering(data)  # what the first, warming round asks, the others find
     return [
         Row("a", "forget_mi step, small model", *against_naive(model, data, settings, rounds=5)),
         Row("a", "forget_mi step, small model, a later run", *against_naive(model, again, settings, rounds=5)),
