@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -33,6 +34,17 @@ def make_cohort(patients: list[str], labels: list[int], classes=("no", "yes")) -
     )
     reports = {f"s{i}": f"report number {i}" for i in range(n)}
     return Cohort("made", table, np.zeros((n, 1, 8, 8), np.uint8), reports, classes, synthetic=True)
+
+
+def small_notebook(*sources: str, tag: str | None = None) -> str:
+    """A notebook's JSON, a code cell a source; `tag` is the first one's."""
+    cells = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": [tag]} if tag and i == 0 else {}, "outputs": [],
+         "execution_count": None, "source": [source]}
+        for i, source in enumerate(sources)
+    ]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
 
 
 def weights(model) -> dict:

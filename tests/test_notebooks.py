@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import small_notebook
 
 from forget_mi.__main__ import main
 from forget_mi.errors import InputError
@@ -241,16 +242,6 @@ def test_printed_results_are_as_in_the_reference():
 
 
 # ---- papermill ----------------------------------------------------------------------------------------------------
-
-
-def small_notebook(*sources: str, tag: str | None = None) -> str:
-    cells = [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": [tag]} if tag and i == 0 else {}, "outputs": [],
-         "execution_count": None, "source": [source]}
-        for i, source in enumerate(sources)
-    ]  # fmt: skip
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
 
 
 def test_cleaning_drops_what_changes_from_run_to_run(tmp_path):

@@ -7,14 +7,15 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from forget_mi import kernels
 from forget_mi.course.notebooks import LESSONS, exercise_of
-from forget_mi.devices import side_by_side
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
+from forget_mi.kernels import ForkedProvisioner
 from forget_mi.profiles import ROOT, read_yaml, with_approach
 from forget_mi.runs import Run, open_run, shown
 
@@ -56,14 +57,29 @@ def run_chain(
                     if not (changes and key.startswith("unlearning"))} | changes  # fmt: skip
             parameters = {"profile": str(profile), "run_dir": str(run.folder), "overrides": kept}
             jobs.append((executed_path(open_run(profile, run_dir, kept), name), parameters))
-        side_by_side(partial(_job, name=name, progress=progress), jobs, run.params.device, progress=False)
+        _run_together(name, jobs, run.params.device.at_once(), progress)
         if progress:
             print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     return run
 
 
-def _job(job: tuple[Path, dict[str, Any]], name: str, progress: bool) -> None:
-    execute(ROOT / "notebooks" / f"{name}.ipynb", *job, progress)
+def _run_together(name: str, jobs: Sequence[tuple[Path, dict[str, Any]]], at_once: int, progress: bool) -> None:
+    """Run a notebook for each job, so many at once: threads will do, as each only waits for its kernel. Where one stops
+    with an error, or somebody interrupts, the others are stopped too."""
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    if min(at_once, len(jobs)) == 1:
+        for job in jobs:
+            execute(source, *job, progress)
+        return
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = [pool.submit(execute, source, *job, progress) for job in jobs]
+        try:
+            for done in as_completed(waiting):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            ForkedProvisioner.stop_all()
+            raise
 
 
 def beside(run: Run, profile: str | Path) -> list[dict[str, Any]]:
@@ -88,11 +104,13 @@ def executed_path(run: Run, name: str) -> Path:
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress: bool = True) -> None:
-    """Execute one notebook with papermill.
+    """Execute one notebook with papermill, in a kernel that is forked where it can be.
 
     Raises NotebookError; what was executed until then lies at `target`.
     """
     import papermill
+    from jupyter_client.provisioning import KernelProvisionerFactory
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -103,19 +121,26 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], progress:
     with tempfile.TemporaryDirectory(prefix="forget-mi-") as folder:
         sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
         use_sockets = os.name == "posix" and len(folder) < 80
+        KernelProvisionerFactory.instance().default_provisioner_name = kernels.NAME
         try:
             papermill.execute_notebook(
-                str(source),
-                str(target),
+                str(source.absolute()),
+                str(target.absolute()),
                 parameters=dict(parameters),
                 kernel_name="python3",
-                cwd=str(ROOT / "notebooks"),
+                # Not papermill's `cwd`: it changes the directory of this process, and so of other notebooks.
+                resources={"metadata": {"path": str(ROOT / "notebooks")}},
                 progress_bar=progress,
                 config=Config({"KernelManager": sockets} if use_sockets else {}),
             )
         except PapermillExecutionError as error:
             raise NotebookError(
                 f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: {error.evalue} "
+                f"(partly executed: {shown(target)})"
+            ) from None
+        except DeadKernelError:
+            raise NotebookError(
+                f"{source.stem}: its kernel died; where the system killed it, memory ran out "
                 f"(partly executed: {shown(target)})"
             ) from None
 
