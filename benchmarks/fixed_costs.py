@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from forget_mi.attacks.base import Scores
 from forget_mi.attacks.evaluate import Draws, Patients, rates
+from forget_mi.kernels import IMPORTED
 from forget_mi.pipeline import NOTEBOOKS, run_chain
 
 LIMIT = 8.0
@@ -26,26 +27,35 @@ TRAIN = ("run.train_all(", ".unlearn(", "forget_in_references(", "probes.relearn
 
 def notebooks() -> list[Row]:
     """Seconds of each notebook on the tiny profile without its cells that train a model (its other work takes next to
-    none), over the limit of 8 s; median and quartiles of three runs. Beside them, in the same measure, a process that
-    imports a BERT and does nothing: what the machine makes of it all. Then the import of the library over that of torch
-    and transformers, and what it saves to look for garbage less often while a BERT is imported, and not at the end."""
+    none), over the limit of 8 s; median and quartiles of three chains. What is paid once a chain stands beside them:
+    the process whose forks the kernels are; so does a process that imports a BERT and does nothing, which a notebook
+    costs more where its kernel is its own, as in JupyterLab. Then the import of the library over that of torch and
+    transformers, and what it saves to look for garbage less often while a BERT is imported, and not at the end."""
     found = {name: [] for name in NOTEBOOKS}
-    for _ in range(3):
+    for once in range(4):
         with tempfile.TemporaryDirectory() as folder:
             for name in NOTEBOOKS:
                 took = seconds(partial(run_chain, "tiny", Path(folder) / "tiny", None, [name], progress=False))
                 # Of 03 there are two, side by side: the chain waits for the slower one.
                 trained = max(training_seconds(path) for path in Path(folder).rglob(f"{name}.ipynb"))
-                found[name].append((took - trained) / LIMIT)
+                if once > 0:  # in the first chain, what is paid once
+                    found[name].append((took - trained) / LIMIT)
     rows = [Row("e", f"{name}, of {LIMIT:g} s", *spread(values)) for name, values in found.items()]
+    warm = f"import importlib; [importlib.import_module(name) for name in {IMPORTED}]"
     bert = "import transformers.models.bert.modeling_bert"
     often = "import atexit, gc, forget_mi; gc.set_threshold(700, 10, 10); atexit.unregister(gc.freeze)"
-    bare = [seconds(python(bert)) / LIMIT for _ in range(5)]
+    alone = [
+        Row("e", f"{case}, of {LIMIT:g} s", *spread(seconds(python(code)) / LIMIT for _ in range(5)))
+        for case, code in (
+            ("once a chain: the process whose forks the kernels are", warm),
+            ("a kernel of one's own: a process that imports a BERT", bert),
+        )
+    ]
     library = alternately(python("import forget_mi.runs"), python("import torch, transformers"), rounds=5)
     garbage = alternately(python(f"{often}; {bert}"), python(f"import forget_mi; {bert}"), rounds=5)
     return [
         *rows,
-        Row("e", f"a process that imports a BERT, of {LIMIT:g} s", *spread(bare)),
+        *alone,
         Row("e", "import of the library over torch and transformers", *library),
         Row("e", "a process that imports a BERT, garbage collected as by default over seldom", *garbage),
     ]

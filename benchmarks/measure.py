@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,13 +34,26 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - started
 
 
-def alternately(plain: Work, ours: Work, rounds: int, warm: bool = True) -> tuple[float, float, float]:
-    """How many times as long `plain` takes as `ours`: median and quartiles over rounds, each of which times both, in
-    turn and in this process, so that what the machine does beside hits both alike."""
-    if warm:
-        plain(), ours()
-    ratios = [seconds(plain) / seconds(ours) for _ in range(rounds)]
-    return spread(ratios)
+def alternately(plain: Work, ours: Work, rounds: int) -> tuple[float, float, float]:
+    """How many times as long `plain` takes as `ours`: median and quartiles over rounds."""
+    return spread(ratios(plain, ours, rounds))
+
+
+def ratios(plain: Work, ours: Work, rounds: int) -> list[float]:
+    """How many times as long `plain` takes as `ours`, a number a round, each of which times both, in turn and in this
+    process, so that what the machine does beside hits both alike; the first round of all is not counted."""
+    plain(), ours()
+    return [seconds(plain) / seconds(ours) for _ in range(rounds)]
+
+
+def in_processes(rounds: Callable[[], list[float]], processes: int) -> tuple[float, float, float]:
+    """Median and quartiles of the ratios that so many processes measure, one after another: where a process has its
+    memory decides too, and within one that never shows."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        found = [pool.submit(rounds).result() for _ in range(processes)]
+    print(*(f"{value:.3g}" for one in found for value in one), flush=True)
+    return spread(value for one in found for value in one)
 
 
 def spread(values: Iterable[float]) -> tuple[float, float, float]:
