@@ -100,6 +100,7 @@ def train(
     placed(model, accelerator)
     release(accelerator)
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    parameters = list(wrapped.parameters())
     state = _State(state_folder, {"settings": asdict(settings), "seed": seed, "examples": len(examples)}, accelerator)
     log, best = state.restore()
 
@@ -119,7 +120,7 @@ def train(
                 value = loss(wrapped, part) * (len(part["labels"]) / len(batch["labels"]))
                 accelerator.backward(value)
                 total += value.detach()
-            accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
+            accelerator.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()

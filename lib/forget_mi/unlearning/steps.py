@@ -105,6 +105,7 @@ def take_steps(
     release(accelerator)
     optimizer = make_optimizer(unlearned, settings.learning_rate, settings.weight_decay, settings.beta2)
     wrapped, optimizer = accelerator.prepare(unlearned, optimizer)
+    parameters = list(wrapped.parameters())
     validation_loss = None
     if settings.stop == "validation":
         validation_loss = fused_loss(original, data.validation, accelerator)
@@ -136,7 +137,7 @@ def take_steps(
                 if forget:
                     forget_total += fused_nll_sum(forget)
                     forget_seen += len(part.forget)
-            accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip)
+            accelerator.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             optimizer.zero_grad()
             log.work += (len(draw.forget) + len(draw.retain)) * accelerator.num_processes
@@ -353,7 +354,8 @@ def hold_still(model: nn.Module, all_batch_norm: bool) -> None:
     or only there), which then uses and keeps F_og's running statistics: the embeddings of a small batch, half of it
     forgotten records, then mean the same in the loop as afterwards."""
     for module in model.modules():
-        own = list(module.parameters())
-        still = len(own) > 0 and not any(p.requires_grad for p in own)
+        own = module.parameters()  # looked through up to the first that is trained: this is done each epoch
+        first = next(own, None)
+        still = first is not None and not first.requires_grad and not any(p.requires_grad for p in own)
         if still or (all_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()
