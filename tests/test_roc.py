@@ -97,3 +97,21 @@ def test_a_shuffle_of_who_is_who_is_calibrated():
     null = [label_shuffle_p(rng.normal(size=12), rng.normal(size=20), shuffles=199, seed=k) for k in range(200)]
     assert np.mean(np.array(null) <= 0.1) == pytest.approx(0.1, abs=0.06)
     assert label_shuffle_p(rng.normal(2, 1, 12), rng.normal(size=20), shuffles=199) <= 0.01
+
+
+def test_shuffled_labels_agree_with_scipy_and_with_the_plain_loop():
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(0, 4, 9).astype(float), rng.integers(1, 5, 14).astype(float)  # ties
+    found = label_shuffle_p(a, b, shuffles=4000)
+    assert np.isnan(label_shuffle_p(a[:0], b))
+    assert np.isnan(label_shuffle_p(a, b[:0]))
+
+    def difference(x, y, axis):
+        return np.abs(x.mean(axis) - y.mean(axis))
+
+    scipys = permutation_test((a, b), difference, n_resamples=20_000, alternative="greater", vectorized=True, rng=0)
+    assert found == pytest.approx(scipys.pvalue, abs=0.02)
+    draws, together = np.random.default_rng([0, 43]), np.concatenate([a, b])
+    mixed = [draws.permutation(together) for _ in range(4000)]
+    as_far = sum(abs(x[:9].mean() - x[9:].mean()) >= abs(a.mean() - b.mean()) - 1e-12 for x in mixed)
+    assert found == (1 + as_far) / 4001
