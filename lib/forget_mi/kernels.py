@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from jupyter_client.provisioning import LocalProvisioner
@@ -65,8 +66,12 @@ class ForkedProvisioner(LocalProvisioner):
     def stop_all(cls) -> None:
         """Kill every kernel that runs, and what it started: whoever waits for one sees it dead."""
         for provisioner in list(cls.started):
-            if provisioner.process and provisioner.process.poll() is None:
-                os.killpg(provisioner.pgid, signal.SIGKILL)
+            process = provisioner.process
+            if process and process.poll() is None:
+                with suppress(ProcessLookupError):  # it has not made its group yet
+                    os.killpg(provisioner.pgid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    process.kill()
 
 
 def can_fork(cmd: list[str]) -> bool:
