@@ -9,6 +9,7 @@ kernel.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -165,8 +166,6 @@ def warm_process(environment: Environment) -> WarmProcess:
 
 def main() -> None:
     """The warm process: imports, then forks a kernel for each line it reads, until there are none to come."""
-    import gc
-
     del sys.path[0]  # the folder that this was started in: no place to find modules
     # Before a library looks: figures are shown in the notebook, as a kernel asks when it starts.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")

@@ -15,7 +15,6 @@ from forget_mi import kernels
 from forget_mi.course.notebooks import LESSONS, exercise_of
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
-from forget_mi.kernels import ForkedProvisioner
 from forget_mi.profiles import ROOT, read_yaml, with_approach
 from forget_mi.runs import Run, open_run, shown
 
@@ -78,7 +77,7 @@ def _run_together(name: str, jobs: Sequence[tuple[Path, dict[str, Any]]], at_onc
                 done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            ForkedProvisioner.stop_all()
+            kernels.ForkedProvisioner.stop_all()
             raise
 
 

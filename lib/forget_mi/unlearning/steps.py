@@ -354,8 +354,7 @@ def hold_still(model: nn.Module, all_batch_norm: bool) -> None:
     or only there), which then uses and keeps F_og's running statistics: the embeddings of a small batch, half of it
     forgotten records, then mean the same in the loop as afterwards."""
     for module in model.modules():
-        own = module.parameters()  # looked through up to the first that is trained: this is done each epoch
-        first = next(own, None)
-        still = first is not None and not first.requires_grad and not any(p.requires_grad for p in own)
+        has_some = next(module.parameters(), None) is not None
+        still = has_some and not any(p.requires_grad for p in module.parameters())
         if still or (all_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()
