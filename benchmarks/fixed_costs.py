@@ -17,9 +17,9 @@ from measure import Row, Work, alternately, seconds, spread
 from sklearn.metrics import roc_auc_score
 
 from forget_mi.attacks.base import Scores
-from forget_mi.attacks.evaluate import Draws, Patients, rates
+from forget_mi.evaluation.attack_table import Draws, Patients, rates
 from forget_mi.kernels import IMPORTED
-from forget_mi.pipeline import NOTEBOOKS, run_chain
+from forget_mi.runs.chain import NOTEBOOKS, run_chain
 
 LIMIT = 8.0
 TRAIN = ("run.train_all(", ".unlearn(", "forget_in_references(", "probes.relearning(")
@@ -115,13 +115,17 @@ def peak_memory(images: int) -> int:
 
     from scaling import repeated
 
-    from forget_mi.cohorts import synthetic
-    from forget_mi.cohorts.base import ImageRows
-    from forget_mi.devices import make_accelerator
-    from forget_mi.models import NAMED, build_model, build_tokenizer
-    from forget_mi.splits import SplitConfig, draw_request, split_by_patient
-    from forget_mi.training import TrainingConfig, train
-    from forget_mi.unlearning import UnlearningData, forget_mi
+    from forget_mi.data.cohort import ImageRows
+    from forget_mi.data.cohorts import synthetic
+    from forget_mi.data.requests import draw_request
+    from forget_mi.data.splits import SplitConfig, split_by_patient
+    from forget_mi.models.build import build_model
+    from forget_mi.models.config import NAMED
+    from forget_mi.models.tokenizers import build_tokenizer
+    from forget_mi.training.devices import make_accelerator
+    from forget_mi.training.loop import TrainingConfig, train
+    from forget_mi.unlearning import forget_mi
+    from forget_mi.unlearning.base import UnlearningData
 
     with tempfile.TemporaryDirectory() as folder:
         cohort = repeated(synthetic.load(synthetic.SyntheticConfig(patients=200, image_size=128)), images)

@@ -20,9 +20,9 @@ import pydicom
 from measure import Row, spread
 from PIL import Image
 
-from forget_mi.cohorts import synthetic
-from forget_mi.cohorts.export import write_dicom
-from forget_mi.cohorts.store import open_store
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.export import write_dicom
+from forget_mi.data.store import open_store
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:

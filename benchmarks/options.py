@@ -16,14 +16,16 @@ from measure import Row, alternately
 from training_epoch import ours
 from unlearning_step import padded, remembering, setting, whole
 
-from forget_mi.audit import AuditConfig, measure_all, measures_of
-from forget_mi.devices import DeviceConfig, make_accelerator, placed, side_by_side
+from forget_mi.evaluation.audit import AuditConfig, measure_all
+from forget_mi.evaluation.measures import measures_of
 from forget_mi.losses import training_loss
-from forget_mi.metrics import predict
-from forget_mi.models import NAMED
-from forget_mi.training import make_optimizer
+from forget_mi.models.config import NAMED
+from forget_mi.runs.parallel import side_by_side
+from forget_mi.training.devices import DeviceConfig, make_accelerator, placed
+from forget_mi.training.loop import make_optimizer
+from forget_mi.training.prediction import predict
 from forget_mi.unlearning import cf_k, forget_mi, layers
-from forget_mi.unlearning.steps import UNKNOWN, OriginalOutputs
+from forget_mi.unlearning.teacher_outputs import UNKNOWN, OriginalOutputs
 
 STEPS = 12
 

@@ -11,7 +11,9 @@ import pandas as pd
 import torch
 
 from forget_mi.losses import training_loss
-from forget_mi.models import NAMED, ImageTextModel, ModelConfig, build_model
+from forget_mi.models.build import build_model
+from forget_mi.models.config import NAMED, ModelConfig
+from forget_mi.models.image_text import ImageTextModel
 
 CARDS = (16, 24, 80)
 PIXELS, LEFT_OVER = 2048, 0.9

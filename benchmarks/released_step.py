@@ -21,15 +21,20 @@ import numpy as np
 import torch
 from transformers import BertConfig
 
-from forget_mi.batches import make_examples
-from forget_mi.cohorts import mimic_cxr, synthetic
-from forget_mi.cohorts.export import LABELS, export
-from forget_mi.devices import make_accelerator
-from forget_mi.metrics import predict
-from forget_mi.models import NAMED, build_model, build_tokenizer
-from forget_mi.released import CONFIG, WEIGHTS, load_released
-from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
-from forget_mi.unlearning import UnlearningData, forget_mi
+from forget_mi.data.batches import make_examples
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.cohorts import mimic_cxr, synthetic
+from forget_mi.data.export import LABELS, export
+from forget_mi.data.requests import draw_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
+from forget_mi.models.build import build_model
+from forget_mi.models.config import NAMED
+from forget_mi.models.released import CONFIG, WEIGHTS, load_released
+from forget_mi.models.tokenizers import build_tokenizer
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.prediction import predict
+from forget_mi.unlearning import forget_mi
+from forget_mi.unlearning.base import UnlearningData
 
 SCIBERT_VOCABULARY = 31_090
 

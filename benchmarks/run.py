@@ -20,8 +20,8 @@ import unlearning_step
 from measure import RESULTS
 from paper_memory import table
 
-from forget_mi.plots import COLOURS, set_style
-from forget_mi.results import write_readme_table
+from forget_mi.plots.style import COLOURS, set_style
+from forget_mi.studies.documents import write_readme_table
 
 BENCHMARKS = {
     "a": lambda: [*unlearning_step.small(), *options.rows()],

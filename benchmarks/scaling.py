@@ -19,15 +19,19 @@ import pandas as pd
 from measure import Row, seconds, spread
 from unlearning_step import remembering
 
-from forget_mi.cohorts import synthetic
-from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import make_accelerator
-from forget_mi.models import NAMED, ImageTextModel, build_model, build_tokenizer
-from forget_mi.profiles import load_profile, with_approach
-from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
-from forget_mi.training import train
-from forget_mi.unlearning import UnlearningData, find
-from forget_mi.unlearning.base import Reference
+from forget_mi.data.cohort import Cohort, rows_of
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.requests import draw_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
+from forget_mi.models.build import build_model
+from forget_mi.models.config import NAMED
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.tokenizers import build_tokenizer
+from forget_mi.runs.profiles import load_profile, with_approach
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.loop import train
+from forget_mi.unlearning import find
+from forget_mi.unlearning.base import Reference, UnlearningData
 
 SIZES = (500, 1000, 2000, 5000, 10_000, 20_000)
 FRACTIONS = (0.01, 0.03, 0.1)

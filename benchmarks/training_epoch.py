@@ -9,11 +9,12 @@ import torch
 from measure import Row, alternately
 from unlearning_step import setting
 
-from forget_mi.batches import Examples
-from forget_mi.devices import DeviceConfig, make_accelerator, placed
+from forget_mi.data.batches import Examples
 from forget_mi.losses import training_loss
-from forget_mi.models import NAMED, ImageTextModel
-from forget_mi.training import TrainingConfig, train
+from forget_mi.models.config import NAMED
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.training.devices import DeviceConfig, make_accelerator, placed
+from forget_mi.training.loop import TrainingConfig, train
 
 # Enough that what a training pays once (a collection of garbage, a quarter of a second) is not taken for an epoch's.
 EPOCHS = 6

@@ -20,24 +20,24 @@ import torch
 from measure import Row, in_processes, ratios, spread
 from transformers.models.bert.modeling_bert import BertLayer
 
-from forget_mi.batches import Batch
-from forget_mi.cohorts import synthetic
-from forget_mi.devices import make_accelerator
-from forget_mi.models import (
-    NAMED,
-    Embeddings,
-    ImageTextModel,
-    ModelConfig,
-    build_model,
-    build_tokenizer,
-    joint_embedding_of,
-)
-from forget_mi.perturb import noisy_images, noisy_report
-from forget_mi.profiles import load_profile, with_approach
-from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
-from forget_mi.unlearning import UnlearningData, forget_mi
+from forget_mi.data.batches import Batch
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.perturbation import noisy_images, noisy_report
+from forget_mi.data.requests import draw_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
+from forget_mi.models.build import build_model
+from forget_mi.models.config import NAMED, ModelConfig
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.joint_embedding import joint_embedding_of
+from forget_mi.models.outputs import Embeddings
+from forget_mi.models.tokenizers import build_tokenizer
+from forget_mi.runs.profiles import load_profile, with_approach
+from forget_mi.training.devices import make_accelerator
+from forget_mi.unlearning import forget_mi
+from forget_mi.unlearning.base import UnlearningData
 from forget_mi.unlearning.kept import KeptOutputs
-from forget_mi.unlearning.steps import forget_batches
+from forget_mi.unlearning.samplers import forget_batches
 
 
 def naive(model: ImageTextModel, data: UnlearningData, settings: forget_mi.Config, seed: int) -> float:

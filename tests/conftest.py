@@ -6,15 +6,16 @@ import pandas as pd
 import pytest
 import torch
 
-from forget_mi.checkpoints import Checkpoint
-from forget_mi.cohorts import synthetic
-from forget_mi.cohorts.base import Cohort
-from forget_mi.devices import DeviceConfig, make_accelerator
-from forget_mi.models import ModelConfig
-from forget_mi.references import References
-from forget_mi.splits import SplitConfig, draw_request, split_by_patient
-from forget_mi.training import TrainingConfig, train_new
-from forget_mi.unlearning import UnlearningData
+from forget_mi.data.cohort import Cohort
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.requests import draw_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
+from forget_mi.models.checkpoints import Checkpoint
+from forget_mi.models.config import ModelConfig
+from forget_mi.training.devices import DeviceConfig, make_accelerator
+from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.unlearning.base import UnlearningData
+from forget_mi.unlearning.references import References
 
 TINY_MODEL = ModelConfig(
     image_channels=(8, 8, 16), text_width=16, text_layers=1, text_heads=2, text_vocabulary=300, max_tokens=24

@@ -6,24 +6,19 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
-from forget_mi.attacks import ATTACKS, RELATIVE, Evidence, Scores, margins, possible
-from forget_mi.attacks.evaluate import (
-    STRONGEST,
-    Patients,
-    all_scores,
-    attack_table,
-    patient_table,
-    patients_of,
-)
+from forget_mi.attacks import ATTACKS, RELATIVE, possible
+from forget_mi.attacks.base import Evidence, Scores, margins
 from forget_mi.attacks.lira import likelihood_ratio
 from forget_mi.attacks.lira_offline import surprise
 from forget_mi.attacks.modified_entropy import modified_entropy
 from forget_mi.attacks.rmia import GAMMA, ratio, share_passed
 from forget_mi.attacks.svc import member_calls
-from forget_mi.metrics import TOWERS, Predictions, binary_auc
-from forget_mi.models import JointEmbedding
-from forget_mi.roc import Roc
-from forget_mi.shadows import Shadows
+from forget_mi.evaluation.attack_table import STRONGEST, Patients, all_scores, attack_table, patient_table, patients_of
+from forget_mi.evaluation.roc import Roc
+from forget_mi.metrics import binary_auc
+from forget_mi.models.joint_embedding import JointEmbedding
+from forget_mi.training.prediction import TOWERS, Predictions
+from forget_mi.training.shadows import Shadows
 
 WIDTH = 6
 

@@ -11,16 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from forget_mi import beyond, beyond_plots, results
-from forget_mi.attacks import Evidence, iam, margins, ruli
-from forget_mi.attacks.klom import FLOOR, klom
-from forget_mi.audit import CLOSENESS
-from forget_mi.cohorts import synthetic
+from forget_mi.attacks.base import Evidence, margins
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.requests import Request, make_request
+from forget_mi.data.splits import split_by_patient
 from forget_mi.errors import InputError
-from forget_mi.metrics import Predictions
-from forget_mi.runs import open_run
-from forget_mi.shadows import Shadows
-from forget_mi.splits import Request, make_request, split_by_patient
+from forget_mi.evaluation import iam, ruli
+from forget_mi.evaluation.comparison import CLOSENESS
+from forget_mi.evaluation.klom import FLOOR, klom
+from forget_mi.plots import beyond as beyond_plots
+from forget_mi.runs.run import open_run
+from forget_mi.studies import beyond, results
+from forget_mi.training.prediction import Predictions
+from forget_mi.training.shadows import Shadows
 from forget_mi.unlearning import held_out_targets
 
 # ---- measures --------------------------------------------------------------------------------------------------------

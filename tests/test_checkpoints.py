@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from forget_mi.checkpoints import load_checkpoint, save_checkpoint
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole
+from forget_mi.models.checkpoints import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

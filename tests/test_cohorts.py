@@ -7,9 +7,10 @@ import pytest
 from conftest import make_cohort
 from PIL import Image
 
-from forget_mi.cohorts import Cohort, cohort_settings, load_cohort, synthetic
-from forget_mi.cohorts.images import read_image
-from forget_mi.cohorts.reports import report_text
+from forget_mi.data.cohort import Cohort
+from forget_mi.data.cohorts import cohort_settings, load_cohort, synthetic
+from forget_mi.data.images import read_image
+from forget_mi.data.reports import report_text
 from forget_mi.errors import InputError
 
 SMALL = {"source": "synthetic", "patients": 12, "image_size": 32}

@@ -11,15 +11,20 @@ from torchvision import models
 from transformers import BertConfig, BertForSequenceClassification
 
 from forget_mi import unlearning
-from forget_mi.audit import AuditConfig, audit_model
-from forget_mi.batches import make_examples
-from forget_mi.checkpoints import Checkpoint, save_checkpoint
-from forget_mi.cohorts import load_cohort
-from forget_mi.contract import CohortContract, ModelContract, adapt, as_cohort, problems_of_model, require_model
+from forget_mi.data.batches import make_examples
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.cohorts import load_cohort
+from forget_mi.data.cohorts.custom import CohortContract, as_cohort
 from forget_mi.errors import InputError
-from forget_mi.models import ModelConfig, ModelOutput, build_model, build_tokenizer
-from forget_mi.splits import rows_of
-from forget_mi.unlearning import UnlearningData
+from forget_mi.evaluation.audit import AuditConfig, audit_model
+from forget_mi.models.adapters import adapt
+from forget_mi.models.build import build_model, reinitialized
+from forget_mi.models.checkpoints import Checkpoint, save_checkpoint
+from forget_mi.models.config import ModelConfig
+from forget_mi.models.contract import ModelContract, problems_of_model, require_model
+from forget_mi.models.outputs import ModelOutput
+from forget_mi.models.tokenizers import build_tokenizer
+from forget_mi.unlearning.base import UnlearningData
 
 
 def bert(vocabulary: int) -> nn.Module:
@@ -125,9 +130,9 @@ def test_one_tower_is_enough(towers, cohort, request_10, tokenizer, accelerator)
 
 
 def test_an_image_model_of_params_is_trained_saved_and_read(cohort, accelerator, tmp_path):
-    from forget_mi.checkpoints import load_checkpoint
-    from forget_mi.metrics import predict
-    from forget_mi.training import TrainingConfig, train_new
+    from forget_mi.models.checkpoints import load_checkpoint
+    from forget_mi.training.loop import TrainingConfig, train_new
+    from forget_mi.training.prediction import predict
 
     settings = replace(TINY_MODEL, towers="image", image_network="torchvision:squeezenet1_1", image_inputs=1)
     rows = rows_of(cohort, "train")
@@ -155,7 +160,7 @@ class Says(nn.Module):
         self.said, self.weight = said, nn.Parameter(torch.zeros(1))
 
     def forward(self, images, input_ids, attention_mask):
-        from forget_mi.contract import as_output
+        from forget_mi.models.adapters import as_output
 
         said = {name: value(len(images)) for name, value in self.said.items()}
         return as_output(said.get("tensor", said))
@@ -221,7 +226,7 @@ def test_a_model_given_as_an_object_says_why_it_cannot_be_saved_or_made_anew(ada
         save_checkpoint(tmp_path / "x", adapted, None, {})
     assert not (tmp_path / "x").exists()
     with pytest.raises(InputError, match="nothing says how a new one is made; name a factory"):
-        adapted.fresh(1)
+        reinitialized(adapted, 1)
 
 
 # ---- factories -----------------------------------------------------------------------------------------------------
@@ -283,8 +288,8 @@ def own_code(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("factory", ["own_code:networks", "own_code:whole"])
 def test_a_factory_builds_trains_saves_and_builds_anew(factory, own_code, cohort, accelerator, tmp_path):
-    from forget_mi.checkpoints import load_checkpoint
-    from forget_mi.training import TrainingConfig, train_new
+    from forget_mi.models.checkpoints import load_checkpoint
+    from forget_mi.training.loop import TrainingConfig, train_new
 
     settings = ModelConfig(factory=factory, towers="image")
     training = TrainingConfig(epochs=1, batch_size=16)
@@ -293,7 +298,7 @@ def test_a_factory_builds_trains_saves_and_builds_anew(factory, own_code, cohort
     save_checkpoint(tmp_path / "model", model, None, {"cohort_fingerprint": cohort.fingerprint})
     saved = load_checkpoint(tmp_path / "model")
     assert not differs(weights(saved.model), weights(model))
-    assert differs(weights(model.fresh(5)), weights(model))
+    assert differs(weights(reinitialized(model, 5)), weights(model))
     assert problems_of_model(saved.model, make_examples(cohort, range(4), None, 0), 4) == []
 
 

@@ -26,8 +26,9 @@ from forget_mi.course import (
 from forget_mi.course.answers import NOT_YET, RIGHT, NotYetError
 from forget_mi.course.notebooks import LESSONS, emptied, exercise_of
 from forget_mi.errors import InputError
-from forget_mi.pipeline import clean_notebook, execute, run_chain, with_parameters
-from forget_mi.profiles import ROOT
+from forget_mi.runs.chain import execute, run_chain
+from forget_mi.runs.notebooks import clean_notebook, with_parameters
+from forget_mi.runs.project import ROOT
 
 COURSE = ROOT / "notebooks" / "course"
 

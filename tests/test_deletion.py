@@ -11,14 +11,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from forget_mi import deletion
-from forget_mi.__main__ import main
-from forget_mi.checkpoints import read_manifest
-from forget_mi.deletion import ServedModel, drift, serve
+from forget_mi.cli import main
 from forget_mi.errors import InputError
-from forget_mi.pipeline import NotebookError, run_chain
-from forget_mi.profiles import ROOT
-from forget_mi.runs import OUTPUTS
+from forget_mi.models.checkpoints import read_manifest
+from forget_mi.requests import serve as deletion
+from forget_mi.requests.serve import drift, serve
+from forget_mi.requests.served_model import ServedModel
+from forget_mi.runs.chain import NotebookError, run_chain
+from forget_mi.runs.project import ROOT
+from forget_mi.runs.run import OUTPUTS
 
 
 def forget_csv(path, patients):

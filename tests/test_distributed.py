@@ -9,14 +9,21 @@ import torch
 from conftest import TINY_MODEL
 from torch import multiprocessing
 
-from forget_mi.cohorts import synthetic
-from forget_mi.devices import DeviceConfig, make_accelerator
-from forget_mi.metrics import mean_auc, predict
-from forget_mi.models import ImageTextModel, ModelConfig, build_model, build_tokenizer
-from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
-from forget_mi.training import TrainingConfig, train
-from forget_mi.unlearning import UnlearningData, forget_mi, scrub
-from forget_mi.unlearning.steps import Draw, cut, share
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.requests import draw_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
+from forget_mi.metrics import mean_auc
+from forget_mi.models.build import build_model
+from forget_mi.models.config import ModelConfig
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.tokenizers import build_tokenizer
+from forget_mi.training.devices import DeviceConfig, make_accelerator
+from forget_mi.training.loop import TrainingConfig, train
+from forget_mi.training.prediction import predict
+from forget_mi.unlearning import forget_mi, scrub
+from forget_mi.unlearning.base import UnlearningData
+from forget_mi.unlearning.samplers import Draw, cut, share
 
 UNLEARNING = {
     "forget_mi": (forget_mi, forget_mi.Config(sigma=0.3, epochs=2, batch_size=4, retain_batch=4, stop="never")),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from forget_mi.course import open_lesson
+from forget_mi.course.explorer import LOSSES, NEIGHBOURS, Explorer, picture
+from forget_mi.course.lesson import open_lesson
 from forget_mi.errors import InputError
-from forget_mi.explorer import LOSSES, NEIGHBOURS, Explorer, picture
-from forget_mi.pipeline import run_chain
+from forget_mi.runs.chain import run_chain
 from forget_mi.unlearning.forget_mi import SETTINGS, Weights
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from forget_mi.cohorts.images import UnreadableImageError, read_image
+from forget_mi.data.images import UnreadableImageError, read_image
 
 
 def dicom(path: Path, values: np.ndarray, **header) -> Path:
     import pydicom
 
-    from forget_mi.cohorts.export import write_dicom
+    from forget_mi.data.export import write_dicom
 
     write_dicom(path, np.zeros(values.shape, np.uint8), "1", "1", inverted=False)
     file = pydicom.dcmread(path)

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forget_mi.checkpoints import read_manifest
-from forget_mi.devices import DeviceConfig, make_accelerator
+from forget_mi.data.requests import make_request
+from forget_mi.data.splits import split_by_patient
 from forget_mi.errors import InputError
-from forget_mi.models import ModelOutput
-from forget_mi.runs import OUTPUTS, open_run
-from forget_mi.splits import make_request, split_by_patient
+from forget_mi.models.checkpoints import read_manifest
+from forget_mi.models.outputs import ModelOutput
+from forget_mi.runs.run import OUTPUTS, open_run
+from forget_mi.training.devices import DeviceConfig, make_accelerator
 from forget_mi.unlearning import forget_mi, held_out_targets
 from forget_mi.unlearning.kept import KeptOutputs
 

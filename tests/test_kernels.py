@@ -12,8 +12,10 @@ import pytest
 import torch
 from conftest import small_notebook
 
-from forget_mi import kernels, pipeline
-from forget_mi.pipeline import NotebookError, clean_notebook, execute
+from forget_mi import kernels
+from forget_mi.runs import chain as pipeline
+from forget_mi.runs.chain import NotebookError, execute
+from forget_mi.runs.notebooks import clean_notebook
 
 SHOW = "import json, os; json.dump({}, open({!r}, 'w'))"
 

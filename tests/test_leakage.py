@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from forget_mi.leakage import near_duplicates, nearest_in_training
-from forget_mi.splits import rows_of
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.leakage import near_duplicates, nearest_in_training
 
 
 def with_copy(cohort, change):

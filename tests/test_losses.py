@@ -12,7 +12,8 @@ from forget_mi.losses import (
     training_loss,
     unimodal_distance,
 )
-from forget_mi.models import Embeddings, JointEmbedding, ModelOutput
+from forget_mi.models.joint_embedding import JointEmbedding
+from forget_mi.models.outputs import Embeddings, ModelOutput
 from forget_mi.unlearning.forget_mi import SETTINGS, four_losses, weighted_sum
 
 

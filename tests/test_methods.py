@@ -9,15 +9,16 @@ import torch
 from conftest import TINY_MODEL, differs, two_references, weights
 
 from forget_mi import unlearning
-from forget_mi.devices import DeviceConfig, make_accelerator
+from forget_mi.config import build
+from forget_mi.data.cohort import rows_of
 from forget_mi.losses import classification_loss
-from forget_mi.metrics import predict
-from forget_mi.params import build
-from forget_mi.splits import rows_of
-from forget_mi.training import TrainingConfig, train_new
-from forget_mi.unlearning import UnlearningData, UnlearningLog, layers, neg_grad, neg_grad_plus, salun, scrub, ssd
+from forget_mi.training.devices import DeviceConfig, make_accelerator
+from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.training.prediction import predict
+from forget_mi.unlearning import layers, neg_grad, neg_grad_plus, salun, scrub, ssd
+from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.layers import last_layers, reinitialise
-from forget_mi.unlearning.steps import StepConfig, forget_only, paced_by_forget, retain_only
+from forget_mi.unlearning.samplers import forget_only, paced_by_forget, retain_only
 
 # As small as they can be; every setting of a method with settings.
 CELLS = {
@@ -144,7 +145,7 @@ def test_divergence_is_that_of_scipy(original, unlearning_data, accelerator):
     from scipy.special import softmax
     from scipy.stats import entropy
 
-    from forget_mi.models import ModelOutput
+    from forget_mi.models.outputs import ModelOutput
 
     rng = np.random.default_rng(0)
     t, s = (ModelOutput(*(torch.tensor(rng.normal(size=(5, 3))) for _ in range(4))) for _ in range(2))
@@ -235,7 +236,7 @@ def test_new_layers_owe_nothing_to_the_old_ones(original):
 
 def test_only_salient_weights_change(original, unlearning_data, accelerator):
     settings = salun.Config(salient=0.1)
-    from forget_mi.unlearning.steps import frozen_and_trainable
+    from forget_mi.unlearning.loop import frozen_and_trainable
 
     _, copy_of_it = frozen_and_trainable(original[0], accelerator)
     masks = salun.saliency_masks(copy_of_it, unlearning_data, settings, accelerator, UnlearningLog())

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
-from forget_mi import metrics
-from forget_mi.metrics import Measure, Predictions, binary_auc, logit_cosine_distance, macro_f1, mean_auc, predict
+from forget_mi.evaluation.measures import Measure, logit_cosine_distance
+from forget_mi.metrics import binary_auc, macro_f1, mean_auc
+from forget_mi.training import prediction as metrics
+from forget_mi.training.prediction import Predictions, predict
 
 
 def predictions(image, text, labels, patients=None) -> Predictions:

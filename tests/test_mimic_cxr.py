@@ -12,15 +12,17 @@ import pandas as pd
 import pytest
 from conftest import TINY_MODEL, differs, weights
 
-from forget_mi.cohorts import load_cohort, store
-from forget_mi.cohorts.base import Cohort
-from forget_mi.cohorts.export import LABELS, export
-from forget_mi.cohorts.images import UnreadableImageError, inside
-from forget_mi.cohorts.tables import read_table
-from forget_mi.devices import make_accelerator
+from forget_mi.data import store
+from forget_mi.data.cohort import Cohort, rows_of
+from forget_mi.data.cohorts import load_cohort
+from forget_mi.data.export import LABELS, export
+from forget_mi.data.images import UnreadableImageError, inside
+from forget_mi.data.requests import RequestConfig, make_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
+from forget_mi.data.tables import read_table
 from forget_mi.errors import InputError
-from forget_mi.splits import RequestConfig, SplitConfig, make_request, rows_of, split_by_patient
-from forget_mi.training import TrainingConfig, train_new
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.loop import TrainingConfig, train_new
 
 
 def settings(root: Path, **more) -> dict:
@@ -146,7 +148,7 @@ def published(tmp_path: Path) -> tuple[Path, pd.DataFrame]:
 
 
 def test_the_published_counts_to_the_row(tmp_path, monkeypatch):
-    from forget_mi.cohorts import mimic_cxr
+    from forget_mi.data.cohorts import mimic_cxr
 
     root, _ = published(tmp_path)
     (root / "files").mkdir()

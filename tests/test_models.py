@@ -8,17 +8,12 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from forget_mi.errors import InputError
 from forget_mi.losses import training_loss
-from forget_mi.models import (
-    NAMED,
-    ImageTower,
-    ModelConfig,
-    TextTower,
-    build_model,
-    build_tokenizer,
-    fused_probabilities,
-    model_config,
-)
-from forget_mi.training import make_optimizer, translate
+from forget_mi.models.build import build_model
+from forget_mi.models.config import NAMED, ModelConfig, model_config
+from forget_mi.models.outputs import fused_probabilities
+from forget_mi.models.tokenizers import build_tokenizer
+from forget_mi.models.towers import ImageTower, TextTower
+from forget_mi.training.loop import make_optimizer, translate
 
 REPORTS = ["no edema is seen", "mild edema is seen", "severe edema with effusions is seen"] * 5
 

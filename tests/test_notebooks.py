@@ -14,20 +14,14 @@ import pandas as pd
 import pytest
 from conftest import small_notebook
 
-from forget_mi.__main__ import main
+from forget_mi.cli import main
+from forget_mi.data.requests import make_request
 from forget_mi.errors import InputError
-from forget_mi.pipeline import (
-    NOTEBOOKS,
-    SIDE_NOTEBOOKS,
-    NotebookError,
-    clean_notebook,
-    execute,
-    run_chain,
-    with_parameters,
-)
-from forget_mi.profiles import ROOT, load_profile
-from forget_mi.runs import open_run
-from forget_mi.splits import make_request
+from forget_mi.runs.chain import NOTEBOOKS, SIDE_NOTEBOOKS, NotebookError, execute, run_chain
+from forget_mi.runs.notebooks import clean_notebook, with_parameters
+from forget_mi.runs.profiles import load_profile
+from forget_mi.runs.project import ROOT
+from forget_mi.runs.run import open_run
 
 REFERENCE = ROOT / "tests" / "reference"
 COLUMNS = [

@@ -8,12 +8,13 @@ import pytest
 from conftest import TINY_MODEL, weights
 from PIL import Image
 
-from forget_mi.cohorts import load_cohort
-from forget_mi.cohorts.images import UnreadableImageError
-from forget_mi.cohorts.openi import frontal_views, read_report
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.cohorts import load_cohort
+from forget_mi.data.cohorts.openi import frontal_views, read_report
+from forget_mi.data.images import UnreadableImageError
+from forget_mi.data.splits import SplitConfig, split_by_patient
 from forget_mi.errors import InputError
-from forget_mi.splits import SplitConfig, rows_of, split_by_patient
-from forget_mi.training import TrainingConfig, train_new
+from forget_mi.training.loop import TrainingConfig, train_new
 
 
 def report(number: int, findings="Lungs are clear.", impression="Normal chest.", terms=("normal",), images=()) -> str:

@@ -9,11 +9,15 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from forget_mi.deletion import ServedModel, serve
-from forget_mi.models import ModelConfig, build_model, build_tokenizer
-from forget_mi.pipeline import NotebookError, run_chain
-from forget_mi.pretrained import from_pretrained, pack
-from forget_mi.runs import open_run
+from forget_mi.models.build import build_model
+from forget_mi.models.config import ModelConfig
+from forget_mi.models.pretrained import from_pretrained
+from forget_mi.models.tokenizers import build_tokenizer
+from forget_mi.requests.card import pack
+from forget_mi.requests.serve import serve
+from forget_mi.requests.served_model import ServedModel
+from forget_mi.runs.chain import NotebookError, run_chain
+from forget_mi.runs.run import open_run
 
 FACTORY = """
 import torch

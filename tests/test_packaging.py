@@ -5,7 +5,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from forget_mi.profiles import ROOT
+from forget_mi.runs.project import ROOT
 
 
 def canonical(name: str) -> str:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forget_mi.perturb import (
+from forget_mi.data.perturbation import (
     CLINICAL_KEYWORDS,
     MASK,
     character_noise,

@@ -7,18 +7,22 @@ import pandas as pd
 import pytest
 import torch
 
-from forget_mi import planted, probes, verdicts
-from forget_mi.attacks import evaluate
-from forget_mi.audit import AuditConfig, audit_model
-from forget_mi.batches import make_examples
-from forget_mi.checkpoints import Checkpoint
-from forget_mi.cohorts import synthetic
-from forget_mi.devices import DeviceConfig, make_accelerator
-from forget_mi.models import ModelConfig
-from forget_mi.roc import Roc
-from forget_mi.splits import SplitConfig, draw_request, rows_of, split_by_patient
-from forget_mi.training import TrainingConfig, train_new
-from forget_mi.unlearning import UnlearningData
+from forget_mi.data.batches import make_examples
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.requests import draw_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
+from forget_mi.evaluation import attack_table as evaluate
+from forget_mi.evaluation import planted_faults as planted
+from forget_mi.evaluation import relearning as probes
+from forget_mi.evaluation import verdicts
+from forget_mi.evaluation.audit import AuditConfig, audit_model
+from forget_mi.evaluation.roc import Roc
+from forget_mi.models.checkpoints import Checkpoint
+from forget_mi.models.config import ModelConfig
+from forget_mi.training.devices import DeviceConfig, make_accelerator
+from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.unlearning.base import UnlearningData
 
 MODEL = ModelConfig(
     image_channels=(8, 16, 64), text_width=64, text_layers=1, text_heads=2, text_vocabulary=300, max_tokens=24

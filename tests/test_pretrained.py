@@ -11,13 +11,16 @@ from conftest import TINY_MODEL, differs, weights
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
-from forget_mi.batches import make_examples
-from forget_mi.checkpoints import MANIFEST, save_checkpoint
+from forget_mi.data.batches import make_examples
 from forget_mi.errors import InputError
-from forget_mi.export import FORMATS, export_model
-from forget_mi.models import ModelConfig, build_model, build_tokenizer
-from forget_mi.pretrained import from_pretrained, load_trained, model_card, save_pretrained
-from forget_mi.released import load_released, our_name
+from forget_mi.models.build import build_model
+from forget_mi.models.card import model_card
+from forget_mi.models.checkpoints import MANIFEST, save_checkpoint
+from forget_mi.models.config import ModelConfig
+from forget_mi.models.export import FORMATS, export_model
+from forget_mi.models.pretrained import from_pretrained, load_trained, save_pretrained
+from forget_mi.models.released import load_released, our_name
+from forget_mi.models.tokenizers import build_tokenizer
 
 # ---- the authors' release ------------------------------------------------------------------------------------------
 

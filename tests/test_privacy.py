@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 from conftest import make_cohort
 
-from forget_mi.cohorts import SOURCES, load_cohort
-from forget_mi.cohorts.export import LABELS, export
-from forget_mi.cohorts.pseudonyms import draw_salt, hashed, run_salt
+from forget_mi.data.cohorts import SOURCES, load_cohort
+from forget_mi.data.export import LABELS, export
+from forget_mi.data.pseudonyms import draw_salt, hashed, run_salt
+from forget_mi.data.requests import RequestConfig, draw_request, make_request
+from forget_mi.data.splits import SplitConfig, split_by_patient
 from forget_mi.errors import InputError
-from forget_mi.pipeline import run_chain
-from forget_mi.profiles import ROOT, read_yaml
-from forget_mi.splits import RequestConfig, SplitConfig, draw_request, make_request, split_by_patient
+from forget_mi.runs.chain import run_chain
+from forget_mi.runs.profiles import read_yaml
+from forget_mi.runs.project import ROOT
 
 PATIENTS = [f"patient{n % 8}" for n in range(24)]
 LABELS_OF = [n % 2 for n in range(24)]

@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
+from forget_mi.data.requests import Request
 from forget_mi.errors import InputError
-from forget_mi.metrics import predict
-from forget_mi.models import ModelOutput
-from forget_mi.references import ReferenceConfig, cohort_of, fold_of_patients, forget_in_references, rows_without
-from forget_mi.splits import Request
-from forget_mi.unlearning import UnlearningData, UnlearningLog, held_out_targets
+from forget_mi.models.outputs import ModelOutput
+from forget_mi.training.prediction import predict
+from forget_mi.training.references import ReferenceConfig, fold_of_patients, rows_without
+from forget_mi.unlearning import held_out_targets
+from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.forget_mi import held_out_embeddings
-from forget_mi.unlearning.steps import StepConfig, set_rate
+from forget_mi.unlearning.loop import set_rate
+from forget_mi.unlearning.references import cohort_of, forget_in_references
 
 
 def in_training(patients: int, seed: int):
@@ -221,8 +223,8 @@ def test_a_request_that_one_reference_never_saw_leaves_it_alone(references, coho
 
 def test_the_judges_are_never_the_teachers():
     """Shadow models and references share no seed, and shadows are trained on the whole cohort's patients."""
-    from forget_mi import shadows
-    from forget_mi.runs import open_run
+    from forget_mi.runs.run import open_run
+    from forget_mi.training import shadows
 
     taught = [s for seed in range(40) for s in open_run("tiny", overrides={"seed": seed}).reference_seeds().values()]
     assert max(taught) < shadows.SEEDS

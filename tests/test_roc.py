@@ -6,7 +6,8 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import permutation_test
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from forget_mi.roc import Roc, by_patient, label_shuffle_p, patient_draws, percentiles, sign_flip_p
+from forget_mi.evaluation.permutation import label_shuffle_p, sign_flip_p
+from forget_mi.evaluation.roc import Roc, by_patient, patient_draws, percentiles
 
 SCORES = arrays.arrays(float, st.integers(2, 30), elements=st.integers(-4, 4).map(float))
 

@@ -4,8 +4,10 @@ import pytest
 import yaml
 
 from forget_mi.errors import InputError
-from forget_mi.profiles import ROOT, load_profile
-from forget_mi.runs import first_difference, open_run
+from forget_mi.runs.profiles import load_profile
+from forget_mi.runs.project import ROOT
+from forget_mi.runs.provenance import first_difference
+from forget_mi.runs.run import open_run
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "params").glob("*.yaml")))

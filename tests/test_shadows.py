@@ -12,19 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forget_mi.attacks.lira import likelihood_ratio
-from forget_mi.devices import DeviceConfig
+from forget_mi.data.cohort import rows_of
 from forget_mi.errors import InputError
-from forget_mi.shadows import (
-    ShadowConfig,
-    Shadows,
-    balanced_halves,
-    draw_shadow_request,
-    shadow_set,
-    unlearn_shadows,
-)
-from forget_mi.splits import rows_of
-from forget_mi.training import TrainingConfig
+from forget_mi.training.devices import DeviceConfig
+from forget_mi.training.loop import TrainingConfig
+from forget_mi.training.shadows import ShadowConfig, Shadows, balanced_halves, shadow_set
 from forget_mi.unlearning import fine_tune, held_out_targets
+from forget_mi.unlearning.shadows import draw_shadow_request, unlearn_shadows
 
 TRAINING = TrainingConfig(epochs=1, batch_size=16)
 
@@ -47,7 +41,7 @@ def test_each_patient_is_in_half_of_the_models_and_each_class_in_halves(patients
 
 @pytest.fixture(scope="module")
 def trained(cohort, tmp_path_factory):
-    from forget_mi.devices import make_accelerator
+    from forget_mi.training.devices import make_accelerator
 
     found = shadow_set(
         tmp_path_factory.mktemp("shadows"), cohort, TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig()

@@ -3,19 +3,10 @@ from conftest import make_cohort
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forget_mi.data.cohort import rows_of
+from forget_mi.data.requests import Request, RequestConfig, check_request, draw_request, make_request, read_forget_csv
+from forget_mi.data.splits import SplitConfig, assert_disjoint, split_by_patient
 from forget_mi.errors import InputError
-from forget_mi.splits import (
-    Request,
-    RequestConfig,
-    SplitConfig,
-    assert_disjoint,
-    check_request,
-    draw_request,
-    make_request,
-    read_forget_csv,
-    rows_of,
-    split_by_patient,
-)
 
 
 @st.composite

@@ -3,8 +3,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from forget_mi import statistics
-from forget_mi.statistics import gaps_to_retrained, mean_ranks, order_of, paired_differences, summary, with_approach
+from forget_mi.evaluation import statistics
+from forget_mi.evaluation.statistics import (
+    gaps_to_retrained,
+    mean_ranks,
+    order_of,
+    paired_differences,
+    summary,
+    with_approach,
+)
 
 
 def grid(seeds=(0, 1, 2), fractions=(0.1, 0.03)) -> pd.DataFrame:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from forget_mi.cohorts import store
-from forget_mi.cohorts.base import ImageRows
-from forget_mi.cohorts.store import open_store
+from forget_mi.data import store
+from forget_mi.data.cohort import ImageRows
+from forget_mi.data.store import open_store
 from forget_mi.errors import InputError
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from forget_mi.code import LIBRARY, sources_of
 from forget_mi.errors import InputError
-from forget_mi.profiles import ROOT, tuned_settings
-from forget_mi.sweep import SweepConfig, open_sweep
+from forget_mi.runs.params import SweepConfig, tuned_settings
+from forget_mi.runs.project import ROOT
+from forget_mi.source_code import LIBRARY, sources_of
+from forget_mi.studies.sweep import open_sweep
+from forget_mi.studies.workflow import run_sweep
 from forget_mi.unlearning import approaches, parts_of
-from forget_mi.workflow import run_sweep
 
 SMALL = {"sweep": {"approaches": ["forget_mi-equal", "neg_grad"], "fractions": [0.1], "seeds": [0]}}
 NO_SHADOWS = {"shadows.count": 0}

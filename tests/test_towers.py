@@ -16,8 +16,12 @@ from transformers import (
 )
 
 from forget_mi.errors import InputError
-from forget_mi.models import ModelConfig, build_model, build_tokenizer
-from forget_mi.towers import AdaptedImage, NetworkTower, load_weights, network_tower, read_state_dict
+from forget_mi.models.adapters import AdaptedImage
+from forget_mi.models.build import build_model, reinitialized
+from forget_mi.models.config import ModelConfig
+from forget_mi.models.networks import NetworkTower, network_tower
+from forget_mi.models.state_dicts import load_weights, read_state_dict
+from forget_mi.models.tokenizers import build_tokenizer
 from forget_mi.unlearning.layers import last_layers
 
 IMAGES = torch.rand(3, 1, 64, 64)
@@ -199,7 +203,7 @@ def test_both_towers_from_a_dual_encoder(make, tokenizer_folder, tmp_path):
     torch.testing.assert_close(output.text_embedding, text)
     assert model.widths == (24, 24)
     assert [len(tower.blocks()) for tower in model.towers()] == [2, 2]
-    assert model.fresh(1).widths == model.widths
+    assert reinitialized(model, 1).widths == model.widths
     assert len(last_layers(model, 1)) == 6
 
 
@@ -230,7 +234,7 @@ def test_a_named_network_beside_a_text_tower_of_another_width_trains():
     assert isinstance(model.image_tower, NetworkTower)
     ids = torch.randint(0, 100, (3, 7))
     from forget_mi.losses import training_loss
-    from forget_mi.models import joint_embedding_of
+    from forget_mi.models.joint_embedding import joint_embedding_of
 
     loss = training_loss(model(IMAGES, ids, torch.ones_like(ids)), torch.tensor([0, 1, 2]), torch.arange(3))
     loss.backward()

@@ -13,15 +13,18 @@ import torch
 import torchvision
 from conftest import TINY_MODEL
 
-from forget_mi import batches
-from forget_mi.batches import make_examples, make_loader, tokenize
-from forget_mi.checkpoints import load_checkpoint, save_checkpoint
-from forget_mi.devices import DeviceConfig, make_accelerator, placed, side_by_side
+from forget_mi.data import batches
+from forget_mi.data.batches import make_examples, make_loader, tokenize
+from forget_mi.data.cohort import rows_of
 from forget_mi.errors import InputError
-from forget_mi.metrics import predict
-from forget_mi.models import NAMED, ImageTower, build_model
-from forget_mi.splits import rows_of
-from forget_mi.training import TrainingConfig, train, train_new
+from forget_mi.models.build import build_model
+from forget_mi.models.checkpoints import load_checkpoint, save_checkpoint
+from forget_mi.models.config import NAMED
+from forget_mi.models.towers import ImageTower
+from forget_mi.runs.parallel import side_by_side
+from forget_mi.training.devices import DeviceConfig, make_accelerator, placed
+from forget_mi.training.loop import TrainingConfig, train, train_new
+from forget_mi.training.prediction import predict
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=16, translation=0.05)
 
@@ -95,7 +98,7 @@ class StopError(Exception):
 def test_a_stopped_training_goes_on_to_the_same_end(cohort, accelerator, tmp_path, monkeypatch):
     whole, _, whole_log = fit(cohort, accelerator)
     state = tmp_path / "state"
-    from forget_mi import training
+    from forget_mi.training import loop as training
 
     calls = 0
     real = training.predict

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from conftest import weights
 
-from forget_mi import tuning
-from forget_mi.devices import make_accelerator
-from forget_mi.metrics import Predictions
-from forget_mi.tuning import Case, Seen, TuningConfig, score_terms, search, strangers_called, withhold
-from forget_mi.unlearning import UnlearningLog, neg_grad
-from forget_mi.unlearning.base import LogUniform, OneOf, Whole
-from forget_mi.unlearning.steps import StepConfig
+from forget_mi.runs.params import TuningConfig
+from forget_mi.studies import tuning
+from forget_mi.studies.tuning import search
+from forget_mi.studies.tuning_score import Case, Seen, score_terms, strangers_called, withhold
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.prediction import Predictions
+from forget_mi.unlearning import neg_grad
+from forget_mi.unlearning.base import StepConfig, UnlearningLog
+from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
 
 
 def predictions(logits, labels) -> Predictions:

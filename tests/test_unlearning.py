@@ -6,12 +6,15 @@ import torch
 from conftest import TINY_MODEL, differs, weights
 
 from forget_mi import unlearning
+from forget_mi.config import build
 from forget_mi.errors import InputError
-from forget_mi.metrics import predict
-from forget_mi.params import build
-from forget_mi.unlearning import UnlearningData, UnlearningLog, forget_mi, steps
+from forget_mi.training.prediction import predict
+from forget_mi.unlearning import forget_mi
+from forget_mi.unlearning import loop as steps
+from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.forget_mi import SETTINGS, Config, noisy_copies
-from forget_mi.unlearning.steps import OriginalOutputs, draw_in_rounds
+from forget_mi.unlearning.samplers import draw_in_rounds
+from forget_mi.unlearning.teacher_outputs import OriginalOutputs
 
 SETTINGS_TO_TRY = {"sigma": 0.5, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "stop": "never"}
 

@@ -25,8 +25,12 @@ from typing import Any, ClassVar
 from jupyter_client.provisioning import LocalProvisioner
 
 NAME = "forget-mi-forked"
+
+
 # What of the environment changes from notebook to notebook; it is read when it is used, and not at an import.
 READ_LATE = ("FORGET_MI_", "JPY_", "PYTEST_")
+
+
 # What notebooks import, from the heaviest on.
 IMPORTED = (
     "transformers.models.bert.modeling_bert",
@@ -35,10 +39,12 @@ IMPORTED = (
     "sklearn.model_selection",
     "sklearn.svm",
     "ipykernel.kernelapp",
-    "forget_mi.runs",
-    "forget_mi.sweep",
-    "forget_mi.audit_plots",
+    "forget_mi.runs.run",
+    "forget_mi.studies.sweep",
+    "forget_mi.plots.audit",
 )
+
+
 Environment = dict[str, str]
 
 
@@ -151,6 +157,8 @@ class WarmProcess:
 
 
 _warm: dict[frozenset, WarmProcess] = {}
+
+
 _warm_lock = threading.Lock()
 
 

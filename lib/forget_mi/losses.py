@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forget_mi.models import Embeddings, JointEmbedding, ModelOutput
+from forget_mi.models.joint_embedding import JointEmbedding
+from forget_mi.models.outputs import Embeddings, ModelOutput
 
 MISSING = -1  # a label that is not known
 

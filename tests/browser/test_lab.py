@@ -9,8 +9,9 @@ import pytest
 from servers import free_port, server
 from widgets import move_first_slider
 
-from forget_mi.pipeline import NOTEBOOKS, with_parameters
-from forget_mi.profiles import ROOT
+from forget_mi.runs.chain import NOTEBOOKS
+from forget_mi.runs.notebooks import with_parameters
+from forget_mi.runs.project import ROOT
 
 PATIENCE = 150  # seconds for one notebook on a busy machine
 

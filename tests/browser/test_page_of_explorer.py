@@ -6,8 +6,9 @@ import pytest
 from servers import free_port, server
 from widgets import move_first_slider
 
-from forget_mi.pipeline import run_chain, with_parameters
-from forget_mi.profiles import ROOT
+from forget_mi.runs.chain import run_chain
+from forget_mi.runs.notebooks import with_parameters
+from forget_mi.runs.project import ROOT
 
 
 @pytest.fixture(scope="module")

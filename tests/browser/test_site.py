@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from forget_mi.course.notebooks import LESSONS
-from forget_mi.profiles import ROOT
+from forget_mi.runs.project import ROOT
 
 START = "docs/index.html"
 READ = [START, "docs/measures.html", "docs/course.html", "notebooks/03_unlearn.html", "docs/api.html",

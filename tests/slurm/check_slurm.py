@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from forget_mi.profiles import load_profile
+from forget_mi.runs.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 SLURM = Path(tempfile.gettempdir()) / "forget-mi-slurm"

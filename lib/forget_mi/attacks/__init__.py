@@ -35,11 +35,15 @@ ATTACKS = {
     "rmia": rmia.attack,
     "u_lira": u_lira.attack,
 }
+
+
 RELATIVE = {
     "svc": svc.attack,
     "svc_balanced": svc_balanced.attack,
     "embedding_shift": embedding_shift.attack,
 }
+
+
 NEEDS = {"lira": "shadows", "lira_offline": "shadows", "rmia": "shadows", "u_lira": "unlearned",
          "embedding_shift": "original"}  # fmt: skip
 

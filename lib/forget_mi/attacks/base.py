@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from forget_mi.metrics import Predictions, Tower, softmax
-from forget_mi.models import JointEmbedding
-from forget_mi.shadows import Shadows
+from forget_mi.models.joint_embedding import JointEmbedding
+from forget_mi.training.prediction import Predictions, Tower, softmax
+from forget_mi.training.shadows import Shadows
 
 
 class Scores(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.metrics import Tower
+from forget_mi.training.prediction import Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:

@@ -7,8 +7,9 @@ import torch
 
 from forget_mi.attacks.base import Evidence, Scores
 from forget_mi.attacks.linear_probe import embedding
-from forget_mi.metrics import Predictions, Tower
-from forget_mi.models import Embeddings, JointEmbedding
+from forget_mi.models.joint_embedding import JointEmbedding
+from forget_mi.models.outputs import Embeddings
+from forget_mi.training.prediction import Predictions, Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:

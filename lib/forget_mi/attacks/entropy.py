@@ -5,7 +5,7 @@ from __future__ import annotations
 from scipy.stats import entropy
 
 from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.metrics import Tower
+from forget_mi.training.prediction import Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.metrics import Predictions, Tower
+from forget_mi.training.prediction import Predictions, Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:

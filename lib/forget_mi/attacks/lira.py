@@ -7,8 +7,8 @@ import numpy as np
 from scipy.stats import norm
 
 from forget_mi.attacks.base import Evidence, Scores, gaussian, margins
-from forget_mi.metrics import Predictions, Tower
-from forget_mi.shadows import Shadows
+from forget_mi.training.prediction import Predictions, Tower
+from forget_mi.training.shadows import Shadows
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.metrics import Tower
+from forget_mi.training.prediction import Tower
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC

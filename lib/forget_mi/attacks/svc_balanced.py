@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forget_mi.attacks.base import Evidence, Scores
 from forget_mi.attacks.svc import decision_values
-from forget_mi.metrics import Tower
+from forget_mi.training.prediction import Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from forget_mi.course.answers import NotYetError, call, chosen, describe, exercise, number
 from forget_mi.course.lesson import Lesson
+from forget_mi.data.requests import read_forget_csv
 from forget_mi.errors import InputError
-from forget_mi.splits import read_forget_csv
 
 
 @exercise

@@ -15,18 +15,20 @@ from accelerate import Accelerator
 
 from forget_mi.attacks import loss, svc
 from forget_mi.attacks.base import Evidence
-from forget_mi.audit import SETS as SIDES
-from forget_mi.audit import rows_by_set
-from forget_mi.batches import Examples, make_examples
-from forget_mi.checkpoints import Checkpoint
-from forget_mi.cohorts.base import Cohort
+from forget_mi.data.batches import Examples, make_examples
+from forget_mi.data.cohort import Cohort
+from forget_mi.data.requests import Request
 from forget_mi.errors import InputError
-from forget_mi.metrics import Predictions, binary_auc, macro_f1, mean_auc, predict
-from forget_mi.models import ImageTextModel
-from forget_mi.runs import Run, open_run, shown
-from forget_mi.shadows import Shadows
-from forget_mi.splits import Request
-from forget_mi.unlearning import UnlearningData
+from forget_mi.evaluation.audit import rows_by_set
+from forget_mi.evaluation.measures import SETS as SIDES
+from forget_mi.metrics import binary_auc, macro_f1, mean_auc
+from forget_mi.models.checkpoints import Checkpoint
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.runs.project import shown
+from forget_mi.runs.run import Run, open_run
+from forget_mi.training.prediction import Predictions, predict
+from forget_mi.training.shadows import Shadows
+from forget_mi.unlearning.base import UnlearningData
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def not_there(run: Run, why: str, command: str) -> NotThereError:
 
 def run_tiny(run_dir: str | Path | None = None) -> Path:
     """Run the five notebooks on the tiny profile (about a minute); return the run's folder."""
-    from forget_mi.pipeline import run_chain
+    from forget_mi.runs.chain import run_chain
 
     return run_chain("tiny", run_dir, progress=False).folder
 

@@ -12,6 +12,8 @@ from forget_mi.course.answers import NotYetError, array, call, chosen, close, de
 from forget_mi.metrics import binary_auc
 
 MEMBERS = np.array([0.9, 0.8, 0.8, 0.4, 0.1])
+
+
 STRANGERS = np.array([0.8, 0.5, 0.3, 0.3, 0.2, 0.1, 0.0, -0.1, -0.2, -0.3])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from forget_mi.course.answers import NotYetError, array, call, chosen, close, describe, exercise, number
-from forget_mi.metrics import Predictions
+from forget_mi.training.prediction import Predictions
 
 
 @exercise

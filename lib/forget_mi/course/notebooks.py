@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+from pathlib import Path
+
+from forget_mi.files import write_text
 
 LESSONS = (
     "01_memorisation",
@@ -15,7 +18,18 @@ LESSONS = (
     "07_held_out_targets",
     "08_deletion_request",
 )
+
+
+# Lessons and solutions read what the chain left; lesson 6 wants the shadow models as well.
+EXECUTED = tuple(f"course/{lesson}{part}" for lesson in LESSONS for part in ("", "_solution"))
 BEGIN, END = "# answer:", "# end of answer"
+
+
+def write_exercises(folder: Path) -> None:
+    """Make every exercise in a folder of the course from the solution beside it."""
+    for solution in sorted(Path(folder).glob("*_solution.ipynb")):
+        exercise = solution.with_name(solution.name.replace("_solution", "_exercise"))
+        write_text(exercise, exercise_of(solution.read_text()))
 
 
 def exercise_of(solution: str) -> str:

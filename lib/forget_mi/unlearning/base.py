@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from forget_mi.batches import Examples, make_examples
-from forget_mi.checkpoints import Checkpoint
-from forget_mi.cohorts.base import Cohort
-from forget_mi.models import ImageTextModel
-from forget_mi.splits import Request, rows_of
+from forget_mi.config import config
+from forget_mi.data.batches import Examples, make_examples
+from forget_mi.data.cohort import Cohort, rows_of
+from forget_mi.data.requests import Request
+from forget_mi.models.checkpoints import Checkpoint
+from forget_mi.models.image_text import ImageTextModel
 from forget_mi.unlearning.kept import KeptOutputs
 
 
@@ -102,34 +104,23 @@ class UnlearningLog:
         return pd.DataFrame(self.epochs)
 
 
-# ---- what a search may try (SEARCH of each method's module) ---------------------------------------------------------
+@config
+class StepConfig:
+    """epochs: at most. batch_size: forget records a step at most; a small request is spread over at least `least_steps`
+    steps a pass, so that those who stay are held as often as they are disturbed. retain_batch: retain records a step.
+    learning_rate, weight_decay, beta2: AdamW. schedule: of the rate; 'linear' warms up over the first tenth of the run
+    and decays to 0 at its end. clip: largest gradient norm. batch_norm: whether it keeps F_og's running
+    statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the cross-entropy on D_f has
+    reached that of F_og on D_v; 'never' runs all epochs, and asks nothing of D_v."""
 
-
-class LogUniform(NamedTuple):
-    """Any number between low and high, the logarithm uniform."""
-
-    low: float
-    high: float
-
-
-class Uniform(NamedTuple):
-    """Any number between low and high."""
-
-    low: float
-    high: float
-
-
-class Whole(NamedTuple):
-    """Any whole number from low to high."""
-
-    low: int
-    high: int
-
-
-class OneOf(NamedTuple):
-    """One of some values."""
-
-    values: tuple
-
-
-SearchSpace = Mapping[str, LogUniform | Uniform | Whole | OneOf]
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    least_steps: Annotated[int, Field(ge=1)] = 1
+    retain_batch: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    schedule: Literal["constant", "linear"] = "constant"
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    batch_norm: Literal["train", "frozen"] = "frozen"
+    stop: Literal["validation", "never"] = "validation"

@@ -8,12 +8,14 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from forget_mi.models import ImageTextModel
-from forget_mi.params import config
+from forget_mi.config import config
+from forget_mi.models.image_text import ImageTextModel
 from forget_mi.unlearning import fine_tune
-from forget_mi.unlearning.base import UnlearningData, UnlearningLog, Whole
+from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.layers import FrozenFeatures, last_layers, reinitialise, train_only
-from forget_mi.unlearning.steps import frozen_and_trainable, retained
+from forget_mi.unlearning.loop import frozen_and_trainable
+from forget_mi.unlearning.samplers import retained
+from forget_mi.unlearning.search_space import Whole
 
 
 @config

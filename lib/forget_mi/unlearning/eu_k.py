@@ -7,8 +7,8 @@ from typing import Annotated
 from accelerate import Accelerator
 from pydantic import Field
 
-from forget_mi.models import ImageTextModel
-from forget_mi.params import config
+from forget_mi.config import config
+from forget_mi.models.image_text import ImageTextModel
 from forget_mi.unlearning import cf_k
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 

@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
+from forget_mi.config import config
 from forget_mi.losses import training_loss
-from forget_mi.models import ImageTextModel
-from forget_mi.params import config
-from forget_mi.unlearning.base import LogUniform, OneOf, UnlearningData, UnlearningLog, Whole
-from forget_mi.unlearning.steps import Half, StepConfig, frozen_and_trainable, retain_only, take_steps
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
+from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
+from forget_mi.unlearning.samplers import retain_only
+from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
 
 
 @config

@@ -12,31 +12,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from forget_mi.batches import Examples, tokenize
+from forget_mi.config import config
+from forget_mi.data.batches import Examples, tokenize
+from forget_mi.data.perturbation import noisy_images, noisy_reports
 from forget_mi.losses import multimodal_distance, unimodal_distance
-from forget_mi.metrics import predict
-from forget_mi.models import Embeddings, ImageTextModel, JointEmbedding, joint_embedding_of
-from forget_mi.params import config
-from forget_mi.perturb import noisy_images, noisy_reports
-from forget_mi.unlearning.base import (
-    FORWARD_ONLY,
-    LogUniform,
-    OneOf,
-    Reference,
-    Uniform,
-    UnlearningData,
-    UnlearningLog,
-    Whole,
-)
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.joint_embedding import JointEmbedding, joint_embedding_of
+from forget_mi.models.outputs import Embeddings
+from forget_mi.training.prediction import predict
+from forget_mi.unlearning.base import FORWARD_ONLY, Reference, StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.held_out_targets import mean_over_strangers, say
-from forget_mi.unlearning.steps import (
-    Half,
-    OriginalOutputs,
-    StepConfig,
-    frozen_and_trainable,
-    paced_by_forget,
-    take_steps,
-)
+from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
+from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.search_space import LogUniform, OneOf, Uniform, Whole
+from forget_mi.unlearning.teacher_outputs import OriginalOutputs
 
 
 class Weights(NamedTuple):

@@ -13,22 +13,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, mse_loss
 
-from forget_mi.batches import Examples
+from forget_mi.config import config
+from forget_mi.data.batches import Examples
 from forget_mi.errors import InputError
 from forget_mi.losses import classification_loss
-from forget_mi.metrics import predict
-from forget_mi.models import ImageTextModel, ModelOutput
-from forget_mi.params import config
-from forget_mi.unlearning.base import FORWARD_ONLY, LogUniform, OneOf, Reference, UnlearningData, UnlearningLog
-from forget_mi.unlearning.steps import (
-    Half,
-    OriginalOutputs,
-    StepConfig,
-    as_output,
-    frozen_and_trainable,
-    paced_by_forget,
-    take_steps,
-)
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.outputs import ModelOutput
+from forget_mi.training.prediction import predict
+from forget_mi.unlearning.base import FORWARD_ONLY, Reference, StepConfig, UnlearningData, UnlearningLog
+from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
+from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.search_space import LogUniform, OneOf
+from forget_mi.unlearning.teacher_outputs import OriginalOutputs, as_output
 
 
 @config

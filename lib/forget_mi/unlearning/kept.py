@@ -10,7 +10,7 @@ import torch
 
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole
-from forget_mi.models import ModelOutput
+from forget_mi.models.outputs import ModelOutput
 
 
 @dataclass

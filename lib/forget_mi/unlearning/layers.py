@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from forget_mi.batches import Examples
+from forget_mi.data.batches import Examples
 from forget_mi.errors import InputError
-from forget_mi.metrics import predict
-from forget_mi.models import ImageTextModel
-from forget_mi.towers import ImageTower, TextTower
+from forget_mi.models.build import reinitialized
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.towers import ImageTower, TextTower
+from forget_mi.training.prediction import predict
 
 
 def last_layers(model: ImageTextModel, k: int) -> list[nn.Module]:
@@ -44,12 +45,13 @@ def train_only(model: ImageTextModel, layers: list[nn.Module]) -> None:
 
 def reinitialise(model: ImageTextModel, k: int, seed: int) -> None:
     """Give the last k layers and the heads the weights of a new model drawn from the seed, in place."""
-    fresh = model.fresh(seed)
+    fresh = reinitialized(model, seed)
     for old, new in zip(last_layers(model, k), last_layers(fresh, k), strict=True):
         old.load_state_dict(new.state_dict())
 
 
 # ---- what the layers below say ----------------------------------------------------------------------------------
+
 
 MOST_BYTES = 2**30  # that one tower's kept features may take
 

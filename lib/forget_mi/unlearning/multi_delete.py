@@ -11,17 +11,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from forget_mi.models import Embeddings, ImageTextModel, joint_embedding_of
-from forget_mi.params import config
-from forget_mi.unlearning.base import LogUniform, OneOf, UnlearningData, UnlearningLog, Whole
-from forget_mi.unlearning.steps import (
-    Half,
-    OriginalOutputs,
-    StepConfig,
-    frozen_and_trainable,
-    paced_by_forget,
-    take_steps,
-)
+from forget_mi.config import config
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.joint_embedding import joint_embedding_of
+from forget_mi.models.outputs import Embeddings
+from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
+from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
+from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
+from forget_mi.unlearning.teacher_outputs import OriginalOutputs
 
 
 @config

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from accelerate import Accelerator
 
-from forget_mi.models import ImageTextModel
-from forget_mi.params import config
-from forget_mi.training import TrainingConfig, train
+from forget_mi.config import config
+from forget_mi.models.build import reinitialized
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.training.loop import TrainingConfig, train
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 
 
@@ -33,7 +34,7 @@ def unlearn(
     still F_og's, learned with the forgotten reports among others. A pretrained text tower starts from random weights.
     """
     log = UnlearningLog()
-    new = model.fresh(seed)
+    new = reinitialized(model, seed)
     trained = train(
         new, data.retain, data.validation, settings, seed=seed, accelerator=accelerator, description="retrain",
         progress=progress,

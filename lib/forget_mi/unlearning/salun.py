@@ -9,19 +9,15 @@ from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor
 
-from forget_mi.batches import make_loader, on_device
+from forget_mi.config import config
+from forget_mi.data.batches import make_loader, on_device
 from forget_mi.losses import classification_loss, training_loss
-from forget_mi.models import ImageTextModel
-from forget_mi.params import config
-from forget_mi.unlearning.base import LogUniform, OneOf, Uniform, UnlearningData, UnlearningLog, Whole
-from forget_mi.unlearning.steps import (
-    Half,
-    StepConfig,
-    frozen_and_trainable,
-    hold_still,
-    paced_by_forget,
-    take_steps,
-)
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.training.loop import hold_still
+from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
+from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
+from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.search_space import LogUniform, OneOf, Uniform, Whole
 
 
 @config

@@ -12,21 +12,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from forget_mi.config import config
 from forget_mi.losses import classification_loss
-from forget_mi.metrics import predict
-from forget_mi.models import ImageTextModel, ModelOutput
-from forget_mi.params import config
-from forget_mi.unlearning.base import FORWARD_ONLY, LogUniform, OneOf, UnlearningData, UnlearningLog, Whole
-from forget_mi.unlearning.steps import (
-    Draw,
-    Half,
-    OriginalOutputs,
-    StepConfig,
-    forget_only,
-    frozen_and_trainable,
-    retain_only,
-    take_steps,
-)
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.outputs import ModelOutput
+from forget_mi.training.prediction import predict
+from forget_mi.unlearning.base import FORWARD_ONLY, StepConfig, UnlearningData, UnlearningLog
+from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
+from forget_mi.unlearning.samplers import Draw, forget_only, retain_only
+from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
+from forget_mi.unlearning.teacher_outputs import OriginalOutputs
 
 
 @config

@@ -10,12 +10,14 @@ from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor
 
-from forget_mi.batches import Examples, make_loader, on_device
+from forget_mi.config import config
+from forget_mi.data.batches import Examples, make_loader, on_device
 from forget_mi.losses import classification_loss
-from forget_mi.models import ImageTextModel
-from forget_mi.params import config
-from forget_mi.unlearning.base import LogUniform, OneOf, UnlearningData, UnlearningLog
-from forget_mi.unlearning.steps import draw_in_rounds, frozen_and_trainable
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.unlearning.base import UnlearningData, UnlearningLog
+from forget_mi.unlearning.loop import frozen_and_trainable
+from forget_mi.unlearning.samplers import draw_in_rounds
+from forget_mi.unlearning.search_space import LogUniform, OneOf
 
 
 @config

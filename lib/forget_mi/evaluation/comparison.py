@@ -1,0 +1,103 @@
+"""Models beside the retrained ones: gaps, closeness and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from forget_mi.evaluation.audit import ModelAudit
+from forget_mi.evaluation.measures import logit_cosine_distance
+
+
+def against_retrained(audits: list[ModelAudit]) -> pd.DataFrame:
+    """All measures of all models in one table, each beside the retrained models.
+
+    Columns: model, measure, tower, value, low, high, retrained (mean over the retrained models), gap (value minus
+    that), retrained_spread (largest minus smallest of the retrained models; NaN with fewer than two).
+    """
+    table = pd.concat([a.measures.assign(model=a.name) for a in audits], ignore_index=True)
+    names = [a.name for a in audits if a.manifest["method"] == "retrain"]
+    if not names:
+        return table.assign(retrained=np.nan, gap=np.nan, retrained_spread=np.nan)
+    values = table[table.model.isin(names)].groupby(["measure", "tower"]).value
+    reference = values.mean().rename("retrained").to_frame()
+    reference["retrained_spread"] = values.max() - values.min() if len(names) > 1 else np.nan
+    table = table.merge(reference.reset_index(), on=["measure", "tower"])
+    table["gap"] = table.value - table.retrained
+    order = ["model", "measure", "tower", "value", "low", "high", "retrained", "gap", "retrained_spread"]
+    return table[order]
+
+
+COMPARED = {
+    "mia_svc_image": ("mia_svc", "image"),
+    "mia_svc_fused": ("mia_svc", "fused"),
+    "mia_svc_balanced": ("mia_svc_balanced", "fused"),
+    "attack_auc": ("attack_auc", "fused"),
+    "attack_tpr_1": ("attack_tpr_1", "fused"),
+    "attack_tpr_5": ("attack_tpr_5", "fused"),
+    "forget_auc": ("forget_auc", "fused"),
+    "forget_f1": ("forget_f1", "fused"),
+    "test_auc": ("test_auc", "fused"),
+    "test_f1": ("test_f1", "fused"),
+    "retain_auc": ("retain_auc", "fused"),
+    "forget_auc_image": ("forget_auc", "image"),
+    "forget_f1_image": ("forget_f1", "image"),
+    "test_auc_image": ("test_auc", "image"),
+    "test_f1_image": ("test_f1", "image"),
+}
+
+
+# The five measures whose mean absolute gap to the retrained models says how close a model is to them.
+CLOSENESS = ("mia_svc_fused", "forget_auc", "forget_f1", "test_auc", "test_f1")
+
+
+def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]]) -> float:
+    """Mean absolute difference over CLOSENESS to the mean of the retrained models; NaN without any."""
+    if not retrained:
+        return float("nan")
+    return float(np.mean([abs(row[name] - np.mean([other[name] for other in retrained])) for name in CLOSENESS]))
+
+
+def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataFrame:
+    """One row a model: who it is, its measures, its distance to the retrained models, its cost.
+
+    Columns: model, method, setting, forget_fraction (asked for, or the request's share of the training images), seed,
+    those of COMPARED, mean_gap (mean absolute difference over CLOSENESS to the mean of the retrained models; for a
+    retrained model, to the mean of the others), logit_distance (1 - cosine of logits to the retrained models on D_r),
+    seconds, share_of_retraining (seconds over the retrained models' mean), share_of_references (the same of what it
+    cost the reference models to forget, where the method has them).
+    """
+    retrained = [a for a in audits if a.manifest["method"] == "retrain"]
+    seconds = float(np.mean([a.manifest["seconds"] for a in retrained])) if retrained else float("nan")
+    rows = []
+    for audit in audits:
+        others = [other for other in retrained if other is not audit]
+        row = {
+            "model": audit.name,
+            "method": audit.manifest["method"],
+            "setting": audit.manifest["setting"],
+            "forget_fraction": fraction,
+            "seed": seed,
+        }
+        row |= {column: audit.value(*which) for column, which in COMPARED.items()}
+        golden = [{column: other.value(*COMPARED[column]) for column in CLOSENESS} for other in others]
+        row["mean_gap"] = mean_gap(row, golden)
+        distances = [logit_cosine_distance(audit.predictions["retain"], o.predictions["retain"]) for o in others]
+        row["logit_distance"] = float(np.mean(distances)) if others else float("nan")
+        row["seconds"] = audit.manifest["seconds"]
+        row["share_of_retraining"] = audit.manifest["seconds"] / seconds
+        row["share_of_references"] = audit.manifest.get("seconds_of_references", 0.0) / seconds
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def losses_by_record(audits: list[ModelAudit]) -> pd.DataFrame:
+    """Every record's cross-entropy under every model: model, set, and one column a tower. No ids are in it."""
+    parts = []
+    for audit in audits:
+        for side, predictions in audit.predictions.items():
+            columns = {tower: predictions.cross_entropy(tower) for tower in predictions.towers}
+            parts.append(pd.DataFrame({"model": audit.name, "set": side, **columns}))
+    return pd.concat(parts, ignore_index=True)

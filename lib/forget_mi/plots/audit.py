@@ -1,0 +1,152 @@
+"""The pictures of the audit, for notebook 04 and the deletion report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+from forget_mi.attacks.base import Scores
+from forget_mi.evaluation.statistics import RETRAINED, order_of
+from forget_mi.evaluation.verdicts import OVER, SAME, TOLD, UNDER, UNKNOWN
+from forget_mi.plots.style import COLOURS, SIDE_COLOURS, colour_of, palette_of, shown_once
+
+VERDICT_COLOURS = {UNDER: "#D55E00", OVER: "#CC79A7", TOLD: "#E69F00", SAME: "#009E73", UNKNOWN: "#999999"}
+
+
+def low_fpr_roc(scores: Mapping[str, Scores], title: str, colours: Mapping[str, str] | None = None) -> Figure:
+    """ROC curves twice: as usual, and with both axes logarithmic, where the records that are found with hardly a
+    stranger accused can be seen. A line a model (or attack); the dotted line is guessing."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    smallest = 1.0
+    for number, (name, found) in enumerate(scores.items()):
+        truth = np.repeat([1, 0], [len(found.forget), len(found.test)])
+        false, true, _ = roc_curve(truth, np.concatenate(found), drop_intermediate=False)
+        smallest = min(smallest, 1 / len(found.test))
+        colour = colours[name] if colours else colour_of(name)
+        for axis in axes:
+            style = ["-", "--", ":", "-."][number % 4]
+            # On a logarithmic axis 0 is drawn at half of the smallest share there is.
+            logged = axis is axes[1]
+            x, y = ((np.maximum(v, 0.5 / len(found.test)) if logged else v) for v in (false, true))
+            axis.plot(x, y, color=colour, ls=style, label=name, drawstyle="steps-post")
+    for axis in axes:
+        axis.plot([0.0005, 1], [0.0005, 1], color=COLOURS["neutral"], lw=1, ls=":")
+        axis.set(xlabel="strangers accused (FPR)", ylabel="members found (TPR)", title=title)
+    axes[1].set(xscale="log", yscale="log", xlim=(smallest / 2, 1), ylim=(smallest / 2, 1.05))
+    axes[0].legend(fontsize=8)
+    return shown_once(figure)
+
+
+def patients_strip(tables: Mapping[str, pd.DataFrame], column: str, title: str) -> Figure:
+    """A row a model, a point a forgotten patient: share of strangers who score below them. Forgotten patients should be
+    spread over the whole width, as strangers are."""
+    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.5 * len(tables)))
+    for at, (name, table) in enumerate(tables.items()):
+        jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(table))
+        axis.scatter(table[column], at + jitter, color=colour_of(name), alpha=0.7, s=28, lw=0)
+        axis.plot([table[column].mean()] * 2, [at - 0.35, at + 0.35], color=colour_of(name), lw=3)
+    axis.axvline(0.5, color=COLOURS["neutral"], lw=1, ls=":")
+    axis.set_yticks(range(len(tables)), list(tables))
+    axis.set(xlabel=title, xlim=(-0.03, 1.03))
+    axis.invert_yaxis()
+    return shown_once(figure)
+
+
+def verdict_gaps(table: pd.DataFrame, title: str) -> Figure:
+    """A row a check, a point and interval its gap to the reference, in the colour of its verdict: to the right
+    something is remembered, to the left the patients were pushed further than strangers."""
+    rows = table[table.attack != "margin"].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.22 * len(rows)))
+    for at, row in enumerate(rows.itertuples()):
+        colour = VERDICT_COLOURS[row.verdict]
+        axis.plot([row.low, row.high], [at, at], color=colour, lw=2)
+        axis.plot(row.gap, at, "o", color=colour, ms=4)
+    axis.axvline(0, color=COLOURS["neutral"], lw=1)
+    axis.set_yticks(range(len(rows)), [f"{r.attack}, {r.tower}, {r.level}" for r in rows.itertuples()], fontsize=8)
+    for name in [v for v in VERDICT_COLOURS if (rows.verdict == v).any()]:
+        axis.plot([], [], "o-", color=VERDICT_COLOURS[name], label=name)
+    axis.legend(fontsize=8, loc="best")
+    axis.set(xlabel="gap in AUC to the reference", title=title, ylim=(len(rows) - 0.5, -0.5))
+    return shown_once(figure)
+
+
+def relearning_curves(curves: pd.DataFrame, level: float) -> Figure:
+    """A panel a model: the loss on D_f over passes of training on it, beside that on as many records of strangers."""
+    models = list(dict.fromkeys(curves.model))
+    figure, axes = plt.subplots(1, len(models), figsize=(3.4 * len(models), 3), sharey=True, squeeze=False)
+    for axis, model in zip(axes[0], models, strict=True):
+        for name, part in curves[curves.model == model].groupby("set", sort=False):
+            mine = name == "D_f"
+            axis.plot(
+                part["pass"], part.loss, color=SIDE_COLOURS["forget" if mine else "test"], lw=2.5 if mine else 1,
+                zorder=3 if mine else 2, label="$D_f$" if mine else "strangers" if name == "D_t 1" else None,
+            )  # fmt: skip
+        axis.axhline(level, color=COLOURS["neutral"], lw=1, ls=":")
+        axis.set(title=model, xlabel="passes")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0][0].set_ylabel("cross-entropy (nats)")
+    axes[0][0].legend(fontsize=8)
+    return shown_once(figure)
+
+
+def score_histograms(scores: Mapping[str, Scores], title: str) -> Figure:
+    """A panel a model: how an attack scores D_f and D_t. Where a model has forgotten, both lie on one another."""
+    figure, axes = plt.subplots(1, len(scores), figsize=(3.4 * len(scores), 2.8), sharey=True, squeeze=False)
+    for axis, (name, found) in zip(axes[0], scores.items(), strict=True):
+        everything = np.concatenate(found)
+        edges = np.linspace(*np.quantile(everything, [0.01, 0.99]), 22)
+        for side, values in zip(("test", "forget"), found[::-1], strict=True):
+            inside = np.clip(values, edges[0], edges[-1])
+            label = "$D_t$" if side == "test" else "$D_f$"
+            weights = np.full(len(values), 1 / len(values))
+            axis.hist(inside, edges, weights=weights, alpha=0.6, color=SIDE_COLOURS[side], label=label)
+        axis.set(title=name, xlabel=title)
+    axes[0][0].set_ylabel("share of records")
+    axes[0][0].legend(fontsize=8)
+    return shown_once(figure)
+
+
+def drift_curves(drifts: Mapping[str, pd.DataFrame], titles: Mapping[str, str]) -> Figure:
+    """A panel a column of `deletion.drift`, over the requests that a model served; a line a model."""
+    figure, axes = plt.subplots(1, len(titles), figsize=(3.2 * len(titles), 3), squeeze=False)
+    colours = dict(zip(drifts, sns.color_palette("colorblind", len(drifts)), strict=True))
+    for axis, (column, title) in zip(axes[0], titles.items(), strict=True):
+        for name, table in drifts.items():
+            axis.plot(table.request, table[column], "o-", ms=4, color=colours[name], label=name)
+        axis.set(title=title, xlabel="requests served")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0][0].legend(fontsize=8)
+    return shown_once(figure)
+
+
+def attacks_by_approach(table: pd.DataFrame, first: str | None = None, attack: str = "strongest") -> Figure:
+    """A row an approach, a point and interval the AUC of an attack (figures/audit.csv), by record and by patient; the
+    dotted line is what forgetting should give, the band the retrained models' interval."""
+    rows = table[table.attack == attack]
+    order = order_of(rows.model, first)
+    palette = palette_of(order)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 1.2 + 0.3 * len(order)), sharey=True)
+    for axis, level in zip(axes, ("sample", "patient"), strict=True):
+        part = rows[rows.level == level].set_index("model")
+        for at, name in enumerate(order):
+            row = part.loc[name]
+            axis.plot([row.auc_low, row.auc_high], [at, at], color=palette[name], lw=2)
+            axis.plot(row.auc, at, "o", color=palette[name])
+            if name == RETRAINED:
+                axis.axvspan(row.auc_low, row.auc_high, color=palette[name], alpha=0.12, lw=0)
+        axis.axvline(0.5, color=COLOURS["neutral"], lw=1, ls=":")
+        axis.set_yticks(range(len(order)), order)
+        axis.set(xlabel=f"AUC of the {attack} attack", title="by record" if level == "sample" else "by patient")
+    axes[0].invert_yaxis()
+    return shown_once(figure)
+
+
+def order_for_pictures(names: Sequence[str]) -> list[str]:
+    """The original, the unlearned models, the first retrained model: what fits into one picture."""
+    return [name for name in names if not name.startswith("retrained") or name == "retrained-1"]

@@ -1,0 +1,97 @@
+"""The pictures of the studies past the paper, for notebook 06 and the README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, PercentFormatter
+
+from forget_mi.plots.style import COLOURS, colour_of, palette_of, shown_once
+
+OURS = "held_out_targets"
+
+
+def frontier(table: pd.DataFrame) -> Figure:
+    """Closeness to the retrained models, and what LiRA finds, against the share of retraining's work: a line a method,
+    mean over seeds; the band is where retrained models lie among themselves."""
+    panels = {"mean_gap": "mean gap to the retrained models", "lira_patient_auc": "LiRA by patient (AUC)"}
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))
+    methods = [name for name in table.approach.unique() if name not in ("original", "retrained")]
+    colours = palette_of(methods)
+    gold = table[table.approach == "retrained"]
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        spread = gold.groupby("seed")[column].mean()
+        low, high = (0, spread.max()) if column == "mean_gap" else (gold[column].min(), gold[column].max())
+        axis.axhspan(low, high, color=COLOURS["neutral"], alpha=0.2, lw=0)
+        axis.text(0.215, high, "retrained", ha="right", va="bottom", fontsize=8, color="0.35")
+        for name in methods:
+            line = table[table.approach == name].groupby("budget")[["share_of_retraining", column]].mean()
+            strong = name == OURS
+            axis.plot(
+                line.share_of_retraining, line[column], "o-", label=name, color="black" if strong else colours[name],
+                lw=2.6 if strong else 1.2, ms=6 if strong else 4, zorder=3 if strong else 2,
+            )  # fmt: skip
+        axis.set(xlabel="share of retraining's work", ylabel=title, xscale="log")
+        axis.set_xticks([0.02, 0.05, 0.1, 0.2])
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return shown_once(figure)
+
+
+def sequence(table: pd.DataFrame) -> Figure:
+    """Ten requests in a row: what is left of the earlier patients (their margin over the retrained models'), the loss
+    of test AUC and the cost so far; a line a method, mean over seeds, the band from the lowest to the highest seed."""
+    panels = {
+        "margin_over_retrained": "margin of those served so far,\nover the retrained models'",
+        "test_auc": "test AUC",
+        "retain_loss": "loss on those who stay",
+        "share_of_retraining": "share of retraining so far",
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(13, 3.4))
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        for name, part in table.groupby("approach", sort=False):
+            by_request = part.groupby("request")[column]
+            colour = "black" if name == OURS else colour_of(name)
+            axis.fill_between(
+                by_request.mean().index, by_request.min(), by_request.max(), color=colour, alpha=0.15, lw=0
+            )
+            axis.plot(by_request.mean(), "o-", ms=3, color=colour, label=name)
+        axis.set(xlabel="request", ylabel=title)
+    axes[0].axhline(0, color=COLOURS["neutral"], lw=1, ls=":")
+    axes[0].legend(fontsize=8)
+    return shown_once(figure)
+
+
+def places(points: Mapping[str, np.ndarray], original: str = "original") -> Figure:
+    """Where several models put the same records: predicted probabilities (records, classes) of each, projected on the
+    two directions in which they differ most; an arrow from the original's mean to each other's."""
+    stacked = np.concatenate(list(points.values()))
+    centre = stacked.mean(0)
+    _, _, directions = np.linalg.svd(stacked - centre, full_matrices=False)
+    figure, axis = plt.subplots(figsize=(7, 4.8))
+    flat = {name: (p - centre) @ directions[:2].T for name, p in points.items()}
+    for number, (name, p) in enumerate(flat.items()):
+        colour = f"C{number}"
+        axis.scatter(*p.T, s=12, alpha=0.25, color=colour, lw=0)
+        axis.plot(*p.mean(0), "o", ms=11, color=colour, mec="white", label=name, zorder=4)
+        if name != original:
+            axis.annotate("", p.mean(0), flat[original].mean(0), arrowprops={"arrowstyle": "->", "color": colour})
+    axis.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
+    axis.legend(fontsize=8)
+    return shown_once(figure)
+
+
+def margins_by_source(margins: Mapping[str, np.ndarray]) -> Figure:
+    """How sure of the forgotten patients' labels each source is: a row a source, a box over the records."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(margins)))
+    axis.boxplot(list(margins.values()), vert=False, widths=0.6, showfliers=False, medianprops={"color": "black"})
+    axis.set_yticks(range(1, len(margins) + 1), list(margins))
+    axis.invert_yaxis()
+    axis.axvline(0, color=COLOURS["neutral"], lw=1, ls=":")
+    axis.set(xlabel="margin of the record's label (nats)")
+    return shown_once(figure)

@@ -1,0 +1,157 @@
+"""A model that is in use, and the ledger of the requests that it served."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from forget_mi.data.cohort import Cohort
+from forget_mi.data.pseudonyms import run_salt
+from forget_mi.data.requests import Request, check_request, in_cohort, read_forget_csv
+from forget_mi.errors import InputError
+from forget_mi.evaluation.audit import FORGOTTEN
+from forget_mi.files import replace_when_whole, write_text
+from forget_mi.models.checkpoints import MANIFEST, WEIGHTS
+from forget_mi.requests.erasure import DELETED, DELETING, without_records
+from forget_mi.runs.params import SECTIONS, Params, resolve
+from forget_mi.runs.project import shown
+from forget_mi.runs.run import OUTPUTS, Run
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A trained run whose model is in use, with the requests that were served."""
+
+    folder: Path
+
+    @cached_property
+    def params(self) -> Params:
+        """Of the run, as notebook 02 resolved them. Raises InputError where it has not been finished."""
+        trained = self.folder / "02_train"
+        if not (trained / "manifest.json").is_file():
+            raise InputError(
+                f"MODEL {shown(self.folder)}: holds no trained model (02_train is missing or unfinished); run "
+                "notebooks 01_cohort and 02_train on it, or name another run folder"
+            )
+        values = yaml.safe_load((trained / "params.yaml").read_text())
+        return resolve(_sections(values), values["profile"])
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """One entry a served request, in order. Raises InputError where the file is damaged."""
+        path = self.folder / "requests" / "ledger.json"
+        if not path.is_file():
+            return []
+        try:
+            return json.loads(path.read_text())["requests"]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{shown(path)}: is damaged ({error}); restore it before any request is served") from None
+
+    def served(self) -> dict[str, dict[str, Any]]:
+        """By hashed id, the entry of each patient whose request was served."""
+        return {patient: entry for entry in self.ledger for patient in entry["patients"]}
+
+    def _add(self, entry: Mapping[str, Any]) -> None:
+        path = self.folder / "requests" / "ledger.json"
+        write_text(path, json.dumps({"requests": [*self.ledger, entry]}, indent=2) + "\n")
+
+    def checkpoint(self) -> Path:
+        """The folder of the model as it is now: the last request's, or the run's original."""
+        if not self.ledger:
+            return self.folder / "02_train" / "original"
+        return self.folder / self.ledger[-1]["checkpoint"]
+
+    def reference(self, name: str) -> Path | None:
+        """The folder of a reference model as it is now: the last request's, or the run's; None where it is lost, or was
+        left behind by a request that was served without it."""
+        folder = self.checkpoint().parent / (name if not self.ledger else f"references/{name}")
+        return folder if (folder / MANIFEST).is_file() else None
+
+    def cohort(self) -> Cohort:
+        """The run's cohort, with the patients of served requests on the side 'forgotten'."""
+        cohort = Run(self.folder, self.params).cohort()
+        gone = cohort.table.patient_id.map(self.hashed).isin(self.served())
+        there = gone & (cohort.table.split != DELETED)
+        return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~there, FORGOTTEN)))
+
+    def delete_records(self) -> int:
+        """Destroy what is still there of the patients whose requests were served; return how many records that were.
+
+        In every copy of the cohort below the run their images are blanked, their reports and ids replaced; executed
+        notebooks, which show pictures and reports, the weights of every model but those in use, which knew some of
+        them, and what models said of single records are removed. No later request or audit reads them (they are on the
+        side 'deleted'). Shadow models belong to the cohort as it was; an audit with them needs new ones.
+
+        Killed on the way, it goes on the next time: what is to be replaced by what is kept in DELETING until all is.
+
+        Raises InputError where no request was served.
+        """
+        served = self.served()
+        if not served:
+            raise InputError(f"MODEL {shown(self.folder)}: no request was served; there are no records to delete")
+        in_use = {
+            self.checkpoint(),
+            *(self.reference(name) for name in Run(self.folder, self.params).reference_seeds()),
+        }
+        journal = self.folder / DELETING
+        begun = json.loads(journal.read_text()) if journal.is_file() else {"deleted": 0, "renamed": {}}
+        deleted, renamed = begun["deleted"], begun["renamed"]
+        ids = self.cohort().table.patient_id.unique()
+        renamed |= {name: self.hashed(name) for name in ids if self.hashed(name) in served}
+        for path in sorted(self.folder.rglob("cohort.json")):
+            before = Cohort.load(path.parent)
+            after, count = without_records(before, before.table.patient_id.map(self.hashed).isin(served), self.hashed)
+            if count:
+                renamed[before.fingerprint] = after.fingerprint
+                deleted = max(deleted, count)
+                write_text(journal, json.dumps({"deleted": deleted, "renamed": renamed}))
+                with replace_when_whole(path.parent) as whole:
+                    after.save(whole)
+        for path in self.folder.rglob("*.ipynb"):
+            path.unlink()
+        for path in self.folder.rglob(WEIGHTS):
+            if path.parent not in in_use:
+                path.unlink()
+        for path in self.folder.rglob(OUTPUTS):
+            path.unlink()
+        # Fingerprints and ids that manifests, profiles and tables name.
+        names = re.compile(r"\b(" + "|".join(map(re.escape, renamed)) + r")\b") if renamed else None
+        for path in self.folder.rglob("*") if names else ():
+            if path.suffix in (".json", ".yaml", ".csv") and path.parent.name != "cohort" and path != journal:
+                write_text(path, names.sub(lambda found: renamed[found[0]], path.read_text()))
+        journal.unlink(missing_ok=True)
+        return deleted
+
+    def hashed(self, patient: str) -> str:
+        """A patient's id as ledger and reports show it."""
+        return Run(self.folder, self.params).hashed(patient)
+
+    def request(self, cohort: Cohort, patients: Path) -> Request:
+        """The request in a forget CSV.
+
+        Raises InputError where it names a patient whose request was served, and as `check_request` does.
+        """
+        if self.params.cohort.get("ids") == "hashed":
+            cohort = replace(cohort, salt=run_salt(self.folder))
+        request = Request(f"request-{len(self.ledger) + 1:03d}", in_cohort(cohort, read_forget_csv(patients)))
+        served = self.served()
+        for number, patient in enumerate(request.patients, start=1):
+            if entry := served.get(self.hashed(patient)):
+                raise InputError(
+                    f"{patients}: patient {self.hashed(patient)} ({number} of {len(request.patients)} named) was "
+                    f"forgotten by request {entry['number']:03d} on {entry['served'][:10]}; a request is served once"
+                )
+        return check_request(cohort, request)
+
+
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolved params as a profile's file has them: the method inside its section."""
+    sections = {name: values[name] for name in SECTIONS if name in values}
+    return {**sections, "unlearning": {"method": values["method"], **values["unlearning"]}}

@@ -1,0 +1,26 @@
+"""Tables in the README and the docs, between two markers."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from forget_mi.files import write_text
+from forget_mi.runs.project import ROOT
+
+
+def without_zero(text: str) -> str:
+    """.5 for 0.5, as the README's tables have it."""
+    return re.sub(r"\b0\.", ".", text)
+
+
+def write_readme_table(marker: str, table: pd.DataFrame) -> None:
+    """Put a table between two of the README's markers."""
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(without_zero(cell) for cell in row) + " |" for row in table.itertuples(index=False)]
+    path = ROOT / "README.md"
+    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    before, rest = path.read_text().split(begin)
+    after = rest.split(end)[1]
+    write_text(path, f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}")

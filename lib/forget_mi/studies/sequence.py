@@ -1,0 +1,88 @@
+"""Requests one after another, each served by what the one before left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from forget_mi import unlearning
+from forget_mi.attacks.base import margins
+from forget_mi.data.cohort import Cohort
+from forget_mi.data.requests import Request
+from forget_mi.errors import InputError
+from forget_mi.evaluation.audit import FORGOTTEN
+from forget_mi.studies.study import Forgotten, Study
+from forget_mi.unlearning.references import Forgot, References
+
+
+def parts_of_request(cohort: Cohort, request: Request, parts: int, seed: int) -> list[Request]:
+    """A request cut into parts by patient, of about as many images each.
+
+    Raises InputError where it names fewer patients than parts.
+    """
+    if len(request.patients) < parts:
+        raise InputError(f"request {request.name}: {len(request.patients)} patients can't be cut into {parts} requests")
+    train = cohort.table.iloc[request.forget_rows(cohort)]
+    images = train.groupby("patient_id", sort=False).size()
+    order = np.random.default_rng([seed, 41]).permutation(images.index.to_numpy())
+    found: list[list[str]] = [[] for _ in range(parts)]
+    sizes = np.zeros(parts)
+    for patient in sorted(order, key=lambda name: -images[name]):  # stable: ties in random order
+        smallest = int(sizes.argmin())
+        found[smallest].append(str(patient))
+        sizes[smallest] += images[patient]
+    return [Request(f"{request.name}-part{k + 1}", tuple(sorted(part))) for k, part in enumerate(found)]
+
+
+def served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
+    """The cohort once some patients' requests were served: they are on no side that is learned from."""
+    gone = cohort.table.patient_id.isin(patients)
+    return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, FORGOTTEN)))
+
+
+def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataFrame:
+    """The study's request as `parts` requests, one after another, each served by what the one before left; a row a
+    request.
+
+    The columns of `Study.row`, all measured on the whole request's patients against models retrained without any of
+    them (so only the last row is a fair distance), the shares of all requests so far, and request; and
+    margin_over_retrained: mean margin on the patients of the requests served so far, less the retrained models' mean.
+    """
+    whole, now, done = study, study, []
+    total, of_references = 0.0, 0.0
+    everyone = whole.request.forget_rows(whole.cohort)
+    golden = [whole.says(whole.run.trained(name, whole.cohort), everyone) for name in whole.run.retrained_seeds()]
+    rows, seconds = [], 0.0
+    for number, part in enumerate(parts_of_request(study.cohort, study.request, parts, study.run.params.seed), 1):
+        now = replace(now, cohort=served(study.cohort, done), request=part)
+        forgotten = now.forget(unlearning.parts_of(approach)[0], settings, seed=study.run.original_seed + 20 * number)
+        done += part.patients
+        total, seconds = total + forgotten.work, seconds + forgotten.seconds
+        of_references += forgotten.work_of_references / whole.retraining_work
+        now = replace(
+            now,
+            original=replace(now.original, model=forgotten.model),
+            references=after(now.references, forgotten.references, part),
+        )
+        row = whole.row(approach, Forgotten(forgotten.model, {}, seconds, total), request=number)
+        asked = whole.cohort.table.patient_id.iloc[everyone].isin(done).to_numpy()
+        mine = margins(whole.says(forgotten.model, everyone), "fused")[asked].mean()
+        theirs = np.mean([margins(each, "fused")[asked].mean() for each in golden]) if golden else np.nan
+        row |= {"share_of_references": of_references, "margin_over_retrained": mine - theirs}
+        rows.append(row | {"one_off_trainings": whole.one_off_trainings if forgotten.references else 0.0})
+    return pd.DataFrame(rows)
+
+
+def after(references: References, forgot: Mapping[str, Forgot], request: Request) -> References:
+    """The references once a request was served."""
+    gone = {references.hashed(patient) for patient in request.patients}
+    return replace(
+        references,
+        checkpoints={n: replace(c, model=forgot[n].model) if n in forgot else c
+                     for n, c in references.checkpoints.items()},
+        saw={name: patients - gone for name, patients in references.saw.items()},
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""A study: a run whose models are trained, and one request to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+
+from forget_mi import unlearning
+from forget_mi.attacks import lira
+from forget_mi.attacks.base import Evidence
+from forget_mi.data.batches import make_examples
+from forget_mi.data.cohort import Cohort, rows_of
+from forget_mi.data.requests import Request
+from forget_mi.evaluation.attack_table import at_level, patients_of
+from forget_mi.evaluation.audit import rows_by_set
+from forget_mi.evaluation.comparison import CLOSENESS, COMPARED, mean_gap
+from forget_mi.evaluation.measures import SETS, measures_of
+from forget_mi.evaluation.roc import Roc
+from forget_mi.metrics import binary_auc
+from forget_mi.models.checkpoints import Checkpoint
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.runs.run import Run
+from forget_mi.training.prediction import Predictions, predict
+from forget_mi.training.shadows import Shadows
+from forget_mi.unlearning.base import UnlearningData
+from forget_mi.unlearning.references import Forgot, References, forget_in_references
+
+TPR = 0.01
+
+
+class Forgotten(NamedTuple):
+    """F_ul, the references afterwards by name (empty where the method needs none), and what each cost: seconds, and
+    work in records that went forward and backward."""
+
+    model: ImageTextModel
+    references: Mapping[str, Forgot]
+    seconds: float
+    work: float
+
+    @property
+    def work_of_references(self) -> float:
+        """What it cost the references to forget."""
+        return sum(each.log.work for each in self.references.values() if each.log)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run whose models are trained, and one request to them. original, references: as they are when the request comes
+    in. shadows: what the judging models say of every row of the cohort, or None."""
+
+    run: Run
+    cohort: Cohort
+    request: Request
+    accelerator: Accelerator
+    original: Checkpoint
+    references: References
+    shadows: Shadows | None
+
+    @classmethod
+    def open(cls, run: Run, cohort: Cohort | None = None, request: Request | None = None) -> Study:
+        """Of a run with a finished 02_train, or of a cohort and request whose models `run.train` has made."""
+        cohort = run.cohort() if cohort is None else cohort
+        request = run.request() if request is None else request
+        accelerator = run.accelerator()
+        return cls(
+            run, cohort, request, accelerator, run.trained("original", cohort), run.references(cohort),
+            run.shadows(cohort, accelerator),
+        )  # fmt: skip
+
+    @property
+    def data(self) -> UnlearningData:
+        """What a method is given, without teachers."""
+        saved = self.original
+        return UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.max_tokens)
+
+    @property
+    def retraining_work(self) -> float:
+        """Records that training on D_r takes forward and backward."""
+        return float(len(self.request.retain_rows(self.cohort)) * self.run.params.training.epochs)
+
+    @property
+    def one_off_trainings(self) -> float:
+        """What the reference models cost to make, once for all requests, in trainings of F_og (by records seen)."""
+        train = self.cohort.table.iloc[rows_of(self.cohort, "train")]
+        patients = train.patient_id.map(self.references.hashed)
+        return float(sum(patients.isin(saw).sum() for saw in self.references.saw.values()) / len(train))
+
+    def forget(self, method: str, settings: Any, *, seed: int | None = None, alone: bool = False) -> Forgotten:
+        """Serve the request by a method; the references forget as well where it learns from them, unless `alone`."""
+        seed = self.run.original_seed if seed is None else seed
+        how = {"accelerator": self.accelerator}
+        teaching = unlearning.needs_references(method, getattr(settings, "setting", None))
+        data = self.references.teach(self.data, self.cohort) if teaching else self.data
+        model, log = unlearning.find(method).unlearn(
+            self.original.model, data, settings, seed=seed, progress=False, **how
+        )
+        forgot = {}
+        if teaching and not alone:
+            arguments = (self.references, self.cohort, self.request, method, settings)
+            forgot = forget_in_references(*arguments, seed=seed, **how)
+        return Forgotten(model, forgot, log.seconds, log.work)
+
+    @cached_property
+    def retrained(self) -> list[dict[str, float]]:
+        """The measures of each retrained model."""
+        return [self.measures(self.run.trained(name, self.cohort)) for name in self.run.retrained_seeds()]
+
+    def measures(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
+        """Of a model: CLOSENESS, and where there are shadow models LiRA
+        of D_f against D_t on the fused prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
+        evidence = self.evidence(model)
+        sides = {side: getattr(evidence, side) for side in SETS}
+        found = {(m.name, tower): m for tower in ("fused", "image") for m in measures_of(sides, tower)}
+        row = {name: found[COMPARED[name]].value() for name in CLOSENESS}
+        row["retain_loss"] = found["retain_loss", "fused"].value()
+        if self.shadows is not None:
+            scores = lira.attack(evidence, "fused")
+            row["lira_auc"] = binary_auc(*scores)
+            row["lira_patient_auc"] = binary_auc(*at_level(scores, patients_of(evidence), "patient")[0])
+            row["lira_tpr_at_1pct_fpr"] = float(Roc(*scores).tpr_at_fpr(TPR))
+        return row
+
+    def evidence(self, model: Checkpoint | ImageTextModel) -> Evidence:
+        """What an attacker sees of a model."""
+        rows = rows_by_set(self.cohort, self.request)
+        seen = {side: self.says(model, rows[side]) for side in SETS}
+        sides = ("forget", "validation", "test")
+        shadows = self.shadows and {side: self.shadows.of(rows[side]) for side in sides}
+        return Evidence(*(seen[side] for side in SETS), shadows=shadows)
+
+    def says(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
+        """What a model says of some rows (one without a tokenizer of its own has F_og's)."""
+        saved = model if isinstance(model, Checkpoint) else Checkpoint(model, self.original.tokenizer, {})
+        examples = make_examples(self.cohort, rows, saved.tokenizer, saved.model.max_tokens)
+        return predict(saved.model, examples, self.accelerator)
+
+    def row(self, approach: str, forgotten: Forgotten, **more: Any) -> dict[str, Any]:
+        """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS to the mean of the
+        retrained models), share_of_retraining (of its work: the same on every machine), share_of_references (what their
+        forgetting cost beside it), one_off_trainings, seconds."""
+        measures = self.measures(forgotten.model)
+        costs = {
+            "mean_gap": mean_gap(measures, self.retrained),
+            "share_of_retraining": forgotten.work / self.retraining_work,
+            "share_of_references": forgotten.work_of_references / self.retraining_work,
+            "one_off_trainings": self.one_off_trainings if forgotten.references else 0.0,
+            "seconds": forgotten.seconds,
+        }
+        return self.about(approach, **more) | measures | costs
+
+    def about(self, approach: str, **more: Any) -> dict[str, Any]:
+        """Who a line is about."""
+        fraction = self.run.params.request.fraction
+        return {"approach": approach, "seed": self.run.params.seed, "forget_fraction": fraction, **more}
+
+    def gold_rows(self) -> list[dict[str, Any]]:
+        """A line for F_og, and one a retrained model, with its gap to the mean of the others."""
+        others = [[row for row in self.retrained if row is not own] for own in self.retrained]
+        lines = [
+            self.about("retrained") | row | {"mean_gap": mean_gap(row, rest), "share_of_retraining": 1.0}
+            for row, rest in zip(self.retrained, others, strict=True)
+        ]
+        known = self.measures(self.original)
+        return [self.about("original") | known | {"mean_gap": mean_gap(known, self.retrained)}, *lines]
+
+
+def settings_of(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
+    """The settings of an approach: what was tuned for it, with changes."""
+    from forget_mi.config import build
+    from forget_mi.runs.params import unlearning_values, with_approach
+
+    method, values = unlearning_values(with_approach(approach, tuned)["unlearning"] | changes)
+    return build(unlearning.find(method).Config, values, "unlearning")
+
+
+def train_study(run: Run, cohort: Cohort, request: Request) -> Study:
+    """The study of a run whose models are trained where they are not there yet."""
+    for name in ("original", *run.retrained_seeds(), *run.reference_seeds()):
+        run.train(name, cohort, request, run.accelerator())
+    return Study.open(run, cohort, request)

@@ -1,0 +1,234 @@
+"""Choosing hyper-parameters: one rule for every method, on validation and forget data alone.
+
+A real user has no retrained model, and the test set is there to judge. What is known without them: patients who
+certainly were never trained on (D_v), and that forgotten patients should look like them; and that those who stay should
+look as they did. The latter is checked on a tenth of D_r that the method under trial does not get to see: D_s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from forget_mi.config import build
+from forget_mi.files import sha256_of_text, write_text
+from forget_mi.models.checkpoints import load_checkpoint
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.runs.params import TuningConfig
+from forget_mi.source_code import code_fingerprint
+from forget_mi.studies.tuning_score import Case, Seen, score_terms, withhold
+from forget_mi.unlearning import find
+from forget_mi.unlearning.base import UnlearningData, UnlearningLog
+from forget_mi.unlearning.search_space import LogUniform, OneOf, SearchSpace, Uniform
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import JournalStorage
+
+
+def cases_of(
+    profile: str | Path,
+    settings: TuningConfig,
+    accelerator: Accelerator,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    folder: Path,
+    references: bool = False,
+) -> list[Case]:
+    """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`; so are the
+    reference models, where the method that is tuned needs them."""
+    # runs needs the profiles, and they need TuningConfig.
+    from forget_mi.data.pseudonyms import draw_salt
+    from forget_mi.data.requests import make_request
+    from forget_mi.data.splits import split_by_patient
+    from forget_mi.runs.run import open_run
+
+    draw_salt(folder)
+    cases = []
+    for seed in settings.seeds:
+        for fraction in settings.fractions:
+            name = f"seed{seed}-{100 * fraction:g}pct"
+            changes = {**(overrides or {}), "seed": seed, "request.fraction": fraction}
+            run = open_run(profile, folder / name, changes)
+            params = run.params
+            cohort = split_by_patient(run.source(), params.split)
+            request = make_request(cohort, params.request)
+            run.train("original", cohort, request, accelerator)
+            original = load_checkpoint(run.stage("02_train") / "original", fingerprint=cohort.fingerprint)
+            data = UnlearningData.from_cohort(cohort, request, original.tokenizer, params.model.max_tokens)
+            if references:
+                for reference in run.reference_seeds():
+                    run.train(reference, cohort, request, accelerator)
+                data = run.references(cohort).teach(data, cohort)
+            work = len(data.retain) * params.training.epochs
+            data, stay = withhold(data, settings.withheld, run.original_seed)
+            cases.append(Case(name, original.model, data, stay, run.original_seed, work))
+    return cases
+
+
+def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
+    """A method's SEARCH, drawn by an Optuna trial."""
+    values = {}
+    for name, choice in space.items():
+        if isinstance(choice, OneOf):
+            values[name] = trial.suggest_categorical(name, choice.values)
+        elif isinstance(choice, (LogUniform, Uniform)):
+            log = isinstance(choice, LogUniform)
+            # Three significant digits are kept: what is committed is then exactly what was tried.
+            values[name] = float(f"{trial.suggest_float(name, choice.low, choice.high, log=log):.3g}")
+        else:
+            values[name] = trial.suggest_int(name, choice.low, choice.high)
+    return values
+
+
+def search(
+    method: str,
+    fixed: Mapping[str, Any],
+    cases: Sequence[Case],
+    settings: TuningConfig,
+    accelerator: Accelerator,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The best settings of a method (`fixed`, such as the setting, and what the search chose) and one row a trial.
+
+    Each trial unlearns every case in turn and is scored by the mean of `score_terms`; a trial that costs more than the
+    budget in any case is dropped, and one that is worse than the median of the earlier ones so far is cut short. The
+    first trial takes the module's defaults. folder: where a journal is kept, from which a search that was killed goes
+    on and a finished one is read, as long as neither the code nor the cases have changed. A method without SEARCH has
+    nothing to choose, and gets one trial.
+
+    Raises RuntimeError where no trial stayed within the budget.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    module = find(method)
+    space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}
+    before = {case.name: Seen.by(case.original, case, accelerator) for case in cases}
+
+    def objective(trial: optuna.Trial) -> float:
+        values = {**fixed, **suggest(trial, space)}
+        terms: list[dict[str, float]] = []
+        trial.set_user_attr("settings", json.dumps(values))
+        for number, case in enumerate(cases):
+            try:
+                unlearned, log = _unlearn(module, values, case, accelerator)
+            except FloatingPointError as error:
+                trial.set_user_attr("ended", str(error))
+                raise optuna.TrialPruned from None
+            share = log.work / case.retraining_work
+            if share > settings.budget:
+                trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
+                raise optuna.TrialPruned
+            terms.append(score_terms(before[case.name], Seen.by(unlearned, case, accelerator)) | {"share": share})
+            means = pd.DataFrame(terms).mean()
+            trial.set_user_attr("terms", means.to_dict())
+            score = float(means.drop("share").mean())
+            trial.report(score, number)
+            if number + 1 < len(cases) and trial.should_prune():
+                trial.set_user_attr("ended", "worse than the median")
+                raise optuna.TrialPruned
+        trial.set_user_attr("ended", "")
+        return score
+
+    study = optuna.create_study(
+        study_name=method,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=settings.patience, n_warmup_steps=1),
+        storage=_journal(folder, method, [fixed, asdict(settings), [_identity(case) for case in cases]]),
+        load_if_exists=True,
+    )
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    done = len([t for t in study.trials if t.state in ended])  # the others were interrupted
+    if done == 0:
+        study.enqueue_trial(_defaults(module, fixed, space))
+    for number in tqdm(range(done, settings.trials if space else 1), desc=method, unit="trial", disable=not progress):
+        # A sampler a trial: a search that was killed and goes on draws what it would have drawn.
+        seed = 1000 * settings.seed + number
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=settings.patience)
+        study.optimize(objective, n_trials=1)
+    finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    if not finished:
+        raise RuntimeError(f"tuning {method}: no trial stayed within {settings.budget} of retraining")
+    best = min(finished, key=lambda t: t.value)
+    return json.loads(best.user_attrs["settings"]), _table(study.trials, best.number)
+
+
+def _unlearn(
+    module, values: Mapping[str, Any], case: Case, accelerator: Accelerator
+) -> tuple[ImageTextModel, UnlearningLog]:
+    return module.unlearn(
+        case.original,
+        case.data,
+        build(module.Config, values, "unlearning"),
+        seed=case.seed,
+        accelerator=accelerator,
+        progress=False,
+    )
+
+
+def _defaults(module, fixed: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """The module's default settings as far as the search may choose them, moved into its range."""
+    defaults = module.Config(**fixed)
+    values = {}
+    for name, choice in space.items():
+        value = getattr(defaults, name)
+        if isinstance(choice, OneOf):
+            values[name] = value if value in choice.values else choice.values[0]
+        else:
+            values[name] = min(max(value, choice.low), choice.high)
+    return values
+
+
+def _identity(case: Case) -> list:
+    weights = hashlib.sha256()
+    for model in (case.original, *(reference.model for reference in case.data.references)):
+        for name, tensor in sorted(model.state_dict().items()):
+            weights.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return [case.name, case.seed, weights.hexdigest(), case.data.forget.rows.tolist()]
+
+
+def _journal(folder: Path | None, method: str, identity: list) -> JournalStorage | None:
+    if folder is None:
+        return None
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    code = code_fingerprint("studies.tuning", f"unlearning.{method}")
+    name = f"search-{sha256_of_text(json.dumps([code, identity]))[:12]}.journal"
+    folder.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(folder / name)))
+
+
+def tuning_folder(profile: str | Path, folder: str | Path | None = None) -> Path:
+    """Where the tuning of a profile goes: runs/tuning/<profile>, or a folder (relative to the project)."""
+    from forget_mi.runs.project import ROOT
+
+    return ROOT / (folder or f"runs/tuning/{Path(profile).stem}")
+
+
+def save_search(folder: Path, best: Mapping[str, Any], trials: pd.DataFrame) -> None:
+    """Write trials.csv, settings.yaml and, last, outcome.json."""
+    write_text(folder / "trials.csv", trials.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "settings.yaml", yaml.safe_dump(dict(best), sort_keys=False))
+    write_text(folder / "outcome.json", json.dumps({"ok": True, "settings": dict(best)}, indent=2) + "\n")
+
+
+def _table(trials: Sequence[optuna.trial.FrozenTrial], best: int) -> pd.DataFrame:
+    rows = []
+    for trial in trials:
+        score = trial.value if trial.value is not None and trial.user_attrs.get("ended") == "" else float("nan")
+        row = {"trial": trial.number, "chosen": trial.number == best, "score": score}
+        row |= {"ended": trial.user_attrs.get("ended", "interrupted")} | trial.user_attrs.get("terms", {})
+        rows.append(row | json.loads(trial.user_attrs.get("settings", "{}")))
+    return pd.DataFrame(rows)

@@ -1,0 +1,220 @@
+"""One loop that trains the original model, retrains without a request, and serves every method that fine-tunes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from forget_mi.config import config
+from forget_mi.data.batches import Batch, Examples, cut, make_examples, make_loader, on_device
+from forget_mi.data.cohort import Cohort, rows_of
+from forget_mi.errors import InputError
+from forget_mi.losses import training_loss
+from forget_mi.metrics import mean_auc
+from forget_mi.models.build import build_model
+from forget_mi.models.config import ModelConfig
+from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models.tokenizers import build_tokenizer, vocabulary_of
+from forget_mi.training.devices import in_turn, placed, release
+from forget_mi.training.prediction import predict
+from forget_mi.training.state import TrainingLog, TrainingState
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Loss = Callable[[ImageTextModel, Batch], Tensor]
+
+
+@config
+class TrainingConfig:
+    """epochs: passes over the training set. batch_size. learning_rate: AdamW's peak, after a linear warm-up over
+    `warmup` of the steps, then linear decay to 0. weight_decay. clip: largest gradient norm. translation: images are
+    shifted at random by up to this share of their size. keep: which weights are handed on, those of the last epoch or
+    of the best validation AUC."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    translation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    keep: Literal["last", "best"] = "last"
+
+
+def default_loss(model: ImageTextModel, batch: Batch) -> Tensor:
+    """CE(image) + CE(text) + ranking loss of a batch."""
+    output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
+    return training_loss(output, batch["labels"], batch["studies"])
+
+
+def train(
+    model: ImageTextModel,
+    examples: Examples,
+    validation: Examples,
+    settings: TrainingConfig,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    loss: Loss = default_loss,
+    state_folder: Path | None = None,
+    description: str = "training",
+    progress: bool = True,
+) -> TrainingLog:
+    """Train the model in place.
+
+    examples, validation: what is learned from, and what the AUC of each epoch is measured on. seed: of the order of
+    batches, dropout and translations; each epoch draws from (seed, epoch) alone, so that a run that was killed and
+    resumed ends with the same weights. state_folder: the state after each epoch is kept there; where it already holds
+    one of the same settings, training goes on from it. It is removed by the caller once the result is safe.
+
+    Raises InputError where the state in state_folder belongs to other settings, FloatingPointError where the loss is
+    not finite.
+    """
+    steps_an_epoch = math.ceil(len(examples) / settings.batch_size)
+    optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
+    scheduler = linear_schedule(optimizer, settings.epochs * steps_an_epoch, settings.warmup)
+    placed(model, accelerator)
+    release(accelerator)
+    wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    parameters = list(wrapped.parameters())
+    state = TrainingState(
+        state_folder, {"settings": asdict(settings), "seed": seed, "examples": len(examples)}, accelerator
+    )
+    log, best = state.restore()
+
+    epochs = range(len(log.epochs), settings.epochs)
+    done = len(log.epochs)
+    bar = tqdm(epochs, desc=description, unit="epoch", initial=done, total=settings.epochs, disable=not progress)
+    for epoch in bar:
+        started = time.perf_counter()
+        epoch_seed = 1_000_003 * seed + epoch
+        torch.manual_seed(epoch_seed)
+        loader = on_device(make_loader(examples, settings.batch_size, seed=epoch_seed), accelerator)
+        wrapped.train()
+        total = torch.zeros((), device=accelerator.device)
+        for batch in loader:
+            batch["images"] = translate(batch["images"], settings.translation)
+            for part in in_turn(cut(batch, accelerator.parts), wrapped, accelerator):
+                value = loss(wrapped, part) * (len(part["labels"]) / len(batch["labels"]))
+                accelerator.backward(value)
+                total += value.detach()
+            accelerator.clip_grad_norm_(parameters, settings.clip)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        mean_loss = accelerator.reduce(total, "mean").item() / len(loader)
+        log.seconds += time.perf_counter() - started
+        if not math.isfinite(mean_loss):
+            raise FloatingPointError(f"{description}: the loss is {mean_loss} in epoch {epoch + 1}; lower the rate")
+        held_out = predict(model, validation, accelerator)
+        row = {
+            "epoch": epoch + 1,
+            "train_loss": mean_loss,
+            "validation_loss": float(held_out.cross_entropy("fused").mean()),
+            "validation_auc": mean_auc(held_out.labels, held_out.probabilities("fused")),
+        }
+        log.epochs.append(row)
+        if row["validation_auc"] >= max(e["validation_auc"] for e in log.epochs):
+            log.best_epoch = epoch + 1
+            if settings.keep == "best":
+                best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        state.keep(log, best)
+        bar.set_postfix(loss=f"{mean_loss:.3f}", validation_auc=f"{row['validation_auc']:.3f}")
+    if settings.keep == "best" and best is not None:
+        model.load_state_dict(best)
+    return log
+
+
+def train_new(
+    cohort: Cohort,
+    rows: Sequence[int],
+    model_settings: ModelConfig,
+    settings: TrainingConfig,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    state_folder: Path | None = None,
+    description: str = "training",
+    progress: bool = True,
+) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None, TrainingLog]:
+    """A model that has seen nothing but the given rows of the cohort: tokenizer, weights and training alike.
+
+    The vocabulary is learned from these rows' reports alone, so that a retrained model owes nothing, not even a word,
+    to the patients it was retrained without.
+    """
+    if model_settings.towers != "text" and not cohort.has_images:
+        raise InputError(
+            f"parameter model.towers = {model_settings.towers!r}: cohort {cohort.name} holds reports only; set "
+            "model.towers to 'text', or give the folder with its images (cohort.root)"
+        )
+    studies = cohort.table.study_id.iloc[list(rows)].unique()
+    tokenizer = build_tokenizer(model_settings, [cohort.reports[study] for study in studies])
+    model = build_model(model_settings, len(cohort.classes), vocabulary_of(tokenizer), seed)
+    log = train(
+        model,
+        make_examples(cohort, rows, tokenizer, model.max_tokens),
+        make_examples(cohort, rows_of(cohort, "validation"), tokenizer, model.max_tokens),
+        settings,
+        seed=seed,
+        accelerator=accelerator,
+        state_folder=state_folder,
+        description=description,
+        progress=progress,
+    )
+    return model, tokenizer, log
+
+
+def make_optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.999
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that require a gradient; biases and norms are not decayed. beta2: decay of the running
+    mean of squared gradients, which averages over about 1 / (1 - beta2) steps."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, beta2), fused=True)
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up over a share of the steps, then linear decay to 0."""
+    from transformers import get_linear_schedule_with_warmup
+
+    return get_linear_schedule_with_warmup(optimizer, round(warmup * steps), steps)
+
+
+def translate(images: Tensor, share: float) -> Tensor:
+    """Shift each image (batch, 1, height, width) at random by up to `share` of its size; what comes in is black."""
+    if share == 0:
+        return images
+    batch, _, height, width = images.shape
+    reach = round(share * max(height, width))
+    padded = nn.functional.pad(images, [reach] * 4)
+    shifts = torch.randint(0, 2 * reach + 1, (2, batch)).to(images.device)
+    rows = shifts[0][:, None] + torch.arange(height, device=images.device)
+    columns = shifts[1][:, None] + torch.arange(width, device=images.device)
+    which = torch.arange(batch, device=images.device)[:, None, None]
+    return padded[which, 0, rows[:, :, None], columns[:, None, :]][:, None]
+
+
+def hold_still(model: nn.Module, all_batch_norm: bool) -> None:
+    """Put into evaluation mode, in place, the layers of which nothing is trained, and batch normalisation (all of it,
+    or only there), which then uses and keeps F_og's running statistics: the embeddings of a small batch, half of it
+    forgotten records, then mean the same in the loop as afterwards."""
+    for module in model.modules():
+        has_some = next(module.parameters(), None) is not None
+        still = has_some and not any(p.requires_grad for p in module.parameters())
+        if still or (all_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)):
+            module.eval()
