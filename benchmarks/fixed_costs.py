@@ -13,16 +13,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from forget_mi.evaluation.attack_table import rates
+from forget_mi.kernels import IMPORTED
 from measure import Row, Work, alternately, seconds, spread
 from sklearn.metrics import roc_auc_score
 
 from forget_mi.attacks.base import Scores
-from forget_mi.evaluation.attack_table import Draws, Patients, rates
-from forget_mi.kernels import IMPORTED
+from forget_mi.evaluation.attack_rates import BootstrapWeights, Patients
 from forget_mi.runs.chain import NOTEBOOKS, run_chain
 
 LIMIT = 8.0
-TRAIN = ("run.train_all(", ".unlearn(", "forget_in_references(", "probes.relearning(")
+TRAIN = ("train_models(run, ", ".unlearn(", "forget_in_references(", "probes.relearning(")
 
 
 def notebooks() -> list[Row]:
@@ -35,29 +36,43 @@ def notebooks() -> list[Row]:
     for once in range(4):
         with tempfile.TemporaryDirectory() as folder:
             for name in NOTEBOOKS:
-                took = seconds(partial(run_chain, "tiny", Path(folder) / "tiny", None, [name], progress=False))
+                took = seconds(
+                    partial(run_chain, "tiny", Path(folder) / "tiny", None, [name], progress=False)
+                )
                 # Of 03 there are two, side by side: the chain waits for the slower one.
-                trained = max(training_seconds(path) for path in Path(folder).rglob(f"{name}.ipynb"))
+                trained = max(
+                    training_seconds(path) for path in Path(folder).rglob(f"{name}.ipynb")
+                )
                 if once > 0:  # in the first chain, what is paid once
                     found[name].append((took - trained) / LIMIT)
     rows = [Row("e", f"{name}, of {LIMIT:g} s", *spread(values)) for name, values in found.items()]
     warm = f"import importlib; [importlib.import_module(name) for name in {IMPORTED}]"
     bert = "import transformers.models.bert.modeling_bert"
-    often = "import atexit, gc, forget_mi; gc.set_threshold(700, 10, 10); atexit.unregister(gc.freeze)"
+    often = (
+        "import atexit, gc, forget_mi; gc.set_threshold(700, 10, 10); atexit.unregister(gc.freeze)"
+    )
     alone = [
-        Row("e", f"{case}, of {LIMIT:g} s", *spread(seconds(python(code)) / LIMIT for _ in range(5)))
+        Row(
+            "e", f"{case}, of {LIMIT:g} s", *spread(seconds(python(code)) / LIMIT for _ in range(5))
+        )
         for case, code in (
             ("once a chain: the process whose forks the kernels are", warm),
             ("a kernel of one's own: a process that imports a BERT", bert),
         )
     ]
-    library = alternately(python("import forget_mi.runs"), python("import torch, transformers"), rounds=5)
+    library = alternately(
+        python("import forget_mi.runs"), python("import torch, transformers"), rounds=5
+    )
     garbage = alternately(python(f"{often}; {bert}"), python(f"import forget_mi; {bert}"), rounds=5)
     return [
         *rows,
         *alone,
         Row("e", "import of the library over torch and transformers", *library),
-        Row("e", "a process that imports a BERT, garbage collected as by default over seldom", *garbage),
+        Row(
+            "e",
+            "a process that imports a BERT, garbage collected as by default over seldom",
+            *garbage,
+        ),
     ]
 
 
@@ -68,9 +83,15 @@ def python(code: str) -> Work:
 
 def training_seconds(executed: Path) -> float:
     """Of an executed notebook: what its cells took in which a model is trained, unlearned or relearned."""
-    cells = [cell for cell in json.loads(executed.read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell for cell in json.loads(executed.read_text())["cells"] if cell["cell_type"] == "code"
+    ]
     trains = [any(call in "".join(cell["source"]) for call in TRAIN) for cell in cells]
-    return sum(c["metadata"]["papermill"]["duration"] or 0 for c, it_does in zip(cells, trains, strict=True) if it_does)
+    return sum(
+        c["metadata"]["papermill"]["duration"] or 0
+        for c, it_does in zip(cells, trains, strict=True)
+        if it_does
+    )
 
 
 def memory() -> list[Row]:
@@ -86,7 +107,9 @@ def memory() -> list[Row]:
 
 def printed(command: list[str]) -> int:
     """The number that a command prints last."""
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return int(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def audit() -> list[Row]:
@@ -96,16 +119,23 @@ def audit() -> list[Row]:
     patients = Patients(np.arange(110) // 4, np.arange(310) // 4)
 
     def plain() -> list[float]:
-        draws = Draws.of(patients, 500, 0)
+        draws = BootstrapWeights.sample(patients, 500, 0)
         truth, values = np.repeat([1, 0], [110, 310]), np.concatenate(scores)
-        return [roc_auc_score(truth, values, sample_weight=np.concatenate(w)) for w in zip(*draws, strict=True)]
+        return [
+            roc_auc_score(truth, values, sample_weight=np.concatenate(w))
+            for w in zip(*draws, strict=True)
+        ]
 
     def ours() -> np.ndarray:
-        return rates(scores, Draws.of(patients, 500, 0))["auc"]
+        return rates(scores, BootstrapWeights.sample(patients, 500, 0))["auc"]
 
     np.testing.assert_allclose(plain(), ours())
     return [
-        Row("h", "bootstrap of an attack, scikit-learn draw by draw over all at once", *alternately(plain, ours, 5))
+        Row(
+            "h",
+            "bootstrap of an attack, scikit-learn draw by draw over all at once",
+            *alternately(plain, ours, 5),
+        )
     ]
 
 
@@ -122,13 +152,16 @@ def peak_memory(images: int) -> int:
     from forget_mi.models.build import build_model
     from forget_mi.models.config import NAMED
     from forget_mi.models.tokenizers import build_tokenizer
+    from forget_mi.training.config import TrainingConfig
     from forget_mi.training.devices import make_accelerator
-    from forget_mi.training.loop import TrainingConfig, train
+    from forget_mi.training.loop import train
     from forget_mi.unlearning import forget_mi
     from forget_mi.unlearning.base import UnlearningData
 
     with tempfile.TemporaryDirectory() as folder:
-        cohort = repeated(synthetic.load(synthetic.SyntheticConfig(patients=200, image_size=128)), images)
+        cohort = repeated(
+            synthetic.load(synthetic.SyntheticConfig(patients=200, image_size=128)), images
+        )
         np.save(Path(folder) / "images.npy", cohort.images)
         on_disk = ImageRows(np.load(Path(folder) / "images.npy", mmap_mode="r"), np.arange(images))
         cohort = split_by_patient(replace(cohort, images=on_disk), SplitConfig())
@@ -143,7 +176,9 @@ def peak_memory(images: int) -> int:
         settings = TrainingConfig(epochs=1, batch_size=32)
         # The same number of steps whatever the size: what may grow is what is held, not what is done.
         some = data.retain.select(np.random.default_rng(0).permutation(len(data.retain))[:1000])
-        train(model, some, data.validation, settings, seed=0, accelerator=accelerator, progress=False)
+        train(
+            model, some, data.validation, settings, seed=0, accelerator=accelerator, progress=False
+        )
         unlearning = forget_mi.Config(epochs=1, stop="never")
         forget_mi.unlearn(model, data, unlearning, seed=0, accelerator=accelerator, progress=False)
         done.set()

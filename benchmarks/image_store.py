@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--pixels", type=int, default=1024, help="of the DICOM files")
     parser.add_argument("--size", type=int, default=512, help="of the store")
-    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the files go (default: a temporary folder)"
+    )
     options = parser.parse_args(arguments)
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -43,14 +45,23 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
         # In a process of its own, whose peak memory is that of the store and of nothing else.
         started = time.perf_counter()
         memory = subprocess.run(
-            [sys.executable, __file__, "--store", folder, str(options.size)], check=True, capture_output=True, text=True
+            [sys.executable, __file__, "--store", folder, str(options.size)],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.strip()
         store = len(paths) / (time.perf_counter() - started)
-        opened = open_store(paths, options.size, Path(folder) / "store", source="benchmark", progress=False)
+        opened = open_store(
+            paths, options.size, Path(folder) / "store", source="benchmark", progress=False
+        )
         again = [len(paths) / seconds(lambda: checksum(opened.images)) for _ in range(2)]
-    print(f"{options.images} DICOM files of {options.pixels} px to {options.size} px, {cores} cores")
+    print(
+        f"{options.images} DICOM files of {options.pixels} px to {options.size} px, {cores} cores"
+    )
     print(f"bare pydicom and resize, one core   {bare:10.1f} images/s")
-    print(f"store, all cores, start included    {store:10.1f} images/s, {store / (bare * cores):.2f} of bare x cores")
+    print(
+        f"store, all cores, start included    {store:10.1f} images/s, {store / (bare * cores):.2f} of bare x cores"
+    )
     print(f"store, second and third pass        {again[0]:10.1f} and {again[1]:.1f} images/s")
     print(f"peak resident memory                {memory}")
     return store / (bare * cores), again[0] / bare
@@ -67,11 +78,15 @@ def rows() -> list[Row]:
 
 def write(folder: Path, images: int, pixels: int) -> list[Path]:
     """The files: a few synthetic radiographs, each with noise of its own."""
-    cohort = synthetic.load(synthetic.SyntheticConfig(patients=8, image_size=pixels, images_per_patient=1))
+    cohort = synthetic.load(
+        synthetic.SyntheticConfig(patients=8, image_size=pixels, images_per_patient=1)
+    )
     rng = np.random.default_rng(0)
     paths = []
     for number in range(images):
-        picture = cohort.images[number % len(cohort), 0] // 2 + rng.integers(0, 100, (pixels, pixels), dtype=np.uint8)
+        picture = cohort.images[number % len(cohort), 0] // 2 + rng.integers(
+            0, 100, (pixels, pixels), dtype=np.uint8
+        )
         paths.append(folder / f"{number:06d}.dcm")
         write_dicom(paths[-1], picture, "1", "1", inverted=number % 5 == 4)
     return paths
@@ -84,7 +99,9 @@ def bare_loop(path: Path, size: int) -> np.ndarray:
 
 def checksum(images: np.ndarray) -> int:
     """A sum over all pixels, read in batches."""
-    return sum(int(images[start : start + 64].sum(dtype=np.int64)) for start in range(0, len(images), 64))
+    return sum(
+        int(images[start : start + 64].sum(dtype=np.int64)) for start in range(0, len(images), 64)
+    )
 
 
 def seconds(work) -> float:
@@ -96,8 +113,13 @@ def seconds(work) -> float:
 
 def fill_store(folder: Path, size: int) -> None:
     """Decode everything into the store; print the peak memory of this process and of its workers, in MB."""
-    open_store(sorted(folder.glob("*.dcm")), size, folder / "store", source="benchmark", progress=False)
-    peaks = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    open_store(
+        sorted(folder.glob("*.dcm")), size, folder / "store", source="benchmark", progress=False
+    )
+    peaks = [
+        resource.getrusage(who).ru_maxrss // 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
     print(f"{peaks[0]} MB in the parent, {peaks[1]} MB in the largest worker")
 
 

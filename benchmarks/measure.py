@@ -66,6 +66,8 @@ def keep(rows: Iterable[Row]) -> None:
     """Print the rows, and put them into results.csv in place of the same benchmark's earlier ones."""
     new = pd.DataFrame(rows)
     old = pd.read_csv(RESULTS) if RESULTS.is_file() else new.iloc[:0]
-    table = pd.concat([old[~old.benchmark.isin(new.benchmark)], new]).sort_values("benchmark", kind="stable")
+    table = pd.concat([old[~old.benchmark.isin(new.benchmark)], new]).sort_values(
+        "benchmark", kind="stable"
+    )
     RESULTS.write_text(table.to_csv(index=False, float_format="%.4g"))
     print(new.round(3).to_string(index=False), flush=True)

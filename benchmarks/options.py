@@ -16,16 +16,19 @@ from measure import Row, alternately
 from training_epoch import ours
 from unlearning_step import padded, remembering, setting, whole
 
-from forget_mi.evaluation.audit import AuditConfig, measure_all
+from forget_mi.evaluation.audit import measure_all
+from forget_mi.evaluation.config import AuditConfig
 from forget_mi.evaluation.measures import measures_of
+from forget_mi.evaluation.verdicts import UNKNOWN
 from forget_mi.losses import training_loss
 from forget_mi.models.config import NAMED
-from forget_mi.runs.parallel import side_by_side
-from forget_mi.training.devices import DeviceConfig, make_accelerator, placed
+from forget_mi.runs.parallel import run_parallel
+from forget_mi.training.config import DeviceConfig
+from forget_mi.training.devices import make_accelerator, to_device
 from forget_mi.training.loop import make_optimizer
 from forget_mi.training.prediction import predict
 from forget_mi.unlearning import cf_k, forget_mi, layers
-from forget_mi.unlearning.teacher_outputs import UNKNOWN, OriginalOutputs
+from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
 STEPS = 12
 
@@ -39,16 +42,26 @@ def rows() -> list[Row]:
 def remembered(model, data) -> list[Row]:
     """What was computed before, and is not again."""
     once = partial(forget, data, model)
-    anew = with_changed(once, OriginalOutputs, "prepare", forgetful(OriginalOutputs.prepare))
+    anew = with_changed(once, TeacherOutputs, "prepare", forgetful(TeacherOutputs.prepare))
     kept = partial(forget, remembering(data), model)
     found = [
         Row("a", "forget_mi, F_og asked in each pass over once", *alternately(anew, once, 5)),
-        Row("a", "forget_mi, F_og asked once over read from an earlier run", *alternately(once, kept, 5)),
+        Row(
+            "a",
+            "forget_mi, F_og asked once over read from an earlier run",
+            *alternately(once, kept, 5),
+        ),
     ]
     for k in (1, 2):
         spared = partial(last_layers, model, data, k)
         whole = with_changed(spared, layers, "MOST_BYTES", 0)
-        found.append(Row("a", f"CF-k, k = {k}: all layers over the trained ones", *alternately(whole, spared, 5)))
+        found.append(
+            Row(
+                "a",
+                f"CF-k, k = {k}: all layers over the trained ones",
+                *alternately(whole, spared, 5),
+            )
+        )
     return found
 
 
@@ -58,25 +71,42 @@ def stepped(model, data) -> list[Row]:
     found = [
         Row("a", f"training step, {name}", *alternately(slower, plain, 9))
         for name, slower in (
-            ("reports as long as the tokenizer allows over the batch's longest", stepping(model, data, padding=True)),
+            (
+                "reports as long as the tokenizer allows over the batch's longest",
+                stepping(model, data, padding=True),
+            ),
             ("AdamW tensor by tensor over fused", stepping(model, data, fused=False)),
             ("loss read at each step over never", stepping(model, data, reads=True)),
             ("all positions of BERT's last layer over [CLS] alone", stepping(whole(model), data)),
-            ("channels outermost over innermost", stepping(model, data, DeviceConfig(channels_last="off"))),
+            (
+                "channels outermost over innermost",
+                stepping(model, data, DeviceConfig(channels_last="off")),
+            ),
         )
     ]
     faster = stepping(model, data, DeviceConfig(compile="inductor"))
-    return [*found, Row("a", "training step, plain over torch.compile", *alternately(plain, faster, 9))]
+    return [
+        *found,
+        Row("a", "training step, plain over torch.compile", *alternately(plain, faster, 9)),
+    ]
 
 
 def around(model, data) -> list[Row]:
     """Evaluation, and several models."""
     accelerator = make_accelerator()
-    sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": data.validation}
+    sets = {
+        "forget": data.forget,
+        "retain": data.retain,
+        "validation": data.validation,
+        "test": data.validation,
+    }
     settings = AuditConfig()
 
     def once() -> None:
-        measure_all({side: predict(model, examples, accelerator) for side, examples in sets.items()}, settings)
+        measure_all(
+            {side: predict(model, examples, accelerator) for side, examples in sets.items()},
+            settings,
+        )
 
     def for_each() -> None:
         said = {side: predict(model, examples, accelerator) for side, examples in sets.items()}
@@ -88,13 +118,26 @@ def around(model, data) -> list[Row]:
     threads = os.cpu_count()
 
     def two(threads: int) -> None:
-        side_by_side(partial(seeded, model, data, threads), [0, 1], DeviceConfig(threads=threads), progress=False)
+        run_parallel(
+            partial(seeded, model, data, threads),
+            [0, 1],
+            DeviceConfig(threads=threads),
+            progress=False,
+        )
 
-    in_turn, beside = partial(two, threads), partial(two, 1)
+    accumulate_gradients, beside = partial(two, threads), partial(two, 1)
 
     return [
-        Row("a", "measures of a model, a pass for each over one for all", *alternately(for_each, once, 5)),
-        Row("a", "two trainings, one after another on all cores over side by side", *alternately(in_turn, beside, 3)),
+        Row(
+            "a",
+            "measures of a model, a pass for each over one for all",
+            *alternately(for_each, once, 5),
+        ),
+        Row(
+            "a",
+            "two trainings, one after another on all cores over side by side",
+            *alternately(accumulate_gradients, beside, 3),
+        ),
     ]
 
 
@@ -137,18 +180,25 @@ def seeded(model, data, threads: int, seed: int) -> None:
 
 
 def stepping(
-    model, data, settings: DeviceConfig | None = None, padding: bool = False, fused: bool = True, reads: bool = False
+    model,
+    data,
+    settings: DeviceConfig | None = None,
+    padding: bool = False,
+    fused: bool = True,
+    reads: bool = False,
 ) -> Callable[[], None]:
     """STEPS training steps on the same batches each time, after the model has been prepared (and compiled) once."""
     accelerator = make_accelerator(settings)
-    mine = placed(copy.deepcopy(model), accelerator).train()
+    mine = to_device(copy.deepcopy(model), accelerator).train()
     optimizer = make_optimizer(mine, 1e-4, 0.0)
     if not fused:
         for group in optimizer.param_groups:
             group.update(fused=False, foreach=False)
     wrapped, optimizer = accelerator.prepare(mine, optimizer)
     indices = torch.arange(32 * STEPS).split(32)
-    batches = [padded(data.retain, i, data) if padding else data.retain.__getitems__(i) for i in indices]
+    batches = [
+        padded(data.retain, i, data) if padding else data.retain.__getitems__(i) for i in indices
+    ]
 
     def steps() -> None:
         for batch in batches:

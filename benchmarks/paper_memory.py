@@ -64,7 +64,9 @@ def table() -> pd.DataFrame:
         row = {"card": f"{card} GB"}
         for bf16, name in ((False, "fp32"), (True, "bf16")):
             row[f"{name}: largest training batch"] = max(0, int(room // per_record[bf16]))
-            row[f"{name}: records an unlearning step"] = max(0, int((room - 4 * parameters) // per_record[bf16]))
+            row[f"{name}: records an unlearning step"] = max(
+                0, int((room - 4 * parameters) // per_record[bf16])
+            )
         rows.append(row)
     found = pd.DataFrame(rows)
     found.attrs["facts"] = (

@@ -21,7 +21,7 @@ from measure import RESULTS
 from paper_memory import table
 
 from forget_mi.plots.style import COLOURS, set_style
-from forget_mi.studies.documents import write_readme_table
+from forget_mi.studies.documents import write_document_table
 
 BENCHMARKS = {
     "a": lambda: [*unlearning_step.small(), *options.rows()],
@@ -45,7 +45,7 @@ def main(letters: list[str]) -> None:
         code = f"import run, measure; measure.keep(run.BENCHMARKS[{letter!r}]())"
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
     draw(pd.read_csv(RESULTS), RESULTS.with_suffix(".png"))
-    write_readme_table("bench", readme(pd.read_csv(RESULTS)))
+    write_document_table("bench", readme(pd.read_csv(RESULTS)))
     estimates = table()
     print("\nmemory of the paper's model, estimates:", estimates.attrs["facts"])
     print(estimates.to_string(index=False))
@@ -59,7 +59,9 @@ def readme(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "": shown.benchmark,
             "case": shown.case,
-            "ratio [low, high]": [f"{r.ratio:.3g} [{r.low:.3g}, {r.high:.3g}]" for r in shown.itertuples()],
+            "ratio [low, high]": [
+                f"{r.ratio:.3g} [{r.low:.3g}, {r.high:.3g}]" for r in shown.itertuples()
+            ],
         }
     )
 
@@ -73,7 +75,9 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
         axis.plot([max(row.low, 1e-3), row.high], [at, at], color=COLOURS["original"], lw=2)
         axis.plot(row.ratio, at, "o", color=COLOURS["original"], ms=5)
     axis.axvline(1, color=COLOURS["neutral"], lw=1, ls=":")
-    axis.set_yticks(range(len(rows)), [f"({r.benchmark}) {r.case}" for r in rows.itertuples()], fontsize=8)
+    axis.set_yticks(
+        range(len(rows)), [f"({r.benchmark}) {r.case}" for r in rows.itertuples()], fontsize=8
+    )
     axis.set(xscale="log", xlabel="ratio", ylim=(len(rows) - 0.5, -0.5))
     figure.savefig(path)
 

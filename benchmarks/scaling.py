@@ -30,7 +30,7 @@ from forget_mi.models.tokenizers import build_tokenizer
 from forget_mi.runs.profiles import load_profile, with_approach
 from forget_mi.training.devices import make_accelerator
 from forget_mi.training.loop import train
-from forget_mi.unlearning import find
+from forget_mi.unlearning import get_method
 from forget_mi.unlearning.base import Reference, UnlearningData
 
 SIZES = (500, 1000, 2000, 5000, 10_000, 20_000)
@@ -49,7 +49,11 @@ def repeated(cohort: Cohort, pairs: int) -> Cohort:
     table = cohort.table.iloc[rows].reset_index(drop=True)
     for name in ("patient_id", "study_id", "image_id"):
         table[name] = table[name] + [f"-{k}" for k in copy]
-    reports = {f"{study}-{k}": text for study, text in cohort.reports.items() for k in range(copy.max() + 1)}
+    reports = {
+        f"{study}-{k}": text
+        for study, text in cohort.reports.items()
+        for k in range(copy.max() + 1)
+    }
     return replace(cohort, table=table, images=cohort.images[rows], reports=reports)
 
 
@@ -57,7 +61,12 @@ def with_references(data: UnlearningData, model: ImageTextModel) -> UnlearningDa
     """Two references, each a stranger to every other record of the request."""
     odd = np.arange(len(data.forget)) % 2 == 1
     both = (("0", odd), ("1", ~odd))
-    return replace(data, references=tuple(Reference(name, model, data.forget, data.validation, s) for name, s in both))
+    return replace(
+        data,
+        references=tuple(
+            Reference(name, model, data.forget, data.validation, s) for name, s in both
+        ),
+    )
 
 
 def measured() -> pd.DataFrame:
@@ -67,7 +76,9 @@ def measured() -> pd.DataFrame:
     for _ in measured_at(base, SIZES[0]):  # warms up
         pass
     columns = ["approach", "pairs", "request", "unlearning", "stay", "epoch", "epochs"]
-    return pd.DataFrame([line for pairs in SIZES for line in measured_at(base, pairs)], columns=columns)
+    return pd.DataFrame(
+        [line for pairs in SIZES for line in measured_at(base, pairs)], columns=columns
+    )
 
 
 def measured_at(base: Cohort, pairs: int) -> Iterator[tuple[str, int, str, float, int, float, int]]:
@@ -76,7 +87,9 @@ def measured_at(base: Cohort, pairs: int) -> Iterator[tuple[str, int, str, float
     training, accelerator = own.training, make_accelerator(own.device)
     cohort = split_by_patient(repeated(base, pairs), SplitConfig())
     trained_on = len(rows_of(cohort, "train"))
-    tokenizer = build_tokenizer(NAMED["small"], [cohort.report_of(r) for r in rows_of(cohort, "train")[:2000]])
+    tokenizer = build_tokenizer(
+        NAMED["small"], [cohort.report_of(r) for r in rows_of(cohort, "train")[:2000]]
+    )
     model = build_model(NAMED["small"], len(cohort.classes), len(tokenizer), seed=0)
     for fraction in (*FRACTIONS, FIXED / trained_on):
         request = draw_request(cohort, fraction, seed=0)
@@ -93,9 +106,17 @@ def measured_at(base: Cohort, pairs: int) -> Iterator[tuple[str, int, str, float
                 keeping = remembering(data)
                 works += [(DEFAULT, own, keeping), (LATER, own, keeping)]
             for approach, params, given in works:
-                unlearn = partial(find(params.method).unlearn, model, given, replace(params.unlearning, stop="never"),
+                unlearn = partial(get_method(params.method).unlearn, model, given, replace(params.unlearning, stop="never"),
                                   seed=0, accelerator=accelerator, progress=False)  # fmt: skip
-                line = (approach, pairs, kind, seconds(unlearn), len(data.retain), log.seconds, training.epochs)
+                line = (
+                    approach,
+                    pairs,
+                    kind,
+                    seconds(unlearn),
+                    len(data.retain),
+                    log.seconds,
+                    training.epochs,
+                )
                 print(*line, flush=True)
                 yield line
 
@@ -109,7 +130,9 @@ def rows() -> list[Row]:
     for pairs, same_size in table.groupby("pairs", sort=False):
         record = spread(same_size.drop_duplicates("epoch").eval("epoch / stay"))
         for (request, approach), part in same_size.groupby(["request", "approach"], sort=False):
-            retraining, fast, slow = (each * part.stay.iloc[0] * part.epochs.iloc[0] for each in record)
+            retraining, fast, slow = (
+                each * part.stay.iloc[0] * part.epochs.iloc[0] for each in record
+            )
             table.loc[part.index, "retraining"] = retraining
             if request.endswith("%"):
                 case = f"{approach}, share of retraining, {request} of {pairs} pairs"
@@ -119,7 +142,14 @@ def rows() -> list[Row]:
     for (approach, request), part in table.groupby(["approach", "request"], sort=False):
         fit = linregress(np.log(part.pairs), np.log(part.unlearning))
         interval = (fit.slope - 1.96 * fit.stderr, fit.slope + 1.96 * fit.stderr)
-        found.append(Row("c", f"{approach}, exponent of unlearning time, request of {request}", fit.slope, *interval))
+        found.append(
+            Row(
+                "c",
+                f"{approach}, exponent of unlearning time, request of {request}",
+                fit.slope,
+                *interval,
+            )
+        )
     part = table[(table.request == "10 %") & (table.approach == DEFAULT)]
     fit = linregress(np.log(part.pairs), np.log(part.retraining))
     found.append(Row("c", "exponent of retraining time", fit.slope, fit.slope - 1.96 * fit.stderr,

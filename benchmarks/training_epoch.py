@@ -13,8 +13,9 @@ from forget_mi.data.batches import Examples
 from forget_mi.losses import training_loss
 from forget_mi.models.config import NAMED
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.devices import DeviceConfig, make_accelerator, placed
-from forget_mi.training.loop import TrainingConfig, train
+from forget_mi.training.config import DeviceConfig, TrainingConfig
+from forget_mi.training.devices import make_accelerator, to_device
+from forget_mi.training.loop import train
 
 # Enough that what a training pays once (a collection of garbage, a quarter of a second) is not taken for an epoch's.
 EPOCHS = 6
@@ -23,7 +24,7 @@ EPOCHS = 6
 def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> None:
     """What a script would do, with all images as floats and all tokens as int64 in memory, reports cut to the longest
     of a batch, and the model in the same memory format."""
-    model = placed(copy.deepcopy(model), make_accelerator())
+    model = to_device(copy.deepcopy(model), make_accelerator())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     images = torch.from_numpy(examples.images).float() / 255
     held_out = torch.from_numpy(validation.images).float() / 255
@@ -45,12 +46,24 @@ def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> Non
 
 
 def ours(
-    model: ImageTextModel, examples: Examples, validation: Examples, threads: int | None = None, seed: int = 0
+    model: ImageTextModel,
+    examples: Examples,
+    validation: Examples,
+    threads: int | None = None,
+    seed: int = 0,
 ) -> None:
     """The one loop."""
     settings = TrainingConfig(epochs=EPOCHS, batch_size=32)
     accelerator = make_accelerator(DeviceConfig(threads=threads))
-    train(copy.deepcopy(model), examples, validation, settings, seed=seed, accelerator=accelerator, progress=False)
+    train(
+        copy.deepcopy(model),
+        examples,
+        validation,
+        settings,
+        seed=seed,
+        accelerator=accelerator,
+        progress=False,
+    )
 
 
 def rows() -> list[Row]:

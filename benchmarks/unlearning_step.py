@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from forget_mi.unlearning.kept import KeptOutputs
 from measure import Row, in_processes, ratios, spread
 from transformers.models.bert.modeling_bert import BertLayer
 
@@ -36,15 +37,18 @@ from forget_mi.runs.profiles import load_profile, with_approach
 from forget_mi.training.devices import make_accelerator
 from forget_mi.unlearning import forget_mi
 from forget_mi.unlearning.base import UnlearningData
-from forget_mi.unlearning.kept import KeptOutputs
 from forget_mi.unlearning.samplers import forget_batches
 
 
-def naive(model: ImageTextModel, data: UnlearningData, settings: forget_mi.Config, seed: int) -> float:
+def naive(
+    model: ImageTextModel, data: UnlearningData, settings: forget_mi.Config, seed: int
+) -> float:
     """As many steps on as many records as `forget_mi.unlearn` takes; the last loss."""
     original, unlearned = whole(model).eval(), whole(model).eval()
     joint = joint_embedding_of(model)
-    optimizer = torch.optim.AdamW(unlearned.parameters(), settings.learning_rate, (0.9, settings.beta2))
+    optimizer = torch.optim.AdamW(
+        unlearned.parameters(), settings.learning_rate, (0.9, settings.beta2)
+    )
     weights = forget_mi.SETTINGS[settings.setting]
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     total = 0.0
@@ -60,7 +64,9 @@ def naive(model: ImageTextModel, data: UnlearningData, settings: forget_mi.Confi
                 (z_retain, t_retain, (weights.ur, weights.mr)),
             ):
                 for i in range(len(z[0])):
-                    mine, other = (Embeddings(*(tower[i : i + 1] for tower in both)) for both in (z, target))
+                    mine, other = (
+                        Embeddings(*(tower[i : i + 1] for tower in both)) for both in (z, target)
+                    )
                     d = (torch.cat(mine, -1) - torch.cat(other, -1)).norm()
                     j = (joint(mine) - joint(other)).norm()
                     loss = loss + (unimodal * d + multimodal * j) / len(z[0])
@@ -92,17 +98,30 @@ def padded(examples, index: np.ndarray, data: UnlearningData) -> Batch:
     """A batch whose reports are as long as the tokenizer allows."""
     batch = examples.__getitems__(index)
     short = data.max_tokens - batch["input_ids"].shape[1]
-    return batch | {name: torch.nn.functional.pad(batch[name], (0, short)) for name in ("input_ids", "attention_mask")}
+    return batch | {
+        name: torch.nn.functional.pad(batch[name], (0, short))
+        for name in ("input_ids", "attention_mask")
+    }
 
 
 def perturbed(batch: Batch, data: UnlearningData, settings, rng, generator) -> Batch:
     """The forget batch with noise drawn for this step."""
-    reports = [noisy_report(data.forget_reports[int(i)], settings.text_noise, rng) for i in batch["index"]]
+    reports = [
+        noisy_report(data.forget_reports[int(i)], settings.text_noise, rng) for i in batch["index"]
+    ]
     text = data.tokenizer(
-        reports, truncation=True, max_length=data.max_tokens, padding="max_length", return_tensors="pt"
+        reports,
+        truncation=True,
+        max_length=data.max_tokens,
+        padding="max_length",
+        return_tensors="pt",
     )
     images = noisy_images(batch["images"], settings.mu, settings.sigma, generator)
-    return batch | {"images": images, "input_ids": text["input_ids"], "attention_mask": text["attention_mask"]}
+    return batch | {
+        "images": images,
+        "input_ids": text["input_ids"],
+        "attention_mask": text["attention_mask"],
+    }
 
 
 def embeddings(model, batch: Batch) -> Embeddings:
@@ -128,7 +147,11 @@ def remembering(data: UnlearningData) -> UnlearningData:
 def small() -> list[Row]:
     """The demo's model, request and settings; three processes, three rounds each."""
     return [
-        Row("a", f"forget_mi step, small model{which}", *in_processes(partial(small_rounds, later), processes=3))
+        Row(
+            "a",
+            f"forget_mi step, small model{which}",
+            *in_processes(partial(small_rounds, later), processes=3),
+        )
         for which, later in (("", False), (", a later run", True))
     ]
 
@@ -151,11 +174,15 @@ def paper() -> list[Row]:
     return [Row("g", case, *spread(against_naive(model, data, settings, rounds=3)))]
 
 
-def against_naive(model, data: UnlearningData, settings: forget_mi.Config, rounds: int) -> list[float]:
+def against_naive(
+    model, data: UnlearningData, settings: forget_mi.Config, rounds: int
+) -> list[float]:
     """The naive loop's time over ours, whole calls, targets and all, a number a round."""
     accelerator = make_accelerator()
     device = accelerator.device
     if device.type != "cpu":
         raise SystemExit("the naive loop has no device of its own: run this on a CPU")
-    ours = partial(forget_mi.unlearn, model, data, settings, seed=0, accelerator=accelerator, progress=False)
+    ours = partial(
+        forget_mi.unlearn, model, data, settings, seed=0, accelerator=accelerator, progress=False
+    )
     return ratios(partial(naive, model, data, settings, 0), ours, rounds)

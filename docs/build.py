@@ -34,7 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     target = parser.parse_args(arguments).target.resolve()
     started = time.perf_counter()
     shutil.rmtree(target, ignore_errors=True)
-    options = ["-q", "-W", "--keep-going", "-b", "html", "-c", str(HERE), "-d", str(target.with_name("doctrees"))]
+    options = [
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        "-c",
+        str(HERE),
+        "-d",
+        str(target.with_name("doctrees")),
+    ]
     failed = sphinx_build([*options, str(ROOT), str(target)])
     if failed:
         return failed
@@ -42,9 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     from conf import MATHJAX
 
     shutil.copytree(MATHJAX, target / "_static" / "mathjax", dirs_exist_ok=True)
-    for page in target.rglob("*.html"):  # the theme's toggles of the menu have no name for a screen reader
+    for page in target.rglob(
+        "*.html"
+    ):  # the theme's toggles of the menu have no name for a screen reader
         text = page.read_text()
-        named = text.replace('<summary><span class="toctree-toggle"', f'{NAMED}<span class="toctree-toggle"')
+        named = text.replace(
+            '<summary><span class="toctree-toggle"', f'{NAMED}<span class="toctree-toggle"'
+        )
         page.write_text(named) if named != text else None
     (target / "index.html").write_text(f"<!doctype html><html lang=en>{TO_START}</html>")
     make_slides(target)
@@ -59,7 +73,9 @@ def make_slides(target: Path) -> None:
     slides.mkdir(parents=True)
     revealjs = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"
     shutil.copytree(revealjs / "dist", slides / "reveal" / "dist")
-    for theme in (slides / "reveal" / "dist" / "theme").glob("*.css"):  # fonts that would be fetched
+    for theme in (slides / "reveal" / "dist" / "theme").glob(
+        "*.css"
+    ):  # fonts that would be fetched
         theme.write_text(re.sub(r"@import url\([^)]*//[^)]*\);?", "", theme.read_text()))
     config = Config()
     config.SlidesExporter.template_paths = [str(HERE / "slides"), *SlidesExporter().template_paths]
@@ -83,7 +99,9 @@ def with_slides(text: str) -> nbformat.NotebookNode:
         if cell.cell_type == "markdown":
             kind = "slide" if cell.source.lstrip().startswith("#") else "subslide"
             # Notebooks and pages lie elsewhere from here, and are web pages.
-            cell.source = re.sub(r"\]\(([^):]+)\.(?:ipynb|md)\)", r"](../notebooks/course/\1.html)", cell.source)
+            cell.source = re.sub(
+                r"\]\(([^):]+)\.(?:ipynb|md)\)", r"](../notebooks/course/\1.html)", cell.source
+            )
             seen_prose = seen_prose or number > 0
         else:
             kind = "-" if seen_prose else "skip"

@@ -11,7 +11,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "lib"))
 
 
-project, author, copyright = "forget-mi", "the forget-mi authors", "the forget-mi authors, MIT licence"
+project, author, copyright = (
+    "forget-mi",
+    "the forget-mi authors",
+    "the forget-mi authors, MIT licence",
+)
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -22,7 +26,13 @@ extensions = [
 # The source folder is the project's root (see build.py), so that links between notebooks and pages are the same here
 # and on GitHub.
 root_doc = "docs/index"
-include_patterns = ["docs/*.md", "notebooks/*.ipynb", "notebooks/course/*", "CHANGELOG.md", "CONTRIBUTING.md"]
+include_patterns = [
+    "docs/*.md",
+    "notebooks/*.ipynb",
+    "notebooks/course/*",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+]
 exclude_patterns = ["docs/_build", "**/.ipynb_checkpoints"]
 
 # ---- notebooks -----------------------------------------------------------------------------------------------------
@@ -105,7 +115,9 @@ def describe_figures(_app, doctree):
     from docutils import nodes
 
     said = "figure"
-    for node in doctree.findall(lambda n: isinstance(n, (nodes.title, nodes.paragraph, nodes.image))):
+    for node in doctree.findall(
+        lambda n: isinstance(n, (nodes.title, nodes.paragraph, nodes.image))
+    ):
         if isinstance(node, nodes.image):
             if not node.get("alt") or node["alt"].startswith(("_images", "../")):
                 node["alt"] = f"Figure: {said}"

@@ -12,13 +12,19 @@ from forget_mi.data.requests import draw_request
 from forget_mi.data.splits import SplitConfig, split_by_patient
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.config import ModelConfig
-from forget_mi.training.devices import DeviceConfig, make_accelerator
-from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.training.config import DeviceConfig, TrainingConfig
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.loop import train_new
 from forget_mi.unlearning.base import UnlearningData
 from forget_mi.unlearning.references import References
 
 TINY_MODEL = ModelConfig(
-    image_channels=(8, 8, 16), text_width=16, text_layers=1, text_heads=2, text_vocabulary=300, max_tokens=24
+    image_channels=(8, 8, 16),
+    text_width=16,
+    text_layers=1,
+    text_heads=2,
+    text_vocabulary=300,
+    max_tokens=24,
 )
 
 
@@ -93,7 +99,9 @@ def original(cohort):
 def two_references(cohort: Cohort, first, second) -> References:
     """Two models, each with its tokenizer, as references: every other training patient is a stranger to each."""
     patients = cohort.table.patient_id[cohort.table.split == "train"].unique()
-    saved = {f"reference-{k}": Checkpoint(*pair, {}) for k, pair in enumerate((first, second), start=1)}
+    saved = {
+        f"reference-{k}": Checkpoint(*pair, {}) for k, pair in enumerate((first, second), start=1)
+    }
     saw = {"reference-1": frozenset(patients[0::2]), "reference-2": frozenset(patients[1::2])}
     return References(saved, saw, str)
 
@@ -104,11 +112,21 @@ def references(cohort):
     made = []
     for k in (0, 1):
         patients = cohort.table.patient_id[cohort.table.split == "train"].unique()[k::2]
-        rows = np.flatnonzero((cohort.table.split == "train") & cohort.table.patient_id.isin(patients))
+        rows = np.flatnonzero(
+            (cohort.table.split == "train") & cohort.table.patient_id.isin(patients)
+        )
         accelerator = make_accelerator(DeviceConfig(device="cpu"))
         training = TrainingConfig(epochs=2, batch_size=16)
         made.append(
-            train_new(cohort, rows, TINY_MODEL, training, seed=2 + k, accelerator=accelerator, progress=False)[:2]
+            train_new(
+                cohort,
+                rows,
+                TINY_MODEL,
+                training,
+                seed=2 + k,
+                accelerator=accelerator,
+                progress=False,
+            )[:2]
         )
     return two_references(cohort, *made)
 

@@ -47,7 +47,10 @@ def test_klom_of_the_same_models_is_zero_and_shifts_do_not_matter(models, record
     assert klom(a, a) == pytest.approx(np.zeros(records), abs=1e-12)
     assert (klom(a, b) > -1e-6).all()
     assert klom(a[rng.permutation(models)], b) == pytest.approx(klom(a, b))
-    assert klom(np.full((models, records), 3.0), np.full((models, records), 3.0)).tolist() == [0.0] * records
+    assert (
+        klom(np.full((models, records), 3.0), np.full((models, records), 3.0)).tolist()
+        == [0.0] * records
+    )
 
 
 def test_klom_is_clipped():
@@ -126,18 +129,18 @@ def test_a_request_is_cut_into_parts_of_about_the_same_size(patients, parts, see
     cohort = make_cohort([f"p{i}" for i in images], [0] * len(images), ("only",))
     cohort = replace(cohort, table=cohort.table.assign(split="train"))
     whole = Request("all", tuple(f"p{i}" for i in range(patients)))
-    found = beyond.parts_of_request(cohort, whole, parts, seed)
+    found = beyond.split_request(cohort, whole, parts, seed)
     assert sorted(p for part in found for p in part.patients) == sorted(whole.patients)
     sizes = [len(part.forget_rows(cohort)) for part in found]
     assert max(sizes) - min(sizes) <= 3
-    assert found == beyond.parts_of_request(cohort, whole, parts, seed)
+    assert found == beyond.split_request(cohort, whole, parts, seed)
 
 
 def test_a_request_of_few_patients_cannot_be_cut_into_many():
     cohort = make_cohort(["a", "b"], [0, 1])
     cohort = replace(cohort, table=cohort.table.assign(split="train"))
     with pytest.raises(InputError, match="request few: 2 patients can't be cut into 3 requests"):
-        beyond.parts_of_request(cohort, Request("few", ("a", "b")), 3, 0)
+        beyond.split_request(cohort, Request("few", ("a", "b")), 3, 0)
 
 
 # ---- studies ---------------------------------------------------------------------------------------------------------
@@ -161,14 +164,14 @@ def test_a_row_is_the_gap_to_the_retrained_models(study):
     assert row["share_of_retraining"] == pytest.approx(found.work / study.retraining_work)
     assert row["share_of_references"] > 0
     assert row["one_off_trainings"] == pytest.approx(1.0)
-    assert study.row("x", study.forget("fine_tune", beyond.settings_of(study.run, "fine_tune", None)))[
+    assert study.row("x", study.forget("fine_tune", beyond.approach_settings(study.run, "fine_tune", None)))[
         "one_off_trainings"
     ] == 0  # fmt: skip
 
 
 def test_within_a_budget_is_within_it(study):
     for approach in ("fine_tune", "held_out_targets"):
-        settings_ = beyond.settings_of(study.run, approach, None)
+        settings_ = beyond.approach_settings(study.run, approach, None)
         found = beyond.within_budgets(study, approach, settings_, (0.01, 1.0, 1.5))
         assert found[0.01] is None
         for budget, each in found.items():
@@ -192,7 +195,9 @@ def test_more_folds_are_references_of_their_own_beside_the_same_original(study):
     weights = [each.original.manifest["weights_sha256"] for each in (study, more)]
     assert weights[0] == weights[1]
     everyone = set().union(*more.references.saw.values())
-    assert all(sum(patient in saw for saw in more.references.saw.values()) == 2 for patient in everyone)
+    assert all(
+        sum(patient in saw for saw in more.references.saw.values()) == 2 for patient in everyone
+    )
     assert more.run.folder.parent == study.run.folder.parent
 
 
@@ -204,14 +209,17 @@ def test_one_request_after_another_ends_with_everyone_forgotten(study):
 
 
 def test_the_second_request_reads_nothing_of_the_first_patients(study):
-    first, second = beyond.parts_of_request(study.cohort, study.request, 2, 0)
+    first, second = beyond.split_request(study.cohort, study.request, 2, 0)
     one = replace(study, request=first)
     forgotten = one.forget("held_out_targets", QUICK)
     left = beyond.after(study.references, forgotten.references, first)
     gone = study.cohort.table.patient_id.isin(first.patients).to_numpy()
     # The records are destroyed, not only moved to another side.
     images = np.where(gone[:, None, None, None], 0, study.cohort.images)
-    reports = {k: "gone" if k in set(study.cohort.table.study_id[gone]) else v for k, v in study.cohort.reports.items()}
+    reports = {
+        k: "gone" if k in set(study.cohort.table.study_id[gone]) else v
+        for k, v in study.cohort.reports.items()
+    }
 
     def serve(cohort):
         now = replace(
@@ -220,7 +228,10 @@ def test_the_second_request_reads_nothing_of_the_first_patients(study):
         )  # fmt: skip
         return now.forget("held_out_targets", QUICK).model.state_dict()
 
-    kept, destroyed = serve(study.cohort), serve(replace(study.cohort, images=images, reports=reports))
+    kept, destroyed = (
+        serve(study.cohort),
+        serve(replace(study.cohort, images=images, reports=reports)),
+    )
     assert all((kept[name] == destroyed[name]).all() for name in kept)
 
 
@@ -258,8 +269,12 @@ def test_the_committed_table_is_made_from_the_committed_parts():
     assert list(table.columns) == list(results.BEYOND)
     table = table[table.cohort == "demo"]
     many = pd.read_csv(figures / "beyond_many.csv").set_index("approach")
-    single = table[(table.requests == 1) & (table.forget_fraction == table.forget_fraction.max())].set_index("method")
-    assert single.klom_forget_mean["held_out_targets"] == pytest.approx(many.klom_forget_mean["held_out_targets"])
+    single = table[
+        (table.requests == 1) & (table.forget_fraction == table.forget_fraction.max())
+    ].set_index("method")
+    assert single.klom_forget_mean["held_out_targets"] == pytest.approx(
+        many.klom_forget_mean["held_out_targets"]
+    )
     last = pd.read_csv(figures / "beyond_sequence.csv").query("approach == 'held_out_targets'")
     last = last[last.request == last.request.max()]
     row = table[(table.requests > 1) & (table.method == "held_out_targets")].iloc[0]

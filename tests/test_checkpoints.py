@@ -11,7 +11,9 @@ from forget_mi.models.checkpoints import load_checkpoint, save_checkpoint
 @pytest.fixture
 def saved(original, tmp_path):
     model, tokenizer = original
-    save_checkpoint(tmp_path / "model", model, tokenizer, {"method": "original", "cohort_fingerprint": "abc"})
+    save_checkpoint(
+        tmp_path / "model", model, tokenizer, {"method": "original", "cohort_fingerprint": "abc"}
+    )
     return tmp_path / "model"
 
 
@@ -27,11 +29,15 @@ def test_save_and_load_are_inverse(saved, original, unlearning_data):
 
 
 def test_another_cohort_is_refused(saved):
-    with pytest.raises(InputError, match=r"another cohort or split \(fingerprint abc, the cohort here has xyz\)"):
+    with pytest.raises(
+        InputError, match=r"another cohort or split \(fingerprint abc, the cohort here has xyz\)"
+    ):
         load_checkpoint(saved, fingerprint="xyz")
 
 
-@pytest.mark.parametrize("harm", ["truncated", "one bit", "no weights", "no manifest", "torn manifest"])
+@pytest.mark.parametrize(
+    "harm", ["truncated", "one bit", "no weights", "no manifest", "torn manifest"]
+)
 def test_a_damaged_checkpoint_is_refused(saved, harm):
     weights, manifest = saved / "model.safetensors", saved / "manifest.json"
     data = bytearray(weights.read_bytes())

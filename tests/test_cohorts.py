@@ -8,7 +8,8 @@ from conftest import make_cohort
 from PIL import Image
 
 from forget_mi.data.cohort import Cohort
-from forget_mi.data.cohorts import cohort_settings, load_cohort, synthetic
+from forget_mi.data.cohorts import synthetic
+from forget_mi.data.cohorts.registry import load_cohort
 from forget_mi.data.images import read_image
 from forget_mi.data.reports import report_text
 from forget_mi.errors import InputError
@@ -116,10 +117,14 @@ def test_a_repeated_image_id_stops():
 def test_unknown_sources_and_parameters_stop():
     with pytest.raises(InputError, match=r"cohort.source = 'mimic'.*synthetic"):
         load_cohort({"source": "mimic"})
-    with pytest.raises(InputError, match=r"unknown parameter cohort.patient = 3; allowed are patients"):
+    with pytest.raises(
+        InputError, match=r"unknown parameter cohort.patient = 3; allowed are patients"
+    ):
         load_cohort({"source": "synthetic", "patient": 3})
-    with pytest.raises(InputError, match=r"parameter cohort.label_noise = 2: .*less than or equal to 1"):
-        cohort_settings({"source": "synthetic", "label_noise": 2})
+    with pytest.raises(
+        InputError, match=r"parameter cohort.label_noise = 2: .*less than or equal to 1"
+    ):
+        load_cohort({"source": "synthetic", "label_noise": 2})
 
 
 # ---- reports ----------------------------------------------------------------------------------------------------
@@ -135,7 +140,10 @@ def test_sections_are_taken_as_published():
 
 
 def test_without_sections_the_final_report_is_taken():
-    assert report_text("WET READ: x\n FINAL REPORT\n Portable view.\n Clear lungs.") == "Portable view. Clear lungs."
+    assert (
+        report_text("WET READ: x\n FINAL REPORT\n Portable view.\n Clear lungs.")
+        == "Portable view. Clear lungs."
+    )
     assert report_text("just   text") == "just text"
 
 
@@ -148,13 +156,30 @@ def collection(tmp_path):
     (tmp_path / "images").mkdir()
     rows = []
 
-    def add(patient, filename, finding="COVID-19", view="PA", modality="X-ray", notes="Some notes.", offset="0"):
-        rows.append({"patientid": patient, "offset": offset, "sex": "M", "finding": finding, "view": view})
-        rows[-1] |= {"modality": modality, "folder": "images", "filename": filename, "clinical_notes": notes}
+    def add(
+        patient,
+        filename,
+        finding="COVID-19",
+        view="PA",
+        modality="X-ray",
+        notes="Some notes.",
+        offset="0",
+    ):
+        rows.append(
+            {"patientid": patient, "offset": offset, "sex": "M", "finding": finding, "view": view}
+        )
+        rows[-1] |= {
+            "modality": modality,
+            "folder": "images",
+            "filename": filename,
+            "clinical_notes": notes,
+        }
 
     rng = np.random.default_rng(0)
     for i in range(6):
-        Image.fromarray(rng.integers(0, 255, (40, 30), np.uint8)).save(tmp_path / "images" / f"x{i}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 30), np.uint8)).save(
+            tmp_path / "images" / f"x{i}.png"
+        )
         add(str(i), f"x{i}.png", finding="COVID-19" if i % 2 else "ARDS")
     add("1", "x1.png")  # repeated row
     add("99", "x2.png")  # the same file under another patient
@@ -187,7 +212,9 @@ def test_what_is_used_and_what_is_left_out(collection):
 
 def test_colour_jpegs_are_used_and_volumes_are_not(collection):
     root, add, write = collection
-    Image.fromarray(np.full((40, 30, 3), 120, np.uint8)).save(root / "images" / "colour.jpeg", quality=95)
+    Image.fromarray(np.full((40, 30, 3), 120, np.uint8)).save(
+        root / "images" / "colour.jpeg", quality=95
+    )
     add("8", "colour.jpeg")
     (root / "images" / "volume.nii.gz").write_bytes(b"\x1f\x8b\x08\x00")
     add("8", "volume.nii.gz", modality="CT", view="Axial")
@@ -205,11 +232,16 @@ def test_unreadable_images_stop_above_the_limit_and_are_listed_below_it(collecti
     add("8", "gone.png")
     (root / "images" / "torn.png").write_bytes((root / "images" / "x0.png").read_bytes()[:60])
     add("9", "torn.png")
-    with pytest.raises(InputError, match=r"2 of 8 images can't be used, first gone\.png .*allows 0"):
+    with pytest.raises(
+        InputError, match=r"2 of 8 images can't be used, first gone\.png .*allows 0"
+    ):
         load_cohort(write())
     cohort = load_cohort({**write(), "max_unreadable": 0.3})
     assert len(cohort) == 6
-    assert set(cohort.skipped.item[cohort.skipped.reason.str.startswith("unreadable")]) == {"gone.png", "torn.png"}
+    assert set(cohort.skipped.item[cohort.skipped.reason.str.startswith("unreadable")]) == {
+        "gone.png",
+        "torn.png",
+    }
 
 
 @pytest.mark.parametrize("name", ["../metadata.csv", "/etc/hostname", "a/../../metadata.csv"])
@@ -253,7 +285,9 @@ def test_images_of_any_depth_become_grey_squares(tmp_path):
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the real sample is not beside the project")
 def test_the_real_sample_is_read():
-    cohort = load_cohort({"source": "covid_chestxray", "root": str(SAMPLE), "image_size": 32, "max_unreadable": 0})
+    cohort = load_cohort(
+        {"source": "covid_chestxray", "root": str(SAMPLE), "image_size": 32, "max_unreadable": 0}
+    )
     assert len(cohort) + len(cohort.skipped) == 187
     assert len(cohort) >= 180
     assert cohort.table.image_id.is_unique

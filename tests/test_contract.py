@@ -16,7 +16,8 @@ from forget_mi.data.cohort import rows_of
 from forget_mi.data.cohorts import load_cohort
 from forget_mi.data.cohorts.custom import CohortContract, as_cohort
 from forget_mi.errors import InputError
-from forget_mi.evaluation.audit import AuditConfig, audit_model
+from forget_mi.evaluation.audit import audit_model
+from forget_mi.evaluation.config import AuditConfig
 from forget_mi.models.adapters import adapt
 from forget_mi.models.build import build_model, reinitialized
 from forget_mi.models.checkpoints import Checkpoint, save_checkpoint
@@ -42,7 +43,10 @@ def resnet() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def tokenizer(cohort):
-    reports = [cohort.reports[study] for study in cohort.table.study_id.iloc[rows_of(cohort, "train")].unique()]
+    reports = [
+        cohort.reports[study]
+        for study in cohort.table.study_id.iloc[rows_of(cohort, "train")].unique()
+    ]
     return build_tokenizer(TINY_MODEL, reports)
 
 
@@ -61,7 +65,9 @@ def test_adapted_networks_say_what_they_say_by_themselves(adapted, examples):
     with torch.no_grad():
         output = adapted(batch["images"], batch["input_ids"], batch["attention_mask"])
         image = resnet().eval()(batch["images"].expand(-1, 3, -1, -1))
-        text = bert(adapted.text_tower.network.config.vocab_size).eval()(batch["input_ids"], batch["attention_mask"])
+        text = bert(adapted.text_tower.network.config.vocab_size).eval()(
+            batch["input_ids"], batch["attention_mask"]
+        )
     torch.testing.assert_close(output.image_logits, image)
     torch.testing.assert_close(output.text_logits, text.logits)
     torch.testing.assert_close(adapted.image_tower.head(output.image_embedding), image)
@@ -78,7 +84,10 @@ def test_a_copy_of_an_adapted_model_is_its_own(adapted, examples):
         for parameter in copied.image_tower.parameters():
             parameter.zero_()
     batch = examples.__getitems__(range(2))
-    said = [model(batch["images"], batch["input_ids"], batch["attention_mask"]) for model in (adapted, copied)]
+    said = [
+        model(batch["images"], batch["input_ids"], batch["attention_mask"])
+        for model in (adapted, copied)
+    ]
     assert not said[0].image_embedding.eq(0).all()
     assert said[1].image_embedding.eq(0).all()
 
@@ -89,10 +98,14 @@ def test_a_copy_of_an_adapted_model_is_its_own(adapted, examples):
 def test_every_method_makes_an_adapted_model_forget(
     approach, adapted, cohort, request_10, references, tokenizer, accelerator
 ):
-    data = references.teach(UnlearningData.from_cohort(cohort, request_10, tokenizer, adapted.max_tokens), cohort)
-    method, before = unlearning.find(approach), weights(adapted)
+    data = references.teach(
+        UnlearningData.from_cohort(cohort, request_10, tokenizer, adapted.max_tokens), cohort
+    )
+    method, before = unlearning.get_method(approach), weights(adapted)
     settings = method.Config() if approach in ("ssd",) else method.Config(epochs=1)
-    unlearned, log = method.unlearn(adapted, data, settings, seed=0, accelerator=accelerator, progress=False)
+    unlearned, log = method.unlearn(
+        adapted, data, settings, seed=0, accelerator=accelerator, progress=False
+    )
     assert not differs(weights(adapted), before)
     assert differs(weights(unlearned), before)
     assert log.stopped
@@ -103,11 +116,14 @@ def test_every_method_makes_an_adapted_model_forget(
 
 def test_forget_mi_needs_towers_of_one_width(adapted, cohort, request_10, tokenizer, accelerator):
     data = UnlearningData.from_cohort(cohort, request_10, tokenizer, adapted.max_tokens)
-    method = unlearning.find("forget_mi")
+    method = unlearning.get_method("forget_mi")
     with pytest.raises(
-        InputError, match="the image embedding is 512 wide and the text embedding 16: the joint embedding"
+        InputError,
+        match="the image embedding is 512 wide and the text embedding 16: the joint embedding",
     ):
-        method.unlearn(adapted, data, method.Config(epochs=1), seed=0, accelerator=accelerator, progress=False)
+        method.unlearn(
+            adapted, data, method.Config(epochs=1), seed=0, accelerator=accelerator, progress=False
+        )
 
 
 @pytest.mark.parametrize("towers", ["image", "text"])
@@ -117,13 +133,23 @@ def test_one_tower_is_enough(towers, cohort, request_10, tokenizer, accelerator)
     model = adapt(**networks, max_tokens=24).eval()
     assert model.max_tokens == (0 if towers == "image" else 24)
     data = UnlearningData.from_cohort(cohort, request_10, own, model.max_tokens)
-    method = unlearning.find("forget_mi")
+    method = unlearning.get_method("forget_mi")
     unlearned, _ = method.unlearn(
-        model, data, method.Config(epochs=1, stop="never"), seed=0, accelerator=accelerator, progress=False
+        model,
+        data,
+        method.Config(epochs=1, stop="never"),
+        seed=0,
+        accelerator=accelerator,
+        progress=False,
     )
     manifest = {"method": "forget_mi", "setting": "equal", "seconds": 1.0}
     audit = audit_model(
-        "x", Checkpoint(unlearned, own, manifest), cohort, request_10, AuditConfig(draws=50), accelerator
+        "x",
+        Checkpoint(unlearned, own, manifest),
+        cohort,
+        request_10,
+        AuditConfig(draws=50),
+        accelerator,
     )
     assert set(audit.measures.tower) == {"fused", towers}
     assert audit.value("test_auc") == audit.value("test_auc", towers)
@@ -131,19 +157,27 @@ def test_one_tower_is_enough(towers, cohort, request_10, tokenizer, accelerator)
 
 def test_an_image_model_of_params_is_trained_saved_and_read(cohort, accelerator, tmp_path):
     from forget_mi.models.checkpoints import load_checkpoint
-    from forget_mi.training.loop import TrainingConfig, train_new
+    from forget_mi.training.config import TrainingConfig
+    from forget_mi.training.loop import train_new
     from forget_mi.training.prediction import predict
 
-    settings = replace(TINY_MODEL, towers="image", image_network="torchvision:squeezenet1_1", image_inputs=1)
+    settings = replace(
+        TINY_MODEL, towers="image", image_network="torchvision:squeezenet1_1", image_inputs=1
+    )
     rows = rows_of(cohort, "train")
     training = TrainingConfig(epochs=1, batch_size=16)
-    model, tokenizer, _ = train_new(cohort, rows, settings, training, seed=1, accelerator=accelerator, progress=False)
+    model, tokenizer, _ = train_new(
+        cohort, rows, settings, training, seed=1, accelerator=accelerator, progress=False
+    )
     assert tokenizer is None
-    save_checkpoint(tmp_path / "model", model, tokenizer, {"cohort_fingerprint": cohort.fingerprint})
+    save_checkpoint(
+        tmp_path / "model", model, tokenizer, {"cohort_fingerprint": cohort.fingerprint}
+    )
     saved = load_checkpoint(tmp_path / "model", fingerprint=cohort.fingerprint)
     some = make_examples(cohort, range(5), None, 0)
     np.testing.assert_array_equal(
-        predict(model, some, accelerator).image_logits, predict(saved.model, some, accelerator).image_logits
+        predict(model, some, accelerator).image_logits,
+        predict(saved.model, some, accelerator).image_logits,
     )
 
 
@@ -160,10 +194,10 @@ class Says(nn.Module):
         self.said, self.weight = said, nn.Parameter(torch.zeros(1))
 
     def forward(self, images, input_ids, attention_mask):
-        from forget_mi.models.adapters import as_output
+        from forget_mi.models.adapters import as_model_output
 
         said = {name: value(len(images)) for name, value in self.said.items()}
-        return as_output(said.get("tensor", said))
+        return as_model_output(said.get("tensor", said))
 
 
 def logits(n):
@@ -204,18 +238,28 @@ def test_the_checker_sees_mode_classes_gradients_and_tokenizer(adapted, examples
     assert "is in training mode" in problems_of_model(adapted.train(), examples, 4)[0]
     adapted.eval()
     assert "tells 4 classes apart, the cohort has 3" in problems_of_model(adapted, examples, 3)[0]
-    assert "no parameter that requires a gradient" in problems_of_model(adapted.requires_grad_(False), examples, 4)[0]
+    assert (
+        "no parameter that requires a gradient"
+        in problems_of_model(adapted.requires_grad_(False), examples, 4)[0]
+    )
     small = adapt(text=bert(20)).eval()
     found = problems_of_model(small, make_examples, 4, tokenizer)
     assert f"the tokenizer has {len(tokenizer)} tokens and the text tower knows 20" in found[0]
-    assert "lacks classes, max_tokens, widths" in problems_of_model(nn.Linear(2, 2).eval(), examples, 4)[0]
+    assert (
+        "lacks classes, max_tokens, widths"
+        in problems_of_model(nn.Linear(2, 2).eval(), examples, 4)[0]
+    )
     assert "not a torch module" in problems_of_model(lambda *x: x, examples, 4)[0]
 
 
 def test_networks_of_different_classes_and_missing_heads_are_refused(tokenizer):
-    with pytest.raises(InputError, match="the image network tells 3 classes apart and the text network 4"):
+    with pytest.raises(
+        InputError, match="the image network tells 3 classes apart and the text network 4"
+    ):
         adapt(models.resnet18(num_classes=3), bert(50))
-    with pytest.raises(InputError, match="head 'classifier': ResNet has no such linear layer; it has fc"):
+    with pytest.raises(
+        InputError, match="head 'classifier': ResNet has no such linear layer; it has fc"
+    ):
         adapt(resnet(), image_head="classifier")
     with pytest.raises(InputError, match="neither an image nor a text network"):
         adapt()
@@ -225,7 +269,7 @@ def test_a_model_given_as_an_object_says_why_it_cannot_be_saved_or_made_anew(ada
     with pytest.raises(InputError, match="name the factory that builds it"):
         save_checkpoint(tmp_path / "x", adapted, None, {})
     assert not (tmp_path / "x").exists()
-    with pytest.raises(InputError, match="nothing says how a new one is made; name a factory"):
+    with pytest.raises(InputError, match="nothing says how a new one is built; name a factory"):
         reinitialized(adapted, 1)
 
 
@@ -287,14 +331,19 @@ def own_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("factory", ["own_code:networks", "own_code:whole"])
-def test_a_factory_builds_trains_saves_and_builds_anew(factory, own_code, cohort, accelerator, tmp_path):
+def test_a_factory_builds_trains_saves_and_builds_anew(
+    factory, own_code, cohort, accelerator, tmp_path
+):
     from forget_mi.models.checkpoints import load_checkpoint
-    from forget_mi.training.loop import TrainingConfig, train_new
+    from forget_mi.training.config import TrainingConfig
+    from forget_mi.training.loop import train_new
 
     settings = ModelConfig(factory=factory, towers="image")
     training = TrainingConfig(epochs=1, batch_size=16)
     rows = rows_of(cohort, "train")
-    model, _, _ = train_new(cohort, rows, settings, training, seed=1, accelerator=accelerator, progress=False)
+    model, _, _ = train_new(
+        cohort, rows, settings, training, seed=1, accelerator=accelerator, progress=False
+    )
     save_checkpoint(tmp_path / "model", model, None, {"cohort_fingerprint": cohort.fingerprint})
     saved = load_checkpoint(tmp_path / "model")
     assert not differs(weights(saved.model), weights(model))
@@ -306,7 +355,11 @@ def test_a_factory_builds_trains_saves_and_builds_anew(factory, own_code, cohort
     ("factory", "arguments", "message"),
     [
         ("own_code:nothing", {}, "can't be imported"),
-        ("no_such_package:x", {}, "parameter model.factory = 'no_such_package:x': can't be imported"),
+        (
+            "no_such_package:x",
+            {},
+            "parameter model.factory = 'no_such_package:x': can't be imported",
+        ),
         ("own_code:networks", {"depth": 3}, "can't be called with classes and {'depth': 3}"),
         ("own_code:number", {}, "makes a int; a torch module or a mapping of networks is allowed"),
     ],
@@ -324,21 +377,30 @@ def test_a_cohort_of_ones_own(own_code):
     assert made.synthetic
     with pytest.raises(InputError, match="lacks reports, classes"):
         load_cohort({"source": "own_code:people", "arguments": {"drop": ["reports", "classes"]}})
-    with pytest.raises(InputError, match=r"parameter cohort\.source = 'nowhere:x': can't be imported"):
+    with pytest.raises(
+        InputError, match=r"parameter cohort\.source = 'nowhere:x': can't be imported"
+    ):
         load_cohort({"source": "nowhere:x"})
 
 
 def test_a_cohort_without_reports_and_one_with_wrong_images():
     class Own:
         table = pd.DataFrame(
-            {"patient_id": ["a", "b"], "study_id": ["s", "t"], "image_id": ["1", "2"], "label": [0, 1]}
+            {
+                "patient_id": ["a", "b"],
+                "study_id": ["s", "t"],
+                "image_id": ["1", "2"],
+                "label": [0, 1],
+            }
         )
         images, reports, classes = np.zeros((2, 1, 4, 4), np.uint8), None, ("no", "yes")
 
     assert isinstance(Own(), CohortContract)
     assert as_cohort(Own(), "own").reports == {"s": "no report", "t": "no report"}
     Own.images = np.zeros((2, 3, 4, 4), np.uint8)
-    with pytest.raises(InputError, match=r"its images have shape \(2, 3, 4, 4\), not \(2, 1, height, width\)"):
+    with pytest.raises(
+        InputError, match=r"its images have shape \(2, 3, 4, 4\), not \(2, 1, height, width\)"
+    ):
         as_cohort(Own(), "own")
     Own.images = np.zeros((2, 1, 4, 4), np.float32)
     with pytest.raises(InputError, match="its images are float32; allowed is uint8"):

@@ -24,7 +24,7 @@ from forget_mi.course import (
     stronger_attacks,
 )
 from forget_mi.course.answers import NOT_YET, RIGHT, NotYetError
-from forget_mi.course.notebooks import LESSONS, emptied, exercise_of
+from forget_mi.course.notebooks import LESSONS, make_exercise, remove_answers
 from forget_mi.errors import InputError
 from forget_mi.runs.chain import execute, run_chain
 from forget_mi.runs.notebooks import clean_notebook, with_parameters
@@ -38,14 +38,20 @@ def text_of(name: str) -> str:
 
 
 def code_of(notebook: str) -> list[str]:
-    return ["".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
+    return [
+        "".join(cell["source"])
+        for cell in json.loads(notebook)["cells"]
+        if cell["cell_type"] == "code"
+    ]
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     """The folder of a tiny run that the lessons read."""
     folder = tmp_path_factory.mktemp("course") / "run"
-    return run_chain("tiny", folder, notebooks=["01_cohort", "02_train", "03_unlearn"], progress=False).folder
+    return run_chain(
+        "tiny", folder, notebooks=["01_cohort", "02_train", "03_unlearn"], progress=False
+    ).folder
 
 
 def verdicts(notebook: str, run_dir) -> list[str]:
@@ -85,10 +91,12 @@ def test_every_untouched_exercise_fails(name, run_dir):
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_exercises_are_their_solutions_without_the_answers(name):
-    assert text_of(f"{name}_exercise") == clean_notebook(exercise_of(text_of(f"{name}_solution")))
+    assert text_of(f"{name}_exercise") == clean_notebook(make_exercise(text_of(f"{name}_solution")))
 
 
-@pytest.mark.parametrize("name", [f"{lesson}{part}" for lesson in LESSONS for part in ("", "_solution", "_exercise")])
+@pytest.mark.parametrize(
+    "name", [f"{lesson}{part}" for lesson in LESSONS for part in ("", "_solution", "_exercise")]
+)
 def test_notebooks_of_the_course_are_clean(name):
     text = text_of(name)
     assert clean_notebook(text) == text, "make notebooks writes them clean"
@@ -101,7 +109,9 @@ def test_notebooks_of_the_course_are_clean(name):
         assert NOT_YET not in text
     assert str(ROOT) not in text
     assert max(len(cell["source"]) for cell in cells) <= 20
-    assert "choose the kernel" in "".join(cells[0]["source"])  # of another environment: said by the first cell
+    assert "choose the kernel" in "".join(
+        cells[0]["source"]
+    )  # of another environment: said by the first cell
     parameters = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     assert all('profile = "demo"' in "".join(cell["source"]) for cell in parameters)
 
@@ -116,12 +126,15 @@ def test_a_kernel_of_another_environment_is_recognised_by_the_first_cell(name, m
 
 
 def test_answers_are_taken_out():
-    assert emptied("# answer:\nx = 1\ny = x + 1\n# end of answer\ncheck(y)") == "y = ...  # your answer\ncheck(y)"
+    assert (
+        remove_answers("# answer:\nx = 1\ny = x + 1\n# end of answer\ncheck(y)")
+        == "y = ...  # your answer\ncheck(y)"
+    )
     function = "def f(x):\n    # answer:\n    return x\n    # end of answer"
-    assert emptied(function) == "def f(x):\n    ...  # your answer"
+    assert remove_answers(function) == "def f(x):\n    ...  # your answer"
     for wrong in ("# answer:\nx = 1", "x = 1\n# end of answer"):
         with pytest.raises(ValueError, match="without"):
-            emptied(wrong)
+            remove_answers(wrong)
 
 
 # ---- what a student gets to hear -------------------------------------------------------------------------------------
@@ -137,9 +150,21 @@ def said_of(check, *given) -> str:
 @pytest.mark.parametrize(
     ("check", "answer", "hint"),
     [
-        (memorisation.cross_entropy, lambda p, y: np.log(p[np.arange(len(y)), y]), "sign is missing"),
-        (memorisation.cross_entropy, lambda p, y: -np.log(p[np.arange(len(y)), y]).mean(), "one for each record"),
-        (memorisation.cross_entropy, lambda p, y: -np.log(p), r"should have shape (6,); it has (6, 4)"),
+        (
+            memorisation.cross_entropy,
+            lambda p, y: np.log(p[np.arange(len(y)), y]),
+            "sign is missing",
+        ),
+        (
+            memorisation.cross_entropy,
+            lambda p, y: -np.log(p[np.arange(len(y)), y]).mean(),
+            "one for each record",
+        ),
+        (
+            memorisation.cross_entropy,
+            lambda p, y: -np.log(p),
+            r"should have shape (6,); it has (6, 4)",
+        ),
         (memorisation.cross_entropy, lambda p, y: p[y, 99], "stopped with IndexError"),
         (memorisation.cross_entropy, lambda p, y: np.full(6, np.nan), "has NaN in it"),
         (memorisation.cross_entropy, 3.0, "a function; it was given 3.0"),
@@ -147,19 +172,47 @@ def said_of(check, *given) -> str:
         (memorisation.ceiling, "high", "should be a number; it is 'high'"),
         (memorisation.reply, "maybe", "Choose one of"),
         (membership_inference.auc, lambda a, b: (a[:, None] > b).mean(), "Ties are left out"),
-        (membership_inference.draw_patients, lambda p, rng: np.arange(len(p)), "Nobody is ever drawn twice"),
-        (membership_inference.draw_patients, lambda p, rng: rng.integers(0, len(p), len(p)), "a patient comes whole"),
+        (
+            membership_inference.draw_patients,
+            lambda p, rng: np.arange(len(p)),
+            "Nobody is ever drawn twice",
+        ),
+        (
+            membership_inference.draw_patients,
+            lambda p, rng: rng.integers(0, len(p), len(p)),
+            "a patient comes whole",
+        ),
         (gold_standard.told_apart, lambda auc: auc - 0.5, "as good to an attacker"),
         (gold_standard.floor, lambda v: np.abs(v[:, None] - v).mean(), "compared with itself"),
-        (four_losses.unimodal, lambda z, t: (z[0] - t[0]).norm(dim=1) + (z[1] - t[1]).norm(dim=1), "side by side"),
-        (four_losses.add_noise, lambda x, mu, s, g: x + mu + s * torch.randn(x.shape, generator=g), "clip to [0, 1]"),
+        (
+            four_losses.unimodal,
+            lambda z, t: (z[0] - t[0]).norm(dim=1) + (z[1] - t[1]).norm(dim=1),
+            "side by side",
+        ),
+        (
+            four_losses.add_noise,
+            lambda x, mu, s, g: x + mu + s * torch.randn(x.shape, generator=g),
+            "clip to [0, 1]",
+        ),
         (four_losses.pulling, {"ur", "uu"}, "nothing to pull"),
         (baselines.stop_at, lambda losses, level: len(losses) - 1, "it should be"),
         (stronger_attacks.level, 0.95, "for one look"),
         (stronger_attacks.means, lambda m, k: (m.mean(0), m.mean(0)), "mu_in is off"),
-        (held_out_targets.targets, lambda fold, said: said.mean(0), "one of them knows the patient"),
-        (held_out_targets.fold_of_records, lambda p, k, rng: np.arange(len(p)) % k, "is in two folds"),
-        (held_out_targets.kl, lambda a, b: (a.softmax(-1) * (a - b)).sum(-1).mean(), "divergence is"),
+        (
+            held_out_targets.targets,
+            lambda fold, said: said.mean(0),
+            "one of them knows the patient",
+        ),
+        (
+            held_out_targets.fold_of_records,
+            lambda p, k, rng: np.arange(len(p)) % k,
+            "is in two folds",
+        ),
+        (
+            held_out_targets.kl,
+            lambda a, b: (a.softmax(-1) * (a - b)).sum(-1).mean(),
+            "divergence is",
+        ),
         (deletion_request.pseudonym, lambda patient, salt: patient, "another hash"),
         (deletion_request.needed, 39, "half width"),
     ],
@@ -172,7 +225,8 @@ def test_a_wrong_answer_is_told_what_is_wrong(check, answer, hint):
 
 
 @pytest.mark.parametrize(
-    "given", [..., None, "a", [1, 2], {}, np.zeros((2, 3)), torch.zeros(2), lambda: None, True, object()]
+    "given",
+    [..., None, "a", [1, 2], {}, np.zeros((2, 3)), torch.zeros(2), lambda: None, True, object()],
 )
 @pytest.mark.parametrize(
     "check",
@@ -203,7 +257,9 @@ def test_numbers_and_arrays_may_be_tensors():
 
 
 def test_a_lesson_without_its_run_says_what_to_run(tmp_path):
-    with pytest.raises(InputError, match=r"can't: .*has not been finished.*\nRun `make demo`.*run_tiny") as caught:
+    with pytest.raises(
+        InputError, match=r"can't: .*has not been finished.*\nRun `make demo`.*run_tiny"
+    ) as caught:
         course.open_lesson("demo", tmp_path / "nowhere")
     shown = caught.value._render_traceback_()
     assert shown == [str(caught.value)]
@@ -234,13 +290,17 @@ def test_a_lesson_reads_what_the_run_says(run_dir):
     opened = course.open_lesson("tiny", run_dir)
     rows = {side: set(opened.rows(side)) for side in lesson.SIDES}
     assert sum(map(len, rows.values())) == len(set().union(*rows.values())) == len(opened.cohort)
-    assert opened.says("original", "test") is opened.says("original", "test")
-    again = opened.says(opened.model("original").model, "test")
-    np.testing.assert_allclose(again.image_logits, opened.says("original", "test").image_logits, atol=1e-5)
-    losses = opened.losses("original", "retrained-1")
-    assert losses.groupby(["model", "set"]).size()["original", "forget"] == len(opened.rows("forget"))
-    assert losses.fused[(losses.model == "original") & (losses.set == "test")].mean() == pytest.approx(
-        opened.says("original", "test").cross_entropy("fused").mean()
+    assert opened.predictions("original", "test") is opened.predictions("original", "test")
+    again = opened.predictions(opened.model("original").model, "test")
+    np.testing.assert_allclose(
+        again.image_logits, opened.predictions("original", "test").image_logits, atol=1e-5
     )
+    losses = opened.losses("original", "retrained-1")
+    assert losses.groupby(["model", "set"]).size()["original", "forget"] == len(
+        opened.rows("forget")
+    )
+    assert losses.fused[
+        (losses.model == "original") & (losses.set == "test")
+    ].mean() == pytest.approx(opened.predictions("original", "test").cross_entropy("fused").mean())
     with pytest.raises(InputError, match="side 'everyone'"):
         opened.rows("everyone")

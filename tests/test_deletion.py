@@ -15,8 +15,8 @@ from forget_mi.cli import main
 from forget_mi.errors import InputError
 from forget_mi.models.checkpoints import read_manifest
 from forget_mi.requests import serve as deletion
-from forget_mi.requests.serve import drift, serve
 from forget_mi.requests.served_model import ServedModel
+from forget_mi.requests.serving import drift, serve
 from forget_mi.runs.chain import NotebookError, run_chain
 from forget_mi.runs.project import ROOT
 from forget_mi.runs.run import OUTPUTS
@@ -46,9 +46,17 @@ def trained_patients(folder):
 def test_each_request_starts_from_the_model_that_the_one_before_left(model):
     first, second = ServedModel(model).ledger
     original = read_manifest(model / "02_train" / "original")["weights_sha256"]
-    assert first["original_sha256"] == original != first["unlearned_sha256"] == second["original_sha256"]
+    assert (
+        first["original_sha256"]
+        == original
+        != first["unlearned_sha256"]
+        == second["original_sha256"]
+    )
     assert ServedModel(model).checkpoint() == model / second["checkpoint"]
-    assert read_manifest(ServedModel(model).checkpoint())["weights_sha256"] == second["unlearned_sha256"]
+    assert (
+        read_manifest(ServedModel(model).checkpoint())["weights_sha256"]
+        == second["unlearned_sha256"]
+    )
 
 
 def test_served_patients_are_in_no_later_training(model):
@@ -111,7 +119,10 @@ def test_a_patient_is_served_once(model, tmp_path):
     staying = trained_patients(model)[0]
     served = pd.read_csv(model / "1.csv").subject_id[3]
     again = forget_csv(tmp_path / "again.csv", [staying, served])
-    with pytest.raises(InputError, match=r"patient p-[0-9a-f]{16} \(2 of 2 named\) was forgotten by request 001 on "):
+    with pytest.raises(
+        InputError,
+        match=r"patient p-[0-9a-f]{16} \(2 of 2 named\) was forgotten by request 001 on ",
+    ):
         serve(model, again, progress=False)
     assert (model / "requests" / "ledger.json").read_text() == before
     assert not (model / "requests" / "003").exists()
@@ -152,12 +163,18 @@ def test_a_damaged_ledger_stops_before_anything_is_served(copy):
 
 def test_a_model_of_another_cohort_is_refused(copy, tmp_path):
     manifest = ServedModel(copy).checkpoint() / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "cohort_fingerprint": "0" * 16}))
-    with pytest.raises(InputError, match=r"was made on another cohort or split \(fingerprint 0000000000000000"):
+    manifest.write_text(
+        json.dumps({**json.loads(manifest.read_text()), "cohort_fingerprint": "0" * 16})
+    )
+    with pytest.raises(
+        InputError, match=r"was made on another cohort or split \(fingerprint 0000000000000000"
+    ):
         serve(copy, forget_csv(tmp_path / "f.csv", trained_patients(copy)[:1]), progress=False)
 
 
-def test_a_request_that_was_cut_short_leaves_the_model_in_use_as_it_was(copy, tmp_path, monkeypatch):
+def test_a_request_that_was_cut_short_leaves_the_model_in_use_as_it_was(
+    copy, tmp_path, monkeypatch
+):
     asked = forget_csv(tmp_path / "f.csv", trained_patients(copy)[:1])
     before = ServedModel(copy).checkpoint()
 
@@ -169,7 +186,9 @@ def test_a_request_that_was_cut_short_leaves_the_model_in_use_as_it_was(copy, tm
         serve(copy, asked, progress=False)
     assert ServedModel(copy).checkpoint() == before
     assert len(ServedModel(copy).ledger) == 2
-    assert (copy / "requests" / "003").is_dir()  # kept to be looked at, and removed by the next request
+    assert (
+        copy / "requests" / "003"
+    ).is_dir()  # kept to be looked at, and removed by the next request
     profile = yaml.safe_load((copy / "requests" / "003" / "request.yaml").read_text())
     assert profile["retrained"] == 0
 
@@ -187,9 +206,13 @@ def test_the_report_opens_in_a_browser_with_every_figure_and_nothing_from_outsid
         page.goto(report.as_uri())
         assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
         assert errors == []
-        images = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth, i.alt.length])")
+        images = page.evaluate(
+            "[...document.images].map(i => [i.complete, i.naturalWidth, i.alt.length])"
+        )
         assert len(images) == figures
-        assert all(complete and width > 200 and described > 20 for complete, width, described in images)
+        assert all(
+            complete and width > 200 and described > 20 for complete, width, described in images
+        )
         assert page.inner_text("#verdict strong")
         # Nothing hangs out of a narrow window: wide tables scroll inside themselves.
         page.set_viewport_size({"width": 400, "height": 800})
@@ -206,7 +229,11 @@ def test_the_profile_of_a_request_is_the_runs(model):
 
 # ---- reference models, and records that are gone ---------------------------------------------------------------------
 
-QUICK = {"unlearning": {"method": "held_out_targets", "epochs": 1}, "shadows.count": 0, "audit.neighbours": 1}
+QUICK = {
+    "unlearning": {"method": "held_out_targets", "epochs": 1},
+    "shadows.count": 0,
+    "audit.neighbours": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +284,11 @@ def test_only_the_models_in_use_are_left(taught, capsys):
     folder, *_ = taught
     served = ServedModel(folder)
     left = {path.parent for path in folder.rglob("model.safetensors")}
-    assert left == {served.checkpoint(), served.reference("reference-1"), served.reference("reference-2")}
+    assert left == {
+        served.checkpoint(),
+        served.reference("reference-1"),
+        served.reference("reference-2"),
+    }
     assert main(["delete-records", str(folder)]) == 0
     assert capsys.readouterr().out == "records destroyed: 0\n"
 
@@ -292,7 +323,9 @@ def test_the_next_request_is_served_without_the_records(taught, tmp_path):
     serve(folder, forget_csv(tmp_path / "2.csv", second), QUICK, progress=False)
     again = ServedModel(folder)
     assert [entry["number"] for entry in again.ledger] == [1, 2]
-    trained = set(read_manifest(folder / "requests" / "002" / "02_train" / "reference-2")["patients"])
+    trained = set(
+        read_manifest(folder / "requests" / "002" / "02_train" / "reference-2")["patients"]
+    )
     assert not trained & before
     assert not trained & set(again.ledger[0]["patients"])
     everyone = {again.hashed(p) for p in table.patient_id[table.split == "train"]}
@@ -315,7 +348,9 @@ def test_references_of_another_training_are_refused(taught, tmp_path):
     manifest = json.loads(path.read_text())
     manifest["identity"]["training"]["epochs"] = 99
     path.write_text(json.dumps(manifest))
-    with pytest.raises(NotebookError, match=r"reference-1: was trained with params.training.epochs = 99, the run"):
+    with pytest.raises(
+        NotebookError, match=r"reference-1: was trained with params.training.epochs = 99, the run"
+    ):
         serve(folder, forget_csv(tmp_path / "2.csv", left), QUICK, progress=False)
 
 
@@ -327,5 +362,7 @@ def test_references_whose_patients_cannot_be_told_are_refused(taught, tmp_path):
     manifest = json.loads(path.read_text())
     manifest["patients"][0] = "p-0123456789abcdef"
     path.write_text(json.dumps(manifest))
-    with pytest.raises(NotebookError, match=r"reference-1: names 1 patients who are not in the cohort"):
+    with pytest.raises(
+        NotebookError, match=r"reference-1: names 1 patients who are not in the cohort"
+    ):
         serve(folder, forget_csv(tmp_path / "2.csv", left), QUICK, progress=False)

@@ -18,29 +18,42 @@ from forget_mi.models.build import build_model
 from forget_mi.models.config import ModelConfig
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.tokenizers import build_tokenizer
-from forget_mi.training.devices import DeviceConfig, make_accelerator
-from forget_mi.training.loop import TrainingConfig, train
+from forget_mi.training.config import DeviceConfig, TrainingConfig
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.loop import train
 from forget_mi.training.prediction import predict
 from forget_mi.unlearning import forget_mi, scrub
 from forget_mi.unlearning.base import UnlearningData
-from forget_mi.unlearning.samplers import Draw, cut, share
+from forget_mi.unlearning.samplers import StepIndices, micro_batches, shard
 
 UNLEARNING = {
-    "forget_mi": (forget_mi, forget_mi.Config(sigma=0.3, epochs=2, batch_size=4, retain_batch=4, stop="never")),
+    "forget_mi": (
+        forget_mi,
+        forget_mi.Config(sigma=0.3, epochs=2, batch_size=4, retain_batch=4, stop="never"),
+    ),
     # Starts a step away from F_og: at F_og itself the retained distances are rounding, and their gradient, a unit
     # vector along it, depends on how many records go through the model at once.
-    "no_noise": (forget_mi, forget_mi.Config(setting="no_noise", epochs=2, batch_size=4, retain_batch=4, stop="never")),
+    "no_noise": (
+        forget_mi,
+        forget_mi.Config(setting="no_noise", epochs=2, batch_size=4, retain_batch=4, stop="never"),
+    ),
     "scrub": (scrub, scrub.Config(epochs=2, batch_size=4, retain_batch=8, stop="never")),
 }
 
 
 def prepared(towers="both") -> tuple:
-    cohort = synthetic.load(synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3))
+    cohort = synthetic.load(
+        synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3)
+    )
     cohort = split_by_patient(cohort, SplitConfig(test=0.25, validation=0.2))
     settings = ModelConfig(**{**TINY_MODEL.__dict__, "towers": towers})
-    tokenizer = build_tokenizer(settings, [cohort.report_of(row) for row in rows_of(cohort, "train")])
+    tokenizer = build_tokenizer(
+        settings, [cohort.report_of(row) for row in rows_of(cohort, "train")]
+    )
     model = build_model(settings, len(cohort.classes), len(tokenizer), seed=0)
-    data = UnlearningData.from_cohort(cohort, draw_request(cohort, 0.15, 0), tokenizer, settings.max_tokens)
+    data = UnlearningData.from_cohort(
+        cohort, draw_request(cohort, 0.15, 0), tokenizer, settings.max_tokens
+    )
     # A number of records that two processes share evenly: 8 to forget, and whole batches to retain.
     some = data.retain.select(range(len(data.retain) // 16 * 16))
     return model, UnlearningData(data.forget.select(range(8)), some, data.validation, data.forget_reports[:8],
@@ -62,7 +75,9 @@ def unlearned(name: str, parts: int = 1) -> tuple[dict, list]:
     model, data = prepared()
     module, settings = UNLEARNING[name]
     accelerator = make_accelerator(DeviceConfig(device="cpu", parts=parts))
-    found, log = module.unlearn(model, data, settings, seed=0, accelerator=accelerator, progress=False)
+    found, log = module.unlearn(
+        model, data, settings, seed=0, accelerator=accelerator, progress=False
+    )
     return found.state_dict(), [row["total"] for row in log.epochs]
 
 
@@ -82,7 +97,9 @@ def in_process(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     for name, (work, *arguments) in IN_TWO.items():
         where = [os.path.join(folder, name)] if work is trained else []
-        torch.save(work(arguments[0], *where, *arguments[1:]), os.path.join(folder, f"{name}-{rank}.pt"))
+        torch.save(
+            work(arguments[0], *where, *arguments[1:]), os.path.join(folder, f"{name}-{rank}.pt")
+        )
     torch.distributed.destroy_process_group()
 
 
@@ -92,7 +109,9 @@ def folder_of_two(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(in_process, (port, str(folder)), nprocs=2, start_method="spawn", join=True)
+    multiprocessing.start_processes(
+        in_process, (port, str(folder)), nprocs=2, start_method="spawn", join=True
+    )
     return folder
 
 
@@ -156,31 +175,37 @@ def test_parts_go_through_the_model_one_after_another(original, unlearning_data,
     seen = []
     forward = ImageTextModel.forward
     monkeypatch.setattr(
-        ImageTextModel, "forward", lambda self, *pair: seen.append(len(pair[0])) or forward(self, *pair)
+        ImageTextModel,
+        "forward",
+        lambda self, *pair: seen.append(len(pair[0])) or forward(self, *pair),
     )
     settings = forget_mi.Config(epochs=1, batch_size=4, retain_batch=6, stop="never")
     for parts in (1, 2):
         seen.clear()
         accelerator = make_accelerator(DeviceConfig(device="cpu", parts=parts))
-        forget_mi.unlearn(original[0], unlearning_data, settings, seed=0, accelerator=accelerator, progress=False)
+        forget_mi.unlearn(
+            original[0], unlearning_data, settings, seed=0, accelerator=accelerator, progress=False
+        )
         # Six records to forget in two steps of three, each with six to retain.
-        assert (seen.count(9), seen.count(5), seen.count(4)) == ((2, 0, 0) if parts == 1 else (0, 2, 2))
+        assert (seen.count(9), seen.count(5), seen.count(4)) == (
+            (2, 0, 0) if parts == 1 else (0, 2, 2)
+        )
 
 
 def test_a_step_is_cut_evenly():
-    pieces = cut(Draw(np.arange(5), np.arange(10, 18)), 3)
+    pieces = micro_batches(StepIndices(np.arange(5), np.arange(10, 18)), 3)
     assert [(len(p.forget), len(p.retain)) for p in pieces] == [(2, 3), (2, 3), (1, 2)]
     assert np.concatenate([p.retain for p in pieces]).tolist() == list(range(10, 18))
-    assert len(cut(Draw(np.arange(2), np.arange(9)), 4)) == 2
-    assert len(cut(Draw(np.arange(0), np.arange(9)), 4)) == 4
+    assert len(micro_batches(StepIndices(np.arange(2), np.arange(9)), 4)) == 2
+    assert len(micro_batches(StepIndices(np.arange(0), np.arange(9)), 4)) == 4
 
 
 def test_every_record_of_a_step_is_taken_by_one_process():
-    draw = Draw(np.arange(5), np.arange(10, 17))
-    parts = [share(draw, rank, 3) for rank in range(3)]
+    draw = StepIndices(np.arange(5), np.arange(10, 17))
+    parts = [shard(draw, rank, 3) for rank in range(3)]
     assert sorted(np.concatenate([p.forget for p in parts])) == list(range(5))
     assert sorted(np.concatenate([p.retain for p in parts])) == list(range(10, 17))
-    alone = share(Draw(np.arange(1), np.arange(0)), 1, 3)
+    alone = shard(StepIndices(np.arange(1), np.arange(0)), 1, 3)
     assert (len(alone.forget), len(alone.retain)) == (1, 0)
 
 
@@ -189,7 +214,9 @@ def test_bf16_reaches_the_conclusions_of_fp32(original, unlearning_data):
     found = {}
     for precision in ("fp32", "bf16"):
         accelerator = make_accelerator(DeviceConfig(device="cpu", precision=precision))
-        settings = forget_mi.Config(sigma=0.3, epochs=3, batch_size=4, retain_batch=8, learning_rate=1e-3, stop="never")
+        settings = forget_mi.Config(
+            sigma=0.3, epochs=3, batch_size=4, retain_batch=8, learning_rate=1e-3, stop="never"
+        )
         unlearned, log = forget_mi.unlearn(
             model, unlearning_data, settings, seed=0, accelerator=accelerator, progress=False
         )

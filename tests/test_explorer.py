@@ -28,7 +28,7 @@ def of_side(explorer: Explorer, side: str) -> str:
 @pytest.mark.parametrize("side", ["forget", "retain", "validation", "test"])
 def test_every_figure_of_every_kind_of_patient(explorer, side):
     patient = of_side(explorer, side)
-    figures = [explorer.answers(patient), explorer.attack_places(patient), explorer.neighbours(patient),
+    figures = [explorer.answers(patient), explorer.attack_position(patient), explorer.neighbours(patient),
                explorer.corrupted(patient, 0.3, 0.5, (0.25,) * 4)]  # fmt: skip
     assert all(isinstance(figure, Figure) for figure in figures)
     assert explorer.report(patient)
@@ -41,7 +41,13 @@ def test_neighbours_are_others_and_the_nearest(explorer):
     assert len(found) == NEIGHBOURS
     assert people[row] not in set(people[found])
     rows, places = explorer._places["original"]
-    distance = dict(zip(rows.tolist(), np.linalg.norm(places - places[list(rows).index(row)], axis=1), strict=True))
+    distance = dict(
+        zip(
+            rows.tolist(),
+            np.linalg.norm(places - places[list(rows).index(row)], axis=1),
+            strict=True,
+        )
+    )
     others = [d for other, d in distance.items() if people[other] != people[row]]
     assert sorted(others)[:NEIGHBOURS] == pytest.approx([distance[f] for f in found])
 

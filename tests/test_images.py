@@ -31,7 +31,11 @@ GRADIENT = np.linspace(0, 4095, 32 * 32).reshape(32, 32)
     ("values", "header", "expected"),
     [
         (GRADIENT.astype(np.uint16), {}, GRADIENT / 4095),
-        (GRADIENT.astype(np.uint16), {"PhotometricInterpretation": "MONOCHROME1"}, 1 - GRADIENT / 4095),
+        (
+            GRADIENT.astype(np.uint16),
+            {"PhotometricInterpretation": "MONOCHROME1"},
+            1 - GRADIENT / 4095,
+        ),
         (
             GRADIENT.astype(np.uint16),
             {"WindowCenter": 1000.5, "WindowWidth": 1001},
@@ -44,7 +48,12 @@ GRADIENT = np.linspace(0, 4095, 32 * 32).reshape(32, 32)
         ),
         (
             GRADIENT.astype(np.uint16),
-            {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 1023.5, "WindowWidth": 4096},
+            {
+                "RescaleSlope": 1,
+                "RescaleIntercept": -1024,
+                "WindowCenter": 1023.5,
+                "WindowWidth": 4096,
+            },
             GRADIENT / 4095,
         ),
     ],
@@ -70,7 +79,9 @@ def test_pictures_of_every_kind_become_grey_bytes(tmp_path):
     values = (GRADIENT / 4095 * 255).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "grey.png")
     Image.fromarray(values).convert("RGB").save(tmp_path / "colour.png")
-    Image.fromarray(values).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
+    Image.fromarray(values).convert("P", palette=Image.Palette.ADAPTIVE).save(
+        tmp_path / "palette.png"
+    )
     Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     grey = read_image(tmp_path / "grey.png", 32)
     assert np.array_equal(grey, values)

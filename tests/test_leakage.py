@@ -22,7 +22,9 @@ def with_copy(cohort, change):
 def compressed(image: np.ndarray) -> np.ndarray:
     """Enlarged, compressed, brought back to size, brightened."""
     file = io.BytesIO()
-    Image.fromarray(image[0]).resize((80, 80), Image.Resampling.BILINEAR).save(file, "JPEG", quality=75)
+    Image.fromarray(image[0]).resize((80, 80), Image.Resampling.BILINEAR).save(
+        file, "JPEG", quality=75
+    )
     again = Image.open(file).resize(image.shape[1:][::-1], Image.Resampling.BILINEAR)
     return np.clip(np.asarray(again, dtype=float) * 0.9 + 10, 0, 255).astype(np.uint8)[None]
 
@@ -34,7 +36,10 @@ def test_a_copy_under_another_name_is_found(cohort):
         nearest = nearest_in_training(changed, kind)
         assert near_duplicates(nearest, kind).test == before.test + 1
         found = nearest.set_index("row").loc[test]
-        assert changed.table.study_id[found.nearest] == changed.table.study_id[train] or kind == "image"
+        assert (
+            changed.table.study_id[found.nearest] == changed.table.study_id[train]
+            or kind == "image"
+        )
         assert found.nearest == train or kind == "report"
         assert found.similarity < 1.0001
 

@@ -48,7 +48,9 @@ def test_ranking_loss_equals_the_loop(seed):
     z = Embeddings(torch.randn(7, 4, generator=generator), torch.randn(7, 4, generator=generator))
     labels = torch.randint(-1, 4, (7,), generator=generator)
     studies = torch.randint(0, 3, (7,), generator=generator)
-    assert ranking_loss(z, labels, studies).item() == pytest.approx(ranking_loss_by_loop(z, labels, studies), rel=1e-5)
+    assert ranking_loss(z, labels, studies).item() == pytest.approx(
+        ranking_loss_by_loop(z, labels, studies), rel=1e-5
+    )
 
 
 def test_one_pair_has_no_impostor():
@@ -60,7 +62,9 @@ def test_training_loss_is_the_sum_of_its_parts():
     torch.manual_seed(0)
     output = ModelOutput(torch.randn(5, 4), torch.randn(5, 4), torch.randn(5, 3), torch.randn(5, 3))
     labels, studies = torch.tensor([0, 1, 2, 3, 1]), torch.arange(5)
-    expected = F.cross_entropy(output.image_logits, labels) + F.cross_entropy(output.text_logits, labels)
+    expected = F.cross_entropy(output.image_logits, labels) + F.cross_entropy(
+        output.text_logits, labels
+    )
     assert classification_loss(output, labels).item() == pytest.approx(expected.item())
     expected = expected + ranking_loss(output.embeddings, labels, studies)
     assert training_loss(output, labels, studies).item() == pytest.approx(expected.item())
@@ -79,7 +83,9 @@ def test_joint_embedding_is_fixed_and_as_written():
     assert not torch.equal(joint(z), JointEmbedding(4, seed=8)(z))
     assert not list(joint.parameters())
     gate = torch.sigmoid(torch.cat([z.image, z.text], 1) @ joint.gate_weight.T)
-    by_hand = gate * torch.tanh(z.image @ joint.image_weight.T) + (1 - gate) * torch.tanh(z.text @ joint.text_weight.T)
+    by_hand = gate * torch.tanh(z.image @ joint.image_weight.T) + (1 - gate) * torch.tanh(
+        z.text @ joint.text_weight.T
+    )
     torch.testing.assert_close(joint(z), by_hand)
 
 

@@ -12,13 +12,14 @@ from forget_mi import unlearning
 from forget_mi.config import build
 from forget_mi.data.cohort import rows_of
 from forget_mi.losses import classification_loss
-from forget_mi.training.devices import DeviceConfig, make_accelerator
-from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.training.config import DeviceConfig, TrainingConfig
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.loop import train_new
 from forget_mi.training.prediction import predict
-from forget_mi.unlearning import layers, neg_grad, neg_grad_plus, salun, scrub, ssd
+from forget_mi.unlearning import neg_grad, neg_grad_plus, salun, scrub, ssd
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.layers import last_layers, reinitialise
-from forget_mi.unlearning.samplers import forget_only, paced_by_forget, retain_only
+from forget_mi.unlearning.layers import last_layers, reinitialize_last
+from forget_mi.unlearning.samplers import forget_sampler, paired_sampler, retain_sampler
 
 # As small as they can be; every setting of a method with settings.
 CELLS = {
@@ -41,11 +42,13 @@ CELLS = {
 
 def unlearn(cell, original, data, accelerator, seed=0, **settings):
     name, _, setting = cell.partition("-")
-    module = unlearning.find(name)
+    module = unlearning.get_method(name)
     quick = {"epochs": 1, "learning_rate": 1e-3} if hasattr(module.Config, "learning_rate") else {}
     values = {**quick, **({"setting": setting} if setting else {}), **CELLS[cell], **settings}
     config = build(module.Config, values, "unlearning")
-    return module.unlearn(original[0], data, config, seed=seed, accelerator=accelerator, progress=False)
+    return module.unlearn(
+        original[0], data, config, seed=seed, accelerator=accelerator, progress=False
+    )
 
 
 def test_no_method_is_left_out():
@@ -82,7 +85,9 @@ def test_a_method_works_on_a_text_tower_alone(cell, reports_only, accelerator):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_method_changes_a_copy_and_says_what_it_cost(cell, original, unlearning_data, accelerator):
+def test_a_method_changes_a_copy_and_says_what_it_cost(
+    cell, original, unlearning_data, accelerator
+):
     before = weights(original[0])
     unlearned, log = unlearn(cell, original, unlearning_data, accelerator)
     assert not differs(before, original[0].state_dict())
@@ -97,13 +102,15 @@ def test_a_method_changes_a_copy_and_says_what_it_cost(cell, original, unlearnin
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_method_gives_the_same_for_the_same_seed(cell, original, unlearning_data, accelerator):
-    first, second = (weights(unlearn(cell, original, unlearning_data, accelerator, seed=3)[0]) for _ in range(2))
+    first, second = (
+        weights(unlearn(cell, original, unlearning_data, accelerator, seed=3)[0]) for _ in range(2)
+    )
     assert not differs(first, second)
 
 
 @pytest.mark.parametrize("name", unlearning.METHODS)
 def test_what_a_search_may_try_is_allowed(name):
-    module = unlearning.find(name)
+    module = unlearning.get_method(name)
     for parameter, choice in module.SEARCH.items():
         for value in choice.values if hasattr(choice, "values") else (choice.low, choice.high):
             build(module.Config, {parameter: value}, "unlearning")
@@ -121,7 +128,9 @@ def test_ascent_climbs_and_descent_descends(original, unlearning_data, accelerat
         model, _ = unlearn(cell, original, unlearning_data, accelerator, stop="never", **settings)
         return loss_on(model, getattr(unlearning_data, side))
 
-    start = {side: loss_on(original[0], getattr(unlearning_data, side)) for side in ("forget", "retain")}
+    start = {
+        side: loss_on(original[0], getattr(unlearning_data, side)) for side in ("forget", "retain")
+    }
     assert of("neg_grad", "forget", epochs=3) > start["forget"]
     assert of("fine_tune", "retain", epochs=3) < start["retain"]
     assert of("neg_grad_plus", "forget", epochs=3, alpha=0.2) > start["forget"]
@@ -129,13 +138,17 @@ def test_ascent_climbs_and_descent_descends(original, unlearning_data, accelerat
 
 
 def test_neg_grad_plus_weighs_both_sides(original, unlearning_data, accelerator):
-    _, log = unlearn("neg_grad_plus", original, unlearning_data, accelerator, alpha=0.75, stop="never")
+    _, log = unlearn(
+        "neg_grad_plus", original, unlearning_data, accelerator, alpha=0.75, stop="never"
+    )
     row = log.epochs[0]
     assert row["total"] == pytest.approx(0.75 * row["retain"] - 0.25 * row["forget"], rel=1e-5)
 
 
 def test_a_fixed_stop_ends_the_ascent_at_the_strangers_loss(original, unlearning_data, accelerator):
-    _, log = unlearn("neg_grad", original, unlearning_data, accelerator, epochs=200, stop="validation")
+    _, log = unlearn(
+        "neg_grad", original, unlearning_data, accelerator, epochs=200, stop="validation"
+    )
     assert log.stopped == "the forget loss reached the validation loss"
     assert len(log.epochs) < 200
     assert log.epochs[-1]["forget_loss"] >= log.epochs[-1]["validation_loss"]
@@ -148,15 +161,24 @@ def test_divergence_is_that_of_scipy(original, unlearning_data, accelerator):
     from forget_mi.models.outputs import ModelOutput
 
     rng = np.random.default_rng(0)
-    t, s = (ModelOutput(*(torch.tensor(rng.normal(size=(5, 3))) for _ in range(4))) for _ in range(2))
+    t, s = (
+        ModelOutput(*(torch.tensor(rng.normal(size=(5, 3))) for _ in range(4))) for _ in range(2)
+    )
     expected = sum(
-        np.mean([entropy(p, q) for p, q in zip(softmax(a / 4, -1), softmax(b / 4, -1), strict=True)])
-        for a, b in ((t.image_logits.numpy(), s.image_logits.numpy()), (t.text_logits.numpy(), s.text_logits.numpy()))
+        np.mean(
+            [entropy(p, q) for p, q in zip(softmax(a / 4, -1), softmax(b / 4, -1), strict=True)]
+        )
+        for a, b in (
+            (t.image_logits.numpy(), s.image_logits.numpy()),
+            (t.text_logits.numpy(), s.text_logits.numpy()),
+        )
     )
     assert scrub.towers_divergence(t, s, 4.0).item() == pytest.approx(16 * expected)
 
 
-def test_scrub_visits_the_forget_set_in_the_first_epochs_only(original, unlearning_data, accelerator):
+def test_scrub_visits_the_forget_set_in_the_first_epochs_only(
+    original, unlearning_data, accelerator
+):
     _, log = unlearn("scrub-last", original, unlearning_data, accelerator, epochs=3, max_epochs=2)
     assert ["forget_divergence" in row for row in log.epochs] == [True, True, False]
 
@@ -175,7 +197,9 @@ def test_scrub_rewinds_to_the_epoch_nearest_to_strangers(original, unlearning_da
 @pytest.mark.parametrize("cell", ["cf_k", "eu_k"])
 def test_only_the_last_layers_change(cell, original, unlearning_data, accelerator):
     model, _ = unlearn(cell, original, unlearning_data, accelerator, batch_norm="train")
-    free = {id(t) for layer in last_layers(model, 1) for t in layer.state_dict(keep_vars=True).values()}
+    free = {
+        id(t) for layer in last_layers(model, 1) for t in layer.state_dict(keep_vars=True).values()
+    }
     before = original[0].state_dict()
     changed = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
     allowed = {name for name, t in model.state_dict(keep_vars=True).items() if id(t) in free}
@@ -185,52 +209,14 @@ def test_only_the_last_layers_change(cell, original, unlearning_data, accelerato
     assert "text_tower.encoder.pooler.dense.weight" in changed
 
 
-@pytest.mark.parametrize("k", [1, 2, 9])
-def test_frozen_layers_that_are_left_out_change_nothing(k, original, unlearning_data, accelerator, monkeypatch):
-    """Two passes over D_r with what the frozen layers say kept, and with all layers run at each step."""
-    settings = {"k": k, "epochs": 2, "batch_norm": "train", "retain_batch": 16}
-    spared, runs = [], []
-    run = layers.FrozenFeatures.prepare
-
-    def prepare(self, index):
-        run(self, index)
-        spared.append(self.towers)
-
-    monkeypatch.setattr(layers.FrozenFeatures, "prepare", prepare)
-    for most_bytes in (layers.MOST_BYTES, 0):
-        monkeypatch.setattr(layers, "MOST_BYTES", most_bytes)
-        runs.append(unlearn("cf_k", original, unlearning_data, accelerator, **settings)[0])
-    assert spared == [2, 2, 0, 0]
-    kept, whole = (model.state_dict() for model in runs)
-    for name in kept:
-        assert torch.allclose(kept[name], whole[name], atol=1e-6), name
-    assert any(not torch.equal(whole[name], before) for name, before in original[0].state_dict().items())
-    seen = [predict(model, unlearning_data.forget, accelerator) for model in runs]
-    np.testing.assert_allclose(seen[0].image_logits, seen[1].image_logits, atol=1e-4)
-    np.testing.assert_allclose(seen[0].text_logits, seen[1].text_logits, atol=1e-4)
-
-
-def test_layers_below_are_known_where_they_are(original):
-    model = copy.deepcopy(original[0]).requires_grad_(True)
-    assert [layers.frozen_below(tower) for tower in model.towers()] == [[], []]
-    layers.train_only(model, last_layers(model, 1))
-    image, text = (layers.frozen_below(tower) for tower in model.towers())
-    assert image[0] is model.image_tower.conv1
-    assert image[-1] is model.image_tower.blocks()[-2]
-    assert text == [model.text_tower.encoder.embeddings, *model.text_tower.blocks()[:-1]]
-    model.image_tower.conv1.requires_grad_(True)
-    assert layers.frozen_below(model.image_tower) == []
-    assert layers.frozen_below(model.image_tower.pool) == []
-
-
 def test_new_layers_owe_nothing_to_the_old_ones(original):
     first, second = copy.deepcopy(original[0]), copy.deepcopy(original[0])
     with torch.no_grad():
         for layer in last_layers(second, 1):
             for parameter in layer.parameters():
                 parameter += 1.0
-    reinitialise(first, 1, seed=5)
-    reinitialise(second, 1, seed=5)
+    reinitialize_last(first, 1, seed=5)
+    reinitialize_last(second, 1, seed=5)
     assert not differs(weights(first), second.state_dict())
 
 
@@ -239,7 +225,9 @@ def test_only_salient_weights_change(original, unlearning_data, accelerator):
     from forget_mi.unlearning.loop import frozen_and_trainable
 
     _, copy_of_it = frozen_and_trainable(original[0], accelerator)
-    masks = salun.saliency_masks(copy_of_it, unlearning_data, settings, accelerator, UnlearningLog())
+    masks = salun.saliency_masks(
+        copy_of_it, unlearning_data, settings, accelerator, UnlearningLog()
+    )
     share = sum(m.sum().item() for m in masks.values()) / sum(m.numel() for m in masks.values())
     assert share == pytest.approx(0.1, abs=0.01)
     model, _ = unlearn("salun", original, unlearning_data, accelerator, salient=0.1)
@@ -273,8 +261,12 @@ def test_ssd_dampens_and_never_amplifies(original, unlearning_data, accelerator)
 
 def test_neg_grad_is_the_gradient_of_the_negated_loss(original, unlearning_data, accelerator):
     """The first step of Adam moves each weight by the rate, here along the sign of the gradient: ascent."""
-    settings = neg_grad.Config(epochs=1, batch_size=1000, learning_rate=1e-4, stop="never", clip=1e9)
-    model, _ = neg_grad.unlearn(original[0], unlearning_data, settings, seed=0, accelerator=accelerator, progress=False)
+    settings = neg_grad.Config(
+        epochs=1, batch_size=1000, learning_rate=1e-4, stop="never", clip=1e9
+    )
+    model, _ = neg_grad.unlearn(
+        original[0], unlearning_data, settings, seed=0, accelerator=accelerator, progress=False
+    )
     bias = "image_tower.head.bias"
     batch = unlearning_data.forget.__getitems__(np.arange(len(unlearning_data.forget)))
     reference = original[0].eval()
@@ -293,14 +285,16 @@ def test_draws_cover_what_they_should(unlearning_data):
 
     def seen(draws):
         steps = draws(data, settings)(rng, 0)
-        return steps, *(np.concatenate([getattr(step, side) for step in steps]) for side in ("forget", "retain"))
+        return steps, *(
+            np.concatenate([getattr(step, side) for step in steps]) for side in ("forget", "retain")
+        )
 
-    steps, forget, retain = seen(paced_by_forget)
+    steps, forget, retain = seen(paired_sampler)
     assert sorted(forget) == everyone[0].tolist()
     assert {len(step.retain) for step in steps} == {8}
-    _, forget, retain = seen(forget_only)
+    _, forget, retain = seen(forget_sampler)
     assert (sorted(forget), len(retain)) == (everyone[0].tolist(), 0)
-    _, forget, retain = seen(retain_only)
+    _, forget, retain = seen(retain_sampler)
     assert (len(forget), sorted(retain)) == (0, everyone[1].tolist())
 
 

@@ -21,7 +21,10 @@ def predictions(image, text, labels, patients=None) -> Predictions:
     return Predictions(image, text, image, text, labels, patients)
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(0, 5), min_size=1, max_size=30))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=30),
+    st.lists(st.integers(0, 5), min_size=1, max_size=30),
+)
 def test_binary_auc_equals_scikit_learn(positives, negatives):
     truth = [1] * len(positives) + [0] * len(negatives)
     expected = roc_auc_score(truth, positives + negatives)
@@ -57,7 +60,9 @@ def test_fused_prediction_and_cross_entropy_by_hand():
 
 def test_memorised_records_keep_distinct_losses():
     # In float32 both would be log(1) = 0, and an attacker would be fooled by rounding.
-    losses = predictions([[20.0, 0.0], [30.0, 0.0]], [[20.0, 0.0], [30.0, 0.0]], [0, 0]).cross_entropy("fused")
+    losses = predictions(
+        [[20.0, 0.0], [30.0, 0.0]], [[20.0, 0.0], [30.0, 0.0]], [0, 0]
+    ).cross_entropy("fused")
     assert 0 < losses[1] < losses[0]
 
 
@@ -77,7 +82,9 @@ def test_intervals_draw_whole_patients():
         seen.add(float(x.mean()))
         return x.mean()
 
-    low, high = Measure("m", mean, {"forget": (values,)}).interval({"forget": patients}, draws=200, level=0.95, seed=0)
+    low, high = Measure("m", mean, {"forget": (values,)}).interval(
+        {"forget": patients}, draws=200, level=0.95, seed=0
+    )
     assert seen == {0.0, 0.5, 1.0}
     assert (low, high) == (0, 1)
 
@@ -96,7 +103,9 @@ def test_one_patient_has_no_interval():
 
 
 def test_measure_takes_all_sets_in_order():
-    measure = Measure("auc", binary_auc, {"forget": (np.array([2.0, 3.0]),), "test": (np.array([1.0, 0.0]),)})
+    measure = Measure(
+        "auc", binary_auc, {"forget": (np.array([2.0, 3.0]),), "test": (np.array([1.0, 0.0]),)}
+    )
     assert measure.value() == 1.0
 
 
@@ -105,16 +114,22 @@ def test_measure_takes_all_sets_in_order():
     [(64, 128, 128), (256, 16, 128), (512, 4, 64), (2048, 1, 4), (8192, 1, 1), (0, 128, 128)],
 )
 def test_an_evaluation_batch_takes_fewer_large_images(unlearning_data, pixels, on_cpu, on_cuda):
-    large = replace(unlearning_data.forget, images=np.broadcast_to(np.uint8(0), (1, 1, pixels, pixels)))
-    assert metrics.records_at_once(large, torch.device("cpu")) == on_cpu
-    assert metrics.records_at_once(large, torch.device("cuda")) == on_cuda
+    large = replace(
+        unlearning_data.forget, images=np.broadcast_to(np.uint8(0), (1, 1, pixels, pixels))
+    )
+    assert metrics.evaluation_batch_size(large, torch.device("cpu")) == on_cpu
+    assert metrics.evaluation_batch_size(large, torch.device("cuda")) == on_cuda
 
 
-def test_evaluation_in_small_batches_says_the_same(original, unlearning_data, accelerator, monkeypatch):
+def test_evaluation_in_small_batches_says_the_same(
+    original, unlearning_data, accelerator, monkeypatch
+):
     whole = predict(original[0], unlearning_data.retain, accelerator)
-    monkeypatch.setitem(metrics.MOST_PIXELS, "cpu", 3 * 32 * 32)
-    assert metrics.records_at_once(unlearning_data.retain, accelerator.device) == 3
+    monkeypatch.setitem(metrics.MAX_PIXELS, "cpu", 3 * 32 * 32)
+    assert metrics.evaluation_batch_size(unlearning_data.retain, accelerator.device) == 3
     assert len(unlearning_data.retain) % 3  # the last batch is smaller
     in_parts = predict(original[0], unlearning_data.retain, accelerator)
     for name in ("image_logits", "text_logits", "image_embedding", "text_embedding"):
-        np.testing.assert_allclose(getattr(in_parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            getattr(in_parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5
+        )

@@ -15,14 +15,15 @@ from conftest import TINY_MODEL, differs, weights
 from forget_mi.data import store
 from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.data.cohorts import load_cohort
-from forget_mi.data.export import LABELS, export
+from forget_mi.data.export import LABELS, export_cohort
 from forget_mi.data.images import UnreadableImageError, inside
 from forget_mi.data.requests import RequestConfig, make_request
 from forget_mi.data.splits import SplitConfig, split_by_patient
 from forget_mi.data.tables import read_table
 from forget_mi.errors import InputError
+from forget_mi.training.config import TrainingConfig
 from forget_mi.training.devices import make_accelerator
-from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.training.loop import train_new
 
 
 def settings(root: Path, **more) -> dict:
@@ -38,7 +39,7 @@ def settings(root: Path, **more) -> dict:
 @pytest.fixture(scope="module")
 def exported(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mimic")
-    export(cohort, folder, "dicom")
+    export_cohort(cohort, folder, "dicom")
     return folder
 
 
@@ -66,14 +67,16 @@ def test_what_was_exported_as_dicom_comes_back_to_the_byte(cohort, exported):
     back = load_cohort(settings(exported))
     assert np.array_equal(np.asarray(back.images), cohort.images)
     assert back.table.label.tolist() == cohort.table.label.tolist()
-    assert [back.report_of(i) for i in range(len(back))] == [cohort.report_of(i) for i in range(len(cohort))]
+    assert [back.report_of(i) for i in range(len(back))] == [
+        cohort.report_of(i) for i in range(len(cohort))
+    ]
     assert (back.table.fold == "TEST").tolist() == (cohort.table.split == "test").tolist()
     assert back.skipped.empty
     assert not back.synthetic
 
 
 def test_as_jpg_it_comes_back_within_a_few_levels(cohort, tmp_path):
-    export(cohort, tmp_path, "jpg")
+    export_cohort(cohort, tmp_path, "jpg")
     back = load_cohort(settings(tmp_path))
     difference = np.asarray(back.images).astype(int) - cohort.images
     assert 0 < np.abs(difference).max() <= 6
@@ -94,7 +97,7 @@ def test_a_model_trained_either_way_is_the_same(cohort, exported):
 
 def test_export_does_not_overwrite(cohort, exported):
     with pytest.raises(InputError, match="already holds files/"):
-        export(cohort, exported)
+        export_cohort(cohort, exported)
 
 
 def test_a_cohort_of_a_store_is_saved_without_its_pixels(exported, tmp_path):
@@ -124,9 +127,14 @@ def published(tmp_path: Path) -> tuple[Path, pd.DataFrame]:
             n = int(min(left, rng.integers(1, 9)))
             subject += 1
             study = 50_000_000 + 10 * (subject - 10_000_000)
-            rows += [(subject, study + i // 2, f"i{subject}-{i}", int(rng.integers(4)), fold) for i in range(n)]
+            rows += [
+                (subject, study + i // 2, f"i{subject}-{i}", int(rng.integers(4)), fold)
+                for i in range(n)
+            ]
             left -= n
-    table = pd.DataFrame(rows, columns=["subject_id", "study_id", "dicom_id", "edeme_severity", "fold"])
+    table = pd.DataFrame(
+        rows, columns=["subject_id", "study_id", "dicom_id", "edeme_severity", "fold"]
+    )
     assert len(table) == 6742
     train = table[table.fold != "TEST"]
     sizes = train.subject_id.value_counts()
@@ -142,7 +150,9 @@ def published(tmp_path: Path) -> tuple[Path, pd.DataFrame]:
     lines = table.to_csv(index=False).splitlines()
     (root / LABELS).write_text("\n".join([*lines[:3000], lines[0], *lines[3000:]]) + "\n")
     for wanted, patients in forget.items():
-        part = train[train.subject_id.isin(patients)].rename(columns={"edeme_severity": "edema_severity"})
+        part = train[train.subject_id.isin(patients)].rename(
+            columns={"edeme_severity": "edema_severity"}
+        )
         (root / f"forget_{wanted}.csv").write_text(part.to_csv(index=False))
     return root, table
 
@@ -156,7 +166,9 @@ def test_the_published_counts_to_the_row(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "read_image", lambda path, size: np.zeros((size, size), np.uint8))
     cohort = load_cohort(settings(root))
     kept = tuple(root / f"forget_{n}.csv" for n in (201, 401, 674))
-    split = split_by_patient(cohort, SplitConfig(published=True, validation=0.1, keep_in_training=kept))
+    split = split_by_patient(
+        cohort, SplitConfig(published=True, validation=0.1, keep_in_training=kept)
+    )
     assert len(split) == 6742
     assert len(rows_of(split, "test")) == 531
     assert 500 < len(rows_of(split, "validation")) < 850
@@ -169,7 +181,9 @@ def test_the_published_counts_to_the_row(tmp_path, monkeypatch):
 
 
 def test_folds_are_needed_for_the_published_split(cohort):
-    with pytest.raises(InputError, match=r"split\.published = True: cohort synthetic was not published with folds"):
+    with pytest.raises(
+        InputError, match=r"split\.published = True: cohort synthetic was not published with folds"
+    ):
         split_by_patient(cohort, SplitConfig(published=True))
 
 
@@ -184,7 +198,9 @@ def test_both_spellings_are_read(mimic, spelling):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_tables_in_any_dialect(tmp_path, delimiter, encoding):
     path = tmp_path / "t.csv"
-    path.write_text(f"a{delimiter}b\n1{delimiter} x \n\na{delimiter}b\n2{delimiter}y\n", encoding=encoding)
+    path.write_text(
+        f"a{delimiter}b\n1{delimiter} x \n\na{delimiter}b\n2{delimiter}y\n", encoding=encoding
+    )
     table = read_table(path, ["a", ("c", "b")], "a table")
     assert table.values.tolist() == [["1", "x", 2], ["2", "y", 5]]
     assert list(table) == ["a", "c", "line"]
@@ -195,8 +211,14 @@ def test_tables_in_any_dialect(tmp_path, delimiter, encoding):
     [
         ("", "is empty"),
         ("subject_id,study_id\n1,2\n", "lacks the column dicom_id; it has subject_id, study_id"),
-        ("subject_id,study_id,dicom_id,fold\n1,2,3,4\n", "lacks the column edema_severity or edeme_severity"),
-        ("subject_id,study_id,dicom_id,edema_severity,fold\n1,2,3\n", "line 2 has 3 cells, the header 5"),
+        (
+            "subject_id,study_id,dicom_id,fold\n1,2,3,4\n",
+            "lacks the column edema_severity or edeme_severity",
+        ),
+        (
+            "subject_id,study_id,dicom_id,edema_severity,fold\n1,2,3\n",
+            "line 2 has 3 cells, the header 5",
+        ),
     ],
 )
 def test_a_malformed_label_file_stops(mimic, text, message):
@@ -221,7 +243,9 @@ def test_a_root_that_may_not_be_read_stops(mimic):
     if root_user:
         os.seteuid(65534)
     try:
-        with pytest.raises(InputError, match=r"parameter cohort\.root = .*there is no readable folder"):
+        with pytest.raises(
+            InputError, match=r"parameter cohort\.root = .*there is no readable folder"
+        ):
             load_cohort(settings(root))
     finally:
         if root_user:
@@ -309,7 +333,9 @@ def test_one_bad_image_is_skipped_and_listed(mimic, damage, reason):
     assert len(cohort) == len(labels) - 1
     assert cohort.skipped.item.tolist() == [labels.dicom_id[3]]
     assert pd.Series(cohort.skipped.reason).str.match(reason).all()
-    with pytest.raises(InputError, match=r"1 of \d+ images can't be used, first .*max_unreadable = 0\.0 allows 0"):
+    with pytest.raises(
+        InputError, match=r"1 of \d+ images can't be used, first .*max_unreadable = 0\.0 allows 0"
+    ):
         load_cohort(settings(root, max_unreadable=0))
 
 
@@ -318,7 +344,10 @@ def test_one_bad_image_is_skipped_and_listed(mimic, damage, reason):
     [
         (lambda path: path.unlink(), "the report is missing"),
         (lambda path: path.write_text(" \n"), "the report is empty"),
-        (lambda path: path.write_bytes(b"FINDINGS: caf\xe9"), r"the report is not UTF-8 \(byte 13\)"),
+        (
+            lambda path: path.write_bytes(b"FINDINGS: caf\xe9"),
+            r"the report is not UTF-8 \(byte 13\)",
+        ),
     ],
 )
 def test_one_bad_report_is_skipped_and_listed(mimic, change, reason):
@@ -390,8 +419,19 @@ def test_a_link_out_of_the_root_is_not_followed(mimic, tmp_path):
 
 
 def test_exporting_from_the_command_line(tmp_path):
-    command = [sys.executable, "-m", "forget_mi", "export", "tiny", str(tmp_path / "out"), "--kind", "jpg"]
+    command = [
+        sys.executable,
+        "-m",
+        "forget_mi",
+        "export",
+        "tiny",
+        str(tmp_path / "out"),
+        "--kind",
+        "jpg",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(tmp_path / "out" / LABELS)) == len(list((tmp_path / "out" / "files").rglob("*.jpg")))
+    assert len(pd.read_csv(tmp_path / "out" / LABELS)) == len(
+        list((tmp_path / "out" / "files").rglob("*.jpg"))
+    )
     assert json.dumps(done.stdout).count("images") == 1

@@ -28,7 +28,9 @@ def test_the_towers_give_logits_and_embeddings_of_one_width():
     torch.testing.assert_close(model.image_tower.head(output.image_embedding), output.image_logits)
     torch.testing.assert_close(model.text_tower.head(output.text_embedding), output.text_logits)
     fused = fused_probabilities(output.image_logits, output.text_logits)
-    torch.testing.assert_close(fused, (output.image_logits.softmax(1) + output.text_logits.softmax(1)) / 2)
+    torch.testing.assert_close(
+        fused, (output.image_logits.softmax(1) + output.text_logits.softmax(1)) / 2
+    )
 
 
 def test_padding_changes_nothing():
@@ -37,7 +39,9 @@ def test_padding_changes_nothing():
     mask = torch.ones_like(ids)
     padded, padded_mask = (torch.nn.functional.pad(t, (0, 5)) for t in (ids, mask))
     images = torch.rand(2, 1, 32, 32)
-    torch.testing.assert_close(model(images, ids, mask).text_logits, model(images, padded, padded_mask).text_logits)
+    torch.testing.assert_close(
+        model(images, ids, mask).text_logits, model(images, padded, padded_mask).text_logits
+    )
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -59,7 +63,9 @@ def test_of_a_berts_last_layer_the_first_token_is_computed_as_all_are(attention)
         weight = torch.randn(3, 16)
         for output in (full, first):
             (output.pooler_output * weight).sum().backward()
-        for (name, mine), theirs in zip(tower.encoder.named_parameters(), plain.parameters(), strict=True):
+        for (name, mine), theirs in zip(
+            tower.encoder.named_parameters(), plain.parameters(), strict=True
+        ):
             torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
     # Copies, also in another process, are of the same kind.
     for again in (copy.deepcopy(tower), pickle.loads(pickle.dumps(tower))):
@@ -101,7 +107,11 @@ def test_the_papers_image_tower_has_the_papers_shape():
 def test_the_papers_configuration_takes_a_step_at_2048_pixels(tmp_path):
     # SciBERT's shape with random weights: what AutoModel would load from its folder, but for two layers to be quick.
     config = BertConfig(
-        vocab_size=200, hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072
+        vocab_size=200,
+        hidden_size=768,
+        num_hidden_layers=2,
+        num_attention_heads=12,
+        intermediate_size=3072,
     )
     BertModel(config).save_pretrained(tmp_path)
     build_tokenizer(TINY_MODEL, REPORTS).save_pretrained(tmp_path)
@@ -122,17 +132,26 @@ def test_the_papers_model_has_about_114_million_parameters():
     with torch.device("meta"):
         text = BertModel(BertConfig(vocab_size=31_090))
         image = ImageTower(NAMED["paper"].image_channels, 4, 2, 4)
-    assert sum(p.numel() for m in (text, image) for p in m.parameters()) / 1e6 == pytest.approx(114, abs=2)
+    assert sum(p.numel() for m in (text, image) for p in m.parameters()) / 1e6 == pytest.approx(
+        114, abs=2
+    )
 
 
 def test_a_pretrained_text_tower_keeps_its_weights(tmp_path):
-    config = BertConfig(vocab_size=90, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    config = BertConfig(
+        vocab_size=90,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
     saved = BertModel(config)
     saved.save_pretrained(tmp_path)
     settings = ModelConfig(image_channels=(8, 16), text_pretrained=str(tmp_path))
     model = build_model(settings, classes=2, vocabulary=90, seed=0)
     assert torch.equal(
-        model.text_tower.encoder.embeddings.word_embeddings.weight, saved.embeddings.word_embeddings.weight
+        model.text_tower.encoder.embeddings.word_embeddings.weight,
+        saved.embeddings.word_embeddings.weight,
     )
 
 
@@ -147,10 +166,18 @@ def test_a_missing_pretrained_tower_says_so(tmp_path):
 def test_towers_of_different_width_stop(tmp_path):
     with pytest.raises(InputError, match=r"text_width = 64: both embeddings need the same width"):
         ModelConfig(image_channels=(8, 16), text_width=64)
-    wide = BertConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    wide = BertConfig(
+        vocab_size=90,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
     BertModel(wide).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="32 wide and the image tower 16"):
-        build_model(ModelConfig(image_channels=(8, 16), text_pretrained=str(tmp_path)), 2, 90, seed=0)
+        build_model(
+            ModelConfig(image_channels=(8, 16), text_pretrained=str(tmp_path)), 2, 90, seed=0
+        )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from forget_mi.cli import main
 from forget_mi.data.requests import make_request
 from forget_mi.errors import InputError
 from forget_mi.runs.chain import NOTEBOOKS, SIDE_NOTEBOOKS, NotebookError, execute, run_chain
+from forget_mi.runs.models import load_model
 from forget_mi.runs.notebooks import clean_notebook, with_parameters
 from forget_mi.runs.profiles import load_profile
 from forget_mi.runs.project import ROOT
@@ -59,8 +60,18 @@ def run(tmp_path_factory):
 def test_the_chain_leaves_a_whole_run(run):
     comparison = pd.read_csv(run.folder / "comparison.csv")
     assert set(COLUMNS) <= set(comparison.columns)
-    assert comparison.model.tolist() == ["original", "forget_mi-equal", "retrained-1", "retrained-2"]
-    assert comparison[[c for c in COLUMNS if c not in ("model", "method", "setting")]].notna().all().all()
+    assert comparison.model.tolist() == [
+        "original",
+        "forget_mi-equal",
+        "retrained-1",
+        "retrained-2",
+    ]
+    assert (
+        comparison[[c for c in COLUMNS if c not in ("model", "method", "setting")]]
+        .notna()
+        .all()
+        .all()
+    )
     for stage in ("01_cohort", "02_train", "03_unlearn/forget_mi-equal", "04_audit"):
         assert (run.stage(stage) / "manifest.json").is_file()
         assert (run.stage(stage) / f"{stage.split('/')[0]}.ipynb").is_file()
@@ -85,7 +96,8 @@ def test_a_finished_training_is_reused_and_other_params_are_not_read(run, tmp_pa
     run_chain("tiny", copy, notebooks=["02_train"], progress=False)
     assert (copy / "02_train" / "original" / "manifest.json").read_text() == before
     with pytest.raises(
-        NotebookError, match=r"03_unlearn stopped in cell .*training\.epochs = 3, the params here say 2"
+        NotebookError,
+        match=r"03_unlearn stopped in cell .*training\.epochs = 3, the params here say 2",
     ):
         run_chain("tiny", copy, {"training.epochs": 2}, notebooks=["03_unlearn"], progress=False)
 
@@ -93,7 +105,9 @@ def test_a_finished_training_is_reused_and_other_params_are_not_read(run, tmp_pa
 def test_a_run_folder_of_another_cohort_is_refused(run, tmp_path):
     copy = shutil.copytree(run.folder, tmp_path / "copy")
     run_chain("tiny", copy, {"cohort.seed": 1}, notebooks=["01_cohort"], progress=False)
-    with pytest.raises(NotebookError, match=r"02_train: was made with cohort\.seed = 0, the params here say 1"):
+    with pytest.raises(
+        NotebookError, match=r"02_train: was made with cohort\.seed = 0, the params here say 1"
+    ):
         run_chain("tiny", copy, {"cohort.seed": 1}, notebooks=["03_unlearn"], progress=False)
 
 
@@ -102,19 +116,27 @@ def test_a_truncated_checkpoint_stops_the_chain_and_names_the_cell(run, tmp_path
     weights = copy / "02_train" / "original" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     (copy / "03_unlearn" / "forget_mi-equal" / "03_unlearn.ipynb").unlink()
-    with pytest.raises(NotebookError, match=r"03_unlearn stopped in cell \d+: InputError: .*is truncated"):
+    with pytest.raises(
+        NotebookError, match=r"03_unlearn stopped in cell \d+: InputError: .*is truncated"
+    ):
         run_chain("tiny", copy, notebooks=["03_unlearn", "04_audit"], progress=False)
     partly = json.loads((copy / "03_unlearn" / "forget_mi-equal" / "03_unlearn.ipynb").read_text())
     done = [cell["execution_count"] for cell in code_cells(partly)]
     assert any(done)
     assert not all(done)
-    assert any(output["output_type"] == "error" for cell in code_cells(partly) for output in cell["outputs"])
+    assert any(
+        output["output_type"] == "error"
+        for cell in code_cells(partly)
+        for output in cell["outputs"]
+    )
 
 
 def test_a_second_method_is_audited_beside_the_first(run, tmp_path):
     copy = shutil.copytree(run.folder, tmp_path / "copy")
     other = {"unlearning.setting": "retention"}
-    run_chain("tiny", copy, other, notebooks=["03_unlearn", "04_audit", "05_compare"], progress=False)
+    run_chain(
+        "tiny", copy, other, notebooks=["03_unlearn", "04_audit", "05_compare"], progress=False
+    )
     comparison = pd.read_csv(copy / "comparison.csv")
     assert comparison.model.tolist() == [
         "original", "forget_mi-equal", "forget_mi-retention", "retrained-1", "retrained-2",
@@ -130,14 +152,16 @@ def test_references_taken_over_from_a_run_with_another_salt_serve_this_one(run):
     cohort, request = mine.cohort(), mine.request()
     trained = mine.train_all(["original", *mine.reference_seeds()], cohort, request)
     for name in mine.reference_seeds():
-        theirs = run.checkpoint(name, cohort).manifest
+        theirs = load_model(run, name, cohort).manifest
         assert trained[name]["weights_sha256"] == theirs["weights_sha256"]
         assert not set(trained[name]["patients"]) & set(theirs["patients"])
     mine.start("02_train")
     mine.finish("02_train", cohort_fingerprint=cohort.fingerprint, models={})
     references = mine.references(cohort)
     everyone = set().union(*references.saw.values())
-    assert everyone == set(mine.hashed_patients(cohort, np.flatnonzero(cohort.table.split == "train")))
+    assert everyone == set(
+        mine.hashed_patients(cohort, np.flatnonzero(cohort.table.split == "train"))
+    )
 
 
 def test_a_model_unlearned_from_another_original_is_refused(run, tmp_path):
@@ -145,11 +169,11 @@ def test_a_model_unlearned_from_another_original_is_refused(run, tmp_path):
     manifest = copy / "02_train" / "original" / "manifest.json"
     again = open_run("tiny", copy)
     cohort = again.cohort()
-    assert again.checkpoint("forget_mi-equal", cohort).manifest["method"] == "forget_mi"
+    assert load_model(again, "forget_mi-equal", cohort).manifest["method"] == "forget_mi"
     text = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**text, "weights_sha256": "0" * 64}))
     with pytest.raises(InputError, match="was unlearned from another original"):
-        again.checkpoint("forget_mi-equal", cohort)
+        load_model(again, "forget_mi-equal", cohort)
 
 
 def test_a_request_can_be_given_as_a_file_or_a_list(run, tmp_path, monkeypatch, capsys):
@@ -162,13 +186,16 @@ def test_a_request_can_be_given_as_a_file_or_a_list(run, tmp_path, monkeypatch, 
         seen.update(overrides)
         raise InputError("enough")
 
-    monkeypatch.setattr("forget_mi.pipeline.run_chain", remember)
+    monkeypatch.setattr("forget_mi.runs.chain.run_chain", remember)
     assert main(["run", "tiny", "--set", "request.csv=forget.csv"]) == 1
     assert capsys.readouterr().err == "forget_mi: enough\n"
     params = load_profile("tiny", seen)
     assert make_request(run.cohort(), params.request).patients == wanted
     assert main(["run", "tiny", "--set", f"request.patients=[{', '.join(wanted)}]"]) == 1
-    assert load_profile("tiny", {k: v for k, v in seen.items() if k != "request.csv"}).request.patients == wanted
+    assert (
+        load_profile("tiny", {k: v for k, v in seen.items() if k != "request.csv"}).request.patients
+        == wanted
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,12 +205,17 @@ def test_a_request_can_be_given_as_a_file_or_a_list(run, tmp_path, monkeypatch, 
         (["run", "tiny", "--set", "training.epochs=0"], "parameter training.epochs = 0"),
         (["run", "tiny", "--set", "training.epochs"], "write NAME=VALUE"),
         (["run", "covid"], "parameter cohort.root = None"),
-        (["run", "covid", "--data", "/nowhere", "--run-dir", "{tmp}"], "metadata.csv: can't be read"),
+        (
+            ["run", "covid", "--data", "/nowhere", "--run-dir", "{tmp}"],
+            "metadata.csv: can't be read",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_1(arguments, message, tmp_path):
     arguments = [argument.format(tmp=tmp_path / "r") for argument in arguments]
-    done = subprocess.run([sys.executable, "-m", "forget_mi", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "forget_mi", *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("forget_mi: ")
@@ -201,7 +233,9 @@ def test_committed_notebooks_are_clean(name):
     assert clean_notebook(text) == text, "make notebooks writes them clean"
     assert sum(is_parameters(cell) for cell in notebook["cells"]) == 1
     assert all(cell["execution_count"] for cell in code_cells(notebook))
-    assert not any(o["output_type"] == "error" for cell in code_cells(notebook) for o in cell["outputs"])
+    assert not any(
+        o["output_type"] == "error" for cell in code_cells(notebook) for o in cell["outputs"]
+    )
     assert str(ROOT) not in text
     assert max(len(cell["source"]) for cell in code_cells(notebook)) <= 20
     # Only the built-in cohort's patients are in them.
@@ -230,7 +264,9 @@ def test_printed_results_are_as_in_the_reference():
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with",
                str(REFERENCE / "sanitize.cfg"), "-p", "no:cacheprovider", "-o", "addopts=", str(REFERENCE)]  # fmt: skip
     environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=REFERENCE)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, cwd=REFERENCE
+    )
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
 
@@ -240,7 +276,9 @@ def test_printed_results_are_as_in_the_reference():
 
 def test_cleaning_drops_what_changes_from_run_to_run(tmp_path):
     source = tmp_path / "n.ipynb"
-    source.write_text(small_notebook("x = 1", "import sys; print(x); print('bar', file=sys.stderr)", "print(2)"))
+    source.write_text(
+        small_notebook("x = 1", "import sys; print(x); print('bar', file=sys.stderr)", "print(2)")
+    )
     for i in range(2):
         execute(source, tmp_path / f"{i}.ipynb", {}, progress=False)
     first, second = (clean_notebook((tmp_path / f"{i}.ipynb").read_text()) for i in range(2))
@@ -251,9 +289,13 @@ def test_cleaning_drops_what_changes_from_run_to_run(tmp_path):
 
 def test_notebooks_that_run_at_the_same_time_do_not_mix(tmp_path):
     source = tmp_path / "n.ipynb"
-    source.write_text(small_notebook("x = 0", "import time; time.sleep(1); print('number', x)", tag="parameters"))
+    source.write_text(
+        small_notebook("x = 0", "import time; time.sleep(1); print('number', x)", tag="parameters")
+    )
     with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(execute, source, tmp_path / f"{i}.ipynb", {"x": i}, False) for i in range(3)]
+        jobs = [
+            pool.submit(execute, source, tmp_path / f"{i}.ipynb", {"x": i}, False) for i in range(3)
+        ]
         for job in jobs:
             job.result()
     for i in range(3):
@@ -278,13 +320,18 @@ def test_a_cohort_of_reports_alone_runs_through(tmp_path, cohort):
 
 
 def test_parameters_are_put_in_their_cell():
-    changed = with_parameters(small_notebook('profile = "demo"\nrun_dir = None', tag="parameters"), {"profile": "tiny"})
+    changed = with_parameters(
+        small_notebook('profile = "demo"\nrun_dir = None', tag="parameters"), {"profile": "tiny"}
+    )
     assert "".join(json.loads(changed)["cells"][0]["source"]) == 'profile = "tiny"\nrun_dir = None'
 
 
 def test_lint_covers_code_and_notebooks():
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(
-            [Path(sys.executable).with_name("ruff"), *command, "."], cwd=ROOT, capture_output=True, check=False
+            [Path(sys.executable).with_name("ruff"), *command, "."],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout

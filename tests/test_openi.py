@@ -14,10 +14,17 @@ from forget_mi.data.cohorts.openi import frontal_views, read_report
 from forget_mi.data.images import UnreadableImageError
 from forget_mi.data.splits import SplitConfig, split_by_patient
 from forget_mi.errors import InputError
-from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.training.config import TrainingConfig
+from forget_mi.training.loop import train_new
 
 
-def report(number: int, findings="Lungs are clear.", impression="Normal chest.", terms=("normal",), images=()) -> str:
+def report(
+    number: int,
+    findings="Lungs are clear.",
+    impression="Normal chest.",
+    terms=("normal",),
+    images=(),
+) -> str:
     return (
         f'<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{number}"/><Abstract>'
         f'<AbstractText Label="INDICATION">cough</AbstractText>'
@@ -35,7 +42,9 @@ def collection(tmp_path):
     folder.mkdir()
     for number in range(1, 13):
         terms = ("normal",) if number % 2 else ("Cardiomegaly/mild", "Opacity/lung/base")
-        (folder / f"{number}.xml").write_text(report(number, terms=terms, images=(f"CXR{number}_1_IM-0001-1001",)))
+        (folder / f"{number}.xml").write_text(
+            report(number, terms=terms, images=(f"CXR{number}_1_IM-0001-1001",))
+        )
     return folder
 
 
@@ -51,7 +60,9 @@ def test_reports_alone_are_a_cohort(collection):
     assert cohort.classes == ("normal", "abnormal")
     assert cohort.table.label.tolist() == [0, 1] * 6
     assert cohort.table.patient_id.tolist() == [f"CXR{n}" for n in range(1, 13)]
-    assert cohort.report_of(0) == "Normal chest. Lungs are clear."  # the indication is not for the model
+    assert (
+        cohort.report_of(0) == "Normal chest. Lungs are clear."
+    )  # the indication is not for the model
 
 
 def test_the_shipped_reports_are_read():
@@ -59,7 +70,9 @@ def test_the_shipped_reports_are_read():
     flow = cohort.flow()["items"]
     assert flow["in the source"] == 3955
     assert flow["used"] == len(cohort) == 3955 - 95 - 28
-    assert (cohort.table.label == 0).sum() == 1391 - 28  # the 28 without text are all indexed normal
+    assert (
+        cohort.table.label == 0
+    ).sum() == 1391 - 28  # the 28 without text are all indexed normal
     assert "CXR1_IM-0001-4001" in frontal_views()
     assert "CXR1_IM-0001-3001" not in frontal_views()  # a lateral one
 
@@ -70,7 +83,9 @@ def test_mesh_terms_are_classes_in_their_order(collection):
     cohort = load_cohort(settings(collection, labels=["Cardiomegaly", "opacity"]))
     assert cohort.classes == ("none of these", "Cardiomegaly", "opacity")
     assert cohort.table.label.tolist() == [0, 1] * 6 + [2, 1]
-    with pytest.raises(InputError, match=r"no report is indexed with 'Cardiomegali'; near it are cardiomegaly"):
+    with pytest.raises(
+        InputError, match=r"no report is indexed with 'Cardiomegali'; near it are cardiomegaly"
+    ):
         load_cohort(settings(collection, labels=["Cardiomegali"]))
     with pytest.raises(InputError, match=r"cohort\.labels = \['a', 'a'\]"):
         load_cohort(settings(collection, labels=["a", "a"]))
@@ -81,7 +96,10 @@ def test_what_has_no_label_or_text_is_left_out(collection):
     (collection / "14.xml").write_text(report(14, findings=" ", impression=""))
     cohort = load_cohort(settings(collection))
     reasons = dict(zip(cohort.skipped.item, cohort.skipped.reason, strict=True))
-    assert reasons == {"13.xml": "not indexed with MeSH terms", "14.xml": "neither Impression nor Findings"}
+    assert reasons == {
+        "13.xml": "not indexed with MeSH terms",
+        "14.xml": "neither Impression nor Findings",
+    }
 
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><eCitation><uId id="CXR1"/>&b;</eCitation>'
@@ -146,9 +164,16 @@ def test_with_images_a_row_is_an_image(collection, tmp_path):
     for number in range(1, 12):  # the twelfth is missing
         (root / f"CXR{number}_1_IM-0001-1001.png").write_bytes(grey.getvalue())
     values = settings(
-        collection, root=str(root), image_size=32, frontal=False, store=str(tmp_path / "store"), workers=1
+        collection,
+        root=str(root),
+        image_size=32,
+        frontal=False,
+        store=str(tmp_path / "store"),
+        workers=1,
     )
-    with pytest.raises(InputError, match=r"first CXR12_1_IM-0001-1001 \(unreadable image: the file is missing\)"):
+    with pytest.raises(
+        InputError, match=r"first CXR12_1_IM-0001-1001 \(unreadable image: the file is missing\)"
+    ):
         load_cohort(values)
     cohort = load_cohort({**values, "max_unreadable": 0.1})
     assert len(cohort) == 11
@@ -161,10 +186,14 @@ def test_with_images_a_row_is_an_image(collection, tmp_path):
 def test_a_model_of_reports_alone_is_trained(collection, accelerator):
     from dataclasses import replace
 
-    cohort = split_by_patient(load_cohort(settings(collection)), SplitConfig(test=0.25, validation=0.25))
+    cohort = split_by_patient(
+        load_cohort(settings(collection)), SplitConfig(test=0.25, validation=0.25)
+    )
     rows, quick = rows_of(cohort, "train"), TrainingConfig(epochs=1, batch_size=4)
     arguments = {"seed": 0, "accelerator": accelerator, "progress": False}
-    with pytest.raises(InputError, match=r"model\.towers = 'both': cohort openi holds reports only"):
+    with pytest.raises(
+        InputError, match=r"model\.towers = 'both': cohort openi holds reports only"
+    ):
         train_new(cohort, rows, TINY_MODEL, quick, **arguments)
     model, _, _ = train_new(cohort, rows, replace(TINY_MODEL, towers="text"), quick, **arguments)
     assert all(name.startswith("text_tower") for name in weights(model))

@@ -13,10 +13,11 @@ from forget_mi.models.build import build_model
 from forget_mi.models.config import ModelConfig
 from forget_mi.models.pretrained import from_pretrained
 from forget_mi.models.tokenizers import build_tokenizer
-from forget_mi.requests.card import pack
-from forget_mi.requests.serve import serve
+from forget_mi.requests.card import pack_model
 from forget_mi.requests.served_model import ServedModel
+from forget_mi.requests.serving import serve
 from forget_mi.runs.chain import NotebookError, run_chain
+from forget_mi.runs.models import load_model
 from forget_mi.runs.run import open_run
 
 FACTORY = """
@@ -42,9 +43,15 @@ def own(tmp_path_factory):
     """A folder with the code of a factory, weights of what it makes, and a tokenizer; what the params say of them."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "their_code.py").write_text(FACTORY)
-    tokenizer = build_tokenizer(ModelConfig(text_vocabulary=200), ["mild edema is seen", "no effusion"] * 5)
+    tokenizer = build_tokenizer(
+        ModelConfig(text_vocabulary=200), ["mild edema is seen", "no effusion"] * 5
+    )
     tokenizer.save_pretrained(folder / "tokenizer")
-    section = {"factory": "their_code:networks", "arguments": {"vocabulary": len(tokenizer)}, "max_tokens": 24}
+    section = {
+        "factory": "their_code:networks",
+        "arguments": {"vocabulary": len(tokenizer)},
+        "max_tokens": 24,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         model = build_model(ModelConfig(**section), 4, len(tokenizer), seed=3)
@@ -60,7 +67,13 @@ def own(tmp_path_factory):
 def finished(own, tmp_path_factory):
     """The chain on that model, which is trained no further; nothing is retrained."""
     folder, section = own
-    overrides = {"model": section, "retrained": 0, "references.folds": 0, "shadows.count": 0, "unlearning": TUNED}
+    overrides = {
+        "model": section,
+        "retrained": 0,
+        "references.folds": 0,
+        "shadows.count": 0,
+        "unlearning": TUNED,
+    }
     run_dir = tmp_path_factory.mktemp("chain") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
@@ -71,7 +84,7 @@ def finished(own, tmp_path_factory):
 def test_the_chain_takes_it_over_and_makes_it_forget(finished, own):
     run, _ = finished
     cohort = run.cohort()
-    taken = run.checkpoint("original", cohort)
+    taken = load_model(run, "original", cohort)
     folder, _ = own
     from safetensors.torch import load_file
 
@@ -97,10 +110,11 @@ def test_a_request_is_served_and_reported(finished, tmp_path):
 
 def test_it_goes_out_again(finished, tmp_path):
     run, _ = finished
-    model, batch = pack(run, "neg_grad_plus", tmp_path / "out")
+    model, batch = pack_model(run, "neg_grad_plus", tmp_path / "out")
     again, _ = from_pretrained(tmp_path / "out")
     for a, b in zip(
-        *(m(batch["images"], batch["input_ids"], batch["attention_mask"]) for m in (model, again)), strict=True
+        *(m(batch["images"], batch["input_ids"], batch["attention_mask"]) for m in (model, again)),
+        strict=True,
     ):
         assert torch.equal(a, b)
     card = (tmp_path / "out" / "README.md").read_text()
@@ -118,6 +132,10 @@ def test_a_model_that_does_not_fit_stops_notebook_02_with_one_line(own, tmp_path
     overrides = {"model": broken, "retrained": 0, "references.folds": 0, "unlearning": TUNED}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        with pytest.raises(NotebookError, match=r"the tokenizer has \d+ tokens and the text tower knows 31"):
-            run_chain("tiny", tmp_path / "run", overrides, ["01_cohort", "02_train"], progress=False)
+        with pytest.raises(
+            NotebookError, match=r"the tokenizer has \d+ tokens and the text tower knows 31"
+        ):
+            run_chain(
+                "tiny", tmp_path / "run", overrides, ["01_cohort", "02_train"], progress=False
+            )
     assert not (open_run("tiny", tmp_path / "run").stage("02_train") / "original").exists()

@@ -13,7 +13,9 @@ def canonical(name: str) -> str:
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DIRECT = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+DIRECT = [
+    Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+]
 LOCK = {
     canonical(line.split("==")[0]): line.strip().split("==")[1]
     for line in (ROOT / "requirements.lock").read_text().splitlines()
@@ -21,7 +23,9 @@ LOCK = {
 }
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 CONDA_PINS = {
-    canonical(line.split("==")[0]): line.split("==")[1] for line in ENVIRONMENT[-1]["pip"] if not line.startswith("-")
+    canonical(line.split("==")[0]): line.split("==")[1]
+    for line in ENVIRONMENT[-1]["pip"]
+    if not line.startswith("-")
 }
 
 
@@ -29,8 +33,12 @@ CONDA_PINS = {
 def test_pyproject_the_lock_and_environment_agree(requirement):
     name = canonical(requirement.name)
     assert name in LOCK, f"{name} is in pyproject.toml, not in requirements.lock: run make lock"
-    assert requirement.specifier.contains(LOCK[name]), f"{name} {LOCK[name]} is outside {requirement.specifier}"
-    assert CONDA_PINS.get(name) == LOCK[name], f"{name}: environment.yml says {CONDA_PINS.get(name)}"
+    assert requirement.specifier.contains(LOCK[name]), (
+        f"{name} {LOCK[name]} is outside {requirement.specifier}"
+    )
+    assert CONDA_PINS.get(name) == LOCK[name], (
+        f"{name}: environment.yml says {CONDA_PINS.get(name)}"
+    )
 
 
 def test_environment_has_nothing_else():

@@ -49,22 +49,36 @@ def test_at_most_two_keywords_are_masked_and_only_keywords():
     assert mask_keywords(["all", "clear"], np.random.default_rng(0)) == ["all", "clear"]
 
 
-@given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=20), st.floats(0.01, 1), st.integers(0, 1000))
+@given(
+    st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=20),
+    st.floats(0.01, 1),
+    st.integers(0, 1000),
+)
 def test_noise_never_fails_and_never_leaves_an_empty_report(words, level, seed):
-    assert noisy_report(" ".join(words), level, np.random.default_rng(seed)).strip() or not " ".join(words).split()
+    assert (
+        noisy_report(" ".join(words), level, np.random.default_rng(seed)).strip()
+        or not " ".join(words).split()
+    )
 
 
 def test_the_level_is_the_share_of_changed_words():
     words = [f"word{i}" for i in range(2000)]
     changed = np.flatnonzero(np.random.default_rng(1).random(2000) < 0.3)
     noisy = character_noise(words, changed, np.random.default_rng(1))
-    assert np.mean([old == new for old, new in zip(words, noisy, strict=True)]) == pytest.approx(0.7, abs=0.03)
-    assert len(set(words) & set(noisy_report(" ".join(words), 0.9, np.random.default_rng(0)).split())) < 1500
+    assert np.mean([old == new for old, new in zip(words, noisy, strict=True)]) == pytest.approx(
+        0.7, abs=0.03
+    )
+    assert (
+        len(set(words) & set(noisy_report(" ".join(words), 0.9, np.random.default_rng(0)).split()))
+        < 1500
+    )
 
 
 def test_character_noise_changes_one_character():
     words = ["consolidation"] * 200
-    for old, new in zip(words, character_noise(words, range(200), np.random.default_rng(0)), strict=True):
+    for old, new in zip(
+        words, character_noise(words, range(200), np.random.default_rng(0)), strict=True
+    ):
         assert abs(len(new) - len(old)) <= 1
 
 

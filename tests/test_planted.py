@@ -7,25 +7,34 @@ import pandas as pd
 import pytest
 import torch
 
+from forget_mi.attacks.registry import ATTACKS
 from forget_mi.data.batches import make_examples
 from forget_mi.data.cohort import rows_of
 from forget_mi.data.cohorts import synthetic
 from forget_mi.data.requests import draw_request
 from forget_mi.data.splits import SplitConfig, split_by_patient
-from forget_mi.evaluation import attack_table as evaluate
+from forget_mi.evaluation import attack_rates as evaluate
 from forget_mi.evaluation import planted_faults as planted
-from forget_mi.evaluation import relearning as probes
 from forget_mi.evaluation import verdicts
-from forget_mi.evaluation.audit import AuditConfig, audit_model
+from forget_mi.evaluation.audit import audit_model
+from forget_mi.evaluation.config import AuditConfig
+from forget_mi.evaluation.permutation import permutation_table
+from forget_mi.evaluation.relearning import relearning_speed
 from forget_mi.evaluation.roc import Roc
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.config import ModelConfig
-from forget_mi.training.devices import DeviceConfig, make_accelerator
-from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.training.config import DeviceConfig, TrainingConfig
+from forget_mi.training.devices import make_accelerator
+from forget_mi.training.loop import train_new
 from forget_mi.unlearning.base import UnlearningData
 
 MODEL = ModelConfig(
-    image_channels=(8, 16, 64), text_width=64, text_layers=1, text_heads=2, text_vocabulary=300, max_tokens=24
+    image_channels=(8, 16, 64),
+    text_width=64,
+    text_layers=1,
+    text_heads=2,
+    text_vocabulary=300,
+    max_tokens=24,
 )
 SETTINGS = AuditConfig(draws=200)
 
@@ -36,7 +45,9 @@ class Study:
     def __init__(self):
         self.accelerator = make_accelerator(DeviceConfig(device="cpu"))
         settings = synthetic.SyntheticConfig(patients=150, image_size=32, images_per_patient=3)
-        self.cohort = split_by_patient(synthetic.load(settings), SplitConfig(test=0.25, validation=0.25))
+        self.cohort = split_by_patient(
+            synthetic.load(settings), SplitConfig(test=0.25, validation=0.25)
+        )
         self.request = draw_request(self.cohort, 0.15, seed=0)
         everyone, stay = rows_of(self.cohort, "train"), self.request.retain_rows(self.cohort)
         self.models = {"original": self.train(everyone, 0)}
@@ -44,15 +55,25 @@ class Study:
         self.audits = {name: self.audit(name, model) for name, model in self.models.items()}
         original = self.models["original"]
         tokens = MODEL.max_tokens
-        self.data = UnlearningData.from_cohort(self.cohort, self.request, original.tokenizer, tokens)
+        self.data = UnlearningData.from_cohort(
+            self.cohort, self.request, original.tokenizer, tokens
+        )
 
     def train(self, rows, seed) -> Checkpoint:
         settings = TrainingConfig(epochs=45, batch_size=32, learning_rate=3e-3, weight_decay=0.0)
         model, tokenizer, log = train_new(
-            self.cohort, rows, MODEL, settings, seed=seed, accelerator=self.accelerator, progress=False
+            self.cohort,
+            rows,
+            MODEL,
+            settings,
+            seed=seed,
+            accelerator=self.accelerator,
+            progress=False,
         )
         method = "retrain" if seed else "original"
-        return Checkpoint(model.eval(), tokenizer, {"method": method, "setting": "", "seconds": log.seconds})
+        return Checkpoint(
+            model.eval(), tokenizer, {"method": method, "setting": "", "seconds": log.seconds}
+        )
 
     def audit(self, name, checkpoint):
         return audit_model(name, checkpoint, self.cohort, self.request, SETTINGS, self.accelerator)
@@ -63,8 +84,10 @@ class Study:
         scores = {name: evaluate.all_scores(each) for name, each in evidence.items()}
         others = {n: scores[n] for n in ("retrained-1", "retrained-2")}
         patients = evaluate.patients_of(evidence["it"])
-        table = verdicts.checks(scores["it"], others, patients, draws=200, level=0.95, seed=0)
-        return verdicts.overall(table), table
+        table = verdicts.verdict_checks(
+            scores["it"], others, patients, draws=200, level=0.95, seed=0
+        )
+        return verdicts.overall_verdict(table), table
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +101,16 @@ def passes_the_papers_measures(study, audit) -> bool:
     retrained = [study.audits[n] for n in ("retrained-1", "retrained-2")]
 
     def way(measure):
-        start, end = study.audits["original"].value(measure), np.mean([r.value(measure) for r in retrained])
+        start, end = (
+            study.audits["original"].value(measure),
+            np.mean([r.value(measure) for r in retrained]),
+        )
         return (start - audit.value(measure)) / (start - end)
 
-    held = audit.value("test_auc") >= min(each.value("test_auc") for each in study.audits.values()) - 0.05
+    held = (
+        audit.value("test_auc")
+        >= min(each.value("test_auc") for each in study.audits.values()) - 0.05
+    )
     return held and all(way(measure) > 0.4 for measure in ("mia_svc", "forget_auc", "forget_f1"))
 
 
@@ -97,7 +126,9 @@ def test_the_original_is_caught_and_a_retrained_model_is_not(study):
 
 def test_an_edit_of_the_output_layer_alone_passes_the_papers_measures_and_fails_the_audit(study):
     original = study.models["original"]
-    edited = planted.head_only_edit(original.model, study.data, seed=0, accelerator=study.accelerator)
+    edited = planted.head_only_edit(
+        original.model, study.data, seed=0, accelerator=study.accelerator
+    )
     before, after = original.model.state_dict(), edited.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"{t}_tower.head.{p}" for t in ("image", "text") for p in ("weight", "bias")}
@@ -127,8 +158,12 @@ def test_over_forgetting_is_called_so(study):
         image_logits=np.roll(forget.image_logits, 1, axis=1),
         text_logits=np.roll(forget.text_logits, 1, axis=1),
     )
-    verdict, table = study.verdict(replace(original, predictions={**original.predictions, "forget": wrong}))
-    by_attack = table[(table.tower == "fused") & (table.level == "sample")].set_index("attack").verdict
+    verdict, table = study.verdict(
+        replace(original, predictions={**original.predictions, "forget": wrong})
+    )
+    by_attack = (
+        table[(table.tower == "fused") & (table.level == "sample")].set_index("attack").verdict
+    )
     assert by_attack["loss"] == verdicts.OVER
     assert verdicts.OVER in verdict
 
@@ -137,17 +172,21 @@ def test_without_a_retrained_model_the_reference_is_a_half(study):
     original = study.audits["original"]
     scores = evaluate.all_scores(original.evidence(original))
     patients = evaluate.patients_of(original.evidence())
-    table = verdicts.checks(scores, {}, patients, draws=100, level=0.95, seed=0)
+    table = verdicts.verdict_checks(scores, {}, patients, draws=100, level=0.95, seed=0)
     assert (table.reference == 0.5).all()
     assert "svc" not in set(table.attack)
-    assert verdicts.overall(table) == verdicts.UNDER
+    assert verdicts.overall_verdict(table) == verdicts.UNDER
 
 
 def test_an_attack_that_the_retrained_models_lack_is_judged_against_a_half(study):
-    found = {n: evaluate.all_scores(study.audits[n].evidence()) for n in ("original", "retrained-1")}
+    found = {
+        n: evaluate.all_scores(study.audits[n].evidence()) for n in ("original", "retrained-1")
+    }
     alone = {**found["original"], ("u_lira", "fused"): found["original"]["loss", "fused"]}
     patients = evaluate.patients_of(study.audits["original"].evidence())
-    table = verdicts.checks(alone, {"retrained-1": found["retrained-1"]}, patients, draws=100, level=0.95, seed=0)
+    table = verdicts.verdict_checks(
+        alone, {"retrained-1": found["retrained-1"]}, patients, draws=100, level=0.95, seed=0
+    )
     row = table[(table.attack == "u_lira") & (table.level == "sample")].iloc[0]
     assert (row.reference, row.verdict) == (0.5, verdicts.TOLD)
     assert (table.reference[table.attack == "loss"] != 0.5).all()
@@ -158,10 +197,12 @@ def test_what_is_still_there_is_learned_again_faster(study):
     needed = {}
     for name, saved in study.models.items():
         sets = [
-            make_examples(study.cohort, study.audits[name].rows[side], saved.tokenizer, MODEL.max_tokens)
+            make_examples(
+                study.cohort, study.audits[name].rows[side], saved.tokenizer, MODEL.max_tokens
+            )
             for side in ("forget", "test")
         ]
-        needed[name], curves = probes.relearning(
+        needed[name], curves = relearning_speed(
             saved.model, *sets, level, passes=3, samples=3, seed=0, accelerator=study.accelerator
         )
         assert len(curves) == 4 * 4
@@ -176,18 +217,22 @@ def test_permutations_tell_the_original_from_a_retrained_model_and_not_two_of_th
     original = study.audits["original"]
     evidence = {name: a.evidence(original) for name, a in study.audits.items()}
     references = {n: evidence[n] for n in ("retrained-1", "retrained-2")}
-    table = verdicts.permutation_table(evidence["original"], references, "original")
+    table = permutation_table(evidence["original"], references, "original")
     fused = table[table.tower == "fused"].set_index(["first", "second"])
     assert fused.p["original", "retrained-1"] < 0.01
     assert fused.p_beyond["original", "retrained-1"] < 0.01
     assert fused.p["retrained-1", "retrained-2"] > 0.01
-    margins = verdicts.margin_checks(evidence["original"], references, draws=100, level=0.95, seed=0)
+    margins = verdicts.margin_checks(
+        evidence["original"], references, draws=100, level=0.95, seed=0
+    )
     assert (margins.verdict == verdicts.UNDER).all()
 
 
 def test_the_probe_reads_embeddings_alone(study):
     original = study.audits["original"].evidence()
-    silent = replace(original, forget=replace(original.forget, image_logits=0 * original.forget.image_logits))
-    probe = [evaluate.ATTACKS["linear_probe"](e, "image") for e in (original, silent)]
+    silent = replace(
+        original, forget=replace(original.forget, image_logits=0 * original.forget.image_logits)
+    )
+    probe = [ATTACKS["linear_probe"](e, "image") for e in (original, silent)]
     np.testing.assert_array_equal(probe[0].forget, probe[1].forget)
     assert Roc(*probe[0]).auc() > 0.8

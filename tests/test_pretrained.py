@@ -19,7 +19,7 @@ from forget_mi.models.checkpoints import MANIFEST, save_checkpoint
 from forget_mi.models.config import ModelConfig
 from forget_mi.models.export import FORMATS, export_model
 from forget_mi.models.pretrained import from_pretrained, load_trained, save_pretrained
-from forget_mi.models.released import load_released, our_name
+from forget_mi.models.released import load_released, renamed_key
 from forget_mi.models.tokenizers import build_tokenizer
 
 # ---- the authors' release ------------------------------------------------------------------------------------------
@@ -43,18 +43,32 @@ def released_state(classes: int = 4, old_names: bool = False) -> dict[str, torch
     for number, (before, after) in enumerate(zip(CHANNELS, stages, strict=False), start=1):
         for block in (0, 1):
             name, into = f"img_model.layer{number}.{block}", before if block == 0 else after
-            state |= {f"{name}.conv1.weight": random(after, into, 3, 3), **batch_norm(f"{name}.bn1", after)}
-            state |= {f"{name}.conv2.weight": random(after, after, 3, 3), **batch_norm(f"{name}.bn2", after)}
+            state |= {
+                f"{name}.conv1.weight": random(after, into, 3, 3),
+                **batch_norm(f"{name}.bn1", after),
+            }
+            state |= {
+                f"{name}.conv2.weight": random(after, after, 3, 3),
+                **batch_norm(f"{name}.bn2", after),
+            }
         state |= {f"img_model.layer{number}.0.downsample.0.weight": random(after, before, 1, 1)}
         state |= batch_norm(f"img_model.layer{number}.0.downsample.1", after)
     state |= {"img_model.fc1.weight": random(classes, WIDTH), "img_model.fc1.bias": random(classes)}
     torch.manual_seed(4)
     for key, value in BertModel(BertConfig(**BERT)).state_dict().items():
         if old_names:
-            key = key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            key = key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            )
         state[f"text_model.bert.{key}"] = value
-    state |= {"text_model.classifier.weight": random(classes, WIDTH), "text_model.classifier.bias": random(classes)}
-    return state | {"classifier.weight": random(classes, 2 * WIDTH), "classifier.bias": random(classes)}
+    state |= {
+        "text_model.classifier.weight": random(classes, WIDTH),
+        "text_model.classifier.bias": random(classes),
+    }
+    return state | {
+        "classifier.weight": random(classes, 2 * WIDTH),
+        "classifier.bias": random(classes),
+    }
 
 
 BERT = {"vocab_size": 120, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -73,25 +87,42 @@ def read_independently(state, images, ids, mask):
     f = torch.nn.functional
 
     def norm(x, name):
-        return f.batch_norm(x, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+        return f.batch_norm(
+            x,
+            *(
+                state[f"{name}.{part}"]
+                for part in ("running_mean", "running_var", "weight", "bias")
+            ),
+        )
 
-    x = norm(f.conv2d(images, state["img_model.conv1.weight"], stride=4, padding=3), "img_model.bn1").relu()
+    x = norm(
+        f.conv2d(images, state["img_model.conv1.weight"], stride=4, padding=3), "img_model.bn1"
+    ).relu()
     for number in range(1, len(CHANNELS)):
         for block in (0, 1):
             name, stride = f"img_model.layer{number}.{block}", 2 if block == 0 else 1
-            y = norm(f.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1").relu()
+            y = norm(
+                f.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"
+            ).relu()
             y = norm(f.conv2d(y, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
             if block == 0:
-                x = norm(f.conv2d(x, state[f"{name}.downsample.0.weight"], stride=2), f"{name}.downsample.1")
+                x = norm(
+                    f.conv2d(x, state[f"{name}.downsample.0.weight"], stride=2),
+                    f"{name}.downsample.1",
+                )
             x = (x + y).relu()
     z = f.adaptive_avg_pool2d(x, 2).flatten(1)
     bert = BertModel(BertConfig(**BERT)).eval()
     names = {".gamma": ".weight", ".beta": ".bias"}
     own = {
-        key.removeprefix("text_model.bert."): value for key, value in state.items() if key.startswith("text_model.b")
+        key.removeprefix("text_model.bert."): value
+        for key, value in state.items()
+        if key.startswith("text_model.b")
     }
     for old, new in names.items():
-        own = {key.replace(old, new) if key.endswith(old) else key: value for key, value in own.items()}
+        own = {
+            key.replace(old, new) if key.endswith(old) else key: value for key, value in own.items()
+        }
     bert.load_state_dict(own)
     pooled = bert(ids, mask).pooler_output
     return (
@@ -107,12 +138,17 @@ def test_the_released_weights_say_what_an_independent_reading_says(old_names, tm
     images, ids = torch.rand(3, 1, 256, 256), torch.randint(5, 120, (3, 9))
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        said, expected = released.model(images, ids, mask), read_independently(state, images, ids, mask)
-    for name, value in zip(("image_embedding", "image_logits", "text_embedding", "text_logits"), expected, strict=True):
+        said, expected = (
+            released.model(images, ids, mask),
+            read_independently(state, images, ids, mask),
+        )
+    for name, value in zip(
+        ("image_embedding", "image_logits", "text_embedding", "text_logits"), expected, strict=True
+    ):
         torch.testing.assert_close(getattr(said, name), value, msg=name)
     assert set(released.unused) == {"classifier.weight", "classifier.bias"}
     assert set(released.used) | set(released.unused) == set(state)
-    assert our_name("text_model.bert.embeddings.position_ids") is None
+    assert renamed_key("text_model.bert.embeddings.position_ids") is None
 
 
 @pytest.mark.parametrize(
@@ -145,7 +181,9 @@ def test_a_release_cut_short_or_malicious_is_refused(tmp_path):
     with pytest.raises(InputError, match="is refused, since reading it would run code of its own"):
         load_released(folder)
     file.unlink()
-    with pytest.raises(InputError, match=r"holds no pytorch_model\.bin; a released folder has config.json and"):
+    with pytest.raises(
+        InputError, match=r"holds no pytorch_model\.bin; a released folder has config.json and"
+    ):
         load_released(folder)
 
 
@@ -155,7 +193,9 @@ def test_the_release_needs_a_tokenizer_and_the_cohorts_classes(tmp_path):
         load_trained(folder, ModelConfig(), 4)
     with pytest.raises(InputError, match="tells 4 classes apart, the cohort has 2"):
         load_trained(folder, ModelConfig(), 2)
-    build_tokenizer(ModelConfig(text_vocabulary=100), ["some words to read"] * 3).save_pretrained(tmp_path / "words")
+    build_tokenizer(ModelConfig(text_vocabulary=100), ["some words to read"] * 3).save_pretrained(
+        tmp_path / "words"
+    )
     model, tokenizer = load_trained(folder, ModelConfig(tokenizer=str(tmp_path / "words")), 4)
     assert len(tokenizer) <= 120
     assert model.widths == (WIDTH, WIDTH)
@@ -166,7 +206,9 @@ def test_the_release_needs_a_tokenizer_and_the_cohorts_classes(tmp_path):
 
 @pytest.fixture
 def some(cohort, original):
-    return make_examples(cohort, range(5), original[1], TINY_MODEL.max_tokens).__getitems__(range(5))
+    return make_examples(cohort, range(5), original[1], TINY_MODEL.max_tokens).__getitems__(
+        range(5)
+    )
 
 
 def said_by(model, batch):
@@ -183,10 +225,16 @@ def test_a_saved_model_comes_back_the_same(original, some, tmp_path):
     assert (tmp_path / "model" / "config.json").is_file()
     # The same through what a run is given: this folder, a run's checkpoint, or the bare state dict.
     save_checkpoint(tmp_path / "checkpoint", *original, {"cohort_fingerprint": "x"})
-    for path in (tmp_path / "model", tmp_path / "checkpoint", tmp_path / "model" / "model.safetensors"):
+    for path in (
+        tmp_path / "model",
+        tmp_path / "checkpoint",
+        tmp_path / "model" / "model.safetensors",
+    ):
         again, _ = load_trained(path, TINY_MODEL, 4)
         assert not differs(weights(again), weights(model))
-    with pytest.raises(InputError, match=r"there is neither a file with a state dict nor a folder with model.safe"):
+    with pytest.raises(
+        InputError, match=r"there is neither a file with a state dict nor a folder with model.safe"
+    ):
         load_trained(tmp_path, TINY_MODEL, 4)
 
 
@@ -200,9 +248,9 @@ def test_a_half_written_folder_is_not_taken_for_whole(original, tmp_path, monkey
     with pytest.raises(InputError, match="is no configuration of a forget-mi model"):
         from_pretrained(tmp_path / "model")
 
-    import forget_mi.pretrained
+    from forget_mi.models import pretrained
 
-    monkeypatch.setattr(forget_mi.pretrained, "model_card", lambda *_: 1 / 0)
+    monkeypatch.setattr(pretrained, "model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_pretrained(tmp_path / "other", *original)
     assert not (tmp_path / "other").exists()
@@ -212,7 +260,12 @@ def test_the_card_says_what_is_known_and_no_more():
     model = build_model(TINY_MODEL, 4, 100, seed=0)
     assert "Not audited." in model_card(model, {})
     rows = [{"measure": "attack: loss", "value": 0.52, "low": 0.4, "high": 0.6}]
-    facts = {"name": "held_out_targets", "cohort": "synthetic", "method": "held_out_targets", "rows": rows}
+    facts = {
+        "name": "held_out_targets",
+        "cohort": "synthetic",
+        "method": "held_out_targets",
+        "rows": rows,
+    }
     card = model_card(model, {**facts, "requests": ["h1", "h2"]})
     assert "2 patients, by hashed id: h1, h2." in card
     assert "| attack: loss | 0.520 | 0.400 to 0.600 |" in card
@@ -220,7 +273,9 @@ def test_the_card_says_what_is_known_and_no_more():
 
 
 def test_the_cards_code_runs_without_this_library(tmp_path):
-    settings = ModelConfig(image_network="torchvision:resnet18", image_inputs=1, text_width=32, text_heads=2)
+    settings = ModelConfig(
+        image_network="torchvision:resnet18", image_inputs=1, text_width=32, text_heads=2
+    )
     tokenizer = build_tokenizer(settings, ["no edema is seen", "mild edema"] * 4)
     model = build_model(settings, 4, len(tokenizer), seed=0).eval()
     save_pretrained(tmp_path / "model", model, tokenizer)
@@ -236,7 +291,11 @@ with torch.no_grad():
     print(text_logits(["no edema is seen", "mild edema"]).tolist())
 """
     done = subprocess.run(
-        [sys.executable, "-c", code + ask], cwd=tmp_path / "model", capture_output=True, text=True, check=False
+        [sys.executable, "-c", code + ask],
+        cwd=tmp_path / "model",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     image, text = (np.array(json.loads(line)) for line in done.stdout.strip().splitlines())
@@ -258,17 +317,24 @@ def test_an_export_says_what_the_model_says(name, original, some, tmp_path):
 
 
 def test_an_export_that_says_something_else_is_not_left(original, some, tmp_path, monkeypatch):
-    import forget_mi.export as export
+    from forget_mi.models import export
 
-    wrong = {**export.WRITERS, "torchscript": lambda served, two, other, path: [path.write_text("x"), 1, 1]}
+    wrong = {
+        **export.WRITERS,
+        "torchscript": lambda served, two, other, path: [path.write_text("x"), 1, 1],
+    }
     monkeypatch.setattr(export, "WRITERS", wrong)
     with pytest.raises(RuntimeError, match="would differ from the model by"):
         export_model(original[0], tmp_path, some, ("torchscript",))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="format 'tflite': allowed are torchscript, torch_export, onnx"):
+    with pytest.raises(
+        InputError, match="format 'tflite': allowed are torchscript, torch_export, onnx"
+    ):
         export_model(original[0], tmp_path, some, ("tflite",))
     with pytest.raises(InputError, match="at least 3 are needed"):
-        export_model(original[0], tmp_path, {key: value[:2] for key, value in some.items()}, ("onnx",))
+        export_model(
+            original[0], tmp_path, {key: value[:2] for key, value in some.items()}, ("onnx",)
+        )
 
 
 def test_a_weights_file_beside_its_tokenizer(original, tmp_path):

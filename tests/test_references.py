@@ -13,13 +13,14 @@ from scipy.stats import entropy
 from forget_mi.data.requests import Request
 from forget_mi.errors import InputError
 from forget_mi.models.outputs import ModelOutput
+from forget_mi.training.config import ReferenceConfig
 from forget_mi.training.prediction import predict
-from forget_mi.training.references import ReferenceConfig, fold_of_patients, rows_without
+from forget_mi.training.references import assign_folds, rows_outside_fold
 from forget_mi.unlearning import held_out_targets
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.forget_mi import held_out_embeddings
-from forget_mi.unlearning.loop import set_rate
-from forget_mi.unlearning.references import cohort_of, forget_in_references
+from forget_mi.unlearning.loop import set_learning_rate
+from forget_mi.unlearning.references import forget_in_references, reference_cohort
 
 
 def in_training(patients: int, seed: int):
@@ -39,14 +40,18 @@ def in_training(patients: int, seed: int):
 def test_every_patient_is_a_stranger_to_one_reference_and_classes_are_spread(patients, folds, seed):
     cohort, label = in_training(patients, seed)
     config = ReferenceConfig(folds=folds, seed=seed)
-    found = fold_of_patients(cohort, config, {})
+    found = assign_folds(cohort, config, {})
     assert set(found) == set(cohort.table.patient_id)
-    assert found == fold_of_patients(cohort, config, {})
-    trained = [set(cohort.table.patient_id.iloc[rows_without(cohort, found, k)]) for k in range(folds)]
+    assert found == assign_folds(cohort, config, {})
+    trained = [
+        set(cohort.table.patient_id.iloc[rows_outside_fold(cohort, found, k)]) for k in range(folds)
+    ]
     for patient, fold in found.items():
         assert [patient in saw for saw in trained] == [k != fold for k in range(folds)]
     for which in (0, 1):
-        sizes = np.bincount([found[f"p{i}"] for i in np.flatnonzero(label == which)], minlength=folds)
+        sizes = np.bincount(
+            [found[f"p{i}"] for i in np.flatnonzero(label == which)], minlength=folds
+        )
         assert sizes.max() - sizes.min() <= 1
 
 
@@ -55,14 +60,17 @@ def test_every_patient_is_a_stranger_to_one_reference_and_classes_are_spread(pat
 def test_a_lost_reference_is_made_again_for_those_who_are_left(patients, seed, lost):
     cohort, _ = in_training(patients, seed)
     config = ReferenceConfig(folds=2)
-    before = fold_of_patients(cohort, config, {})
+    before = assign_folds(cohort, config, {})
     gone = {"p1", "p4"}
     left = replace(
-        cohort, table=cohort.table.assign(split=np.where(cohort.table.patient_id.isin(gone), "gone", "train"))
+        cohort,
+        table=cohort.table.assign(
+            split=np.where(cohort.table.patient_id.isin(gone), "gone", "train")
+        ),
     )
     there = config.names()[1 - lost]
     known = {there: [p for p, fold in before.items() if fold != 1 - lost and p not in gone]}
-    again = fold_of_patients(left, config, known)
+    again = assign_folds(left, config, known)
     assert again == {patient: fold for patient, fold in before.items() if patient not in gone}
 
 
@@ -70,28 +78,35 @@ def test_a_cohort_too_small_for_folds_is_refused():
     cohort = make_cohort(["a", "b", "c", "d"], [0, 0, 0, 1])
     cohort = replace(cohort, table=cohort.table.assign(split="train"))
     with pytest.raises(
-        InputError, match=r"references\.folds = 2: cohort made has 1 training patient\(s\) of class 'yes'"
+        InputError,
+        match=r"references\.folds = 2: cohort made has 1 training patient\(s\) of class 'yes'",
     ):
-        fold_of_patients(cohort, ReferenceConfig(folds=2), {})
+        assign_folds(cohort, ReferenceConfig(folds=2), {})
     # Two patients, but the label that makes up their mode hides that one fold lacks the other class.
     cohort = make_cohort(["a", "a", "a", "b", "b", "c", "d", "d"], [0, 0, 1, 0, 0, 0, 0, 0])
-    cohort = replace(cohort, classes=("no",), table=cohort.table.assign(label=[0] * 8, split="train"))
-    assert set(fold_of_patients(cohort, ReferenceConfig(folds=2), {}).values()) == {0, 1}
+    cohort = replace(
+        cohort, classes=("no",), table=cohort.table.assign(label=[0] * 8, split="train")
+    )
+    assert set(assign_folds(cohort, ReferenceConfig(folds=2), {}).values()) == {0, 1}
 
 
 def test_a_class_that_one_reference_would_lack_is_refused():
     # Both patients whose label is mostly 'yes' are known to the other reference alone.
     cohort = make_cohort(["a", "b", "c", "d"], [0, 0, 1, 1])
     cohort = replace(cohort, table=cohort.table.assign(split="train"))
-    with pytest.raises(InputError, match="reference-1: no training example of class 'yes' is left without its fold"):
-        fold_of_patients(cohort, ReferenceConfig(folds=2), {"reference-1": ["a", "b"]})
+    with pytest.raises(
+        InputError, match="reference-1: no training example of class 'yes' is left without its fold"
+    ):
+        assign_folds(cohort, ReferenceConfig(folds=2), {"reference-1": ["a", "b"]})
 
 
 # ---- teaching -------------------------------------------------------------------------------------------------------
 
 
-def test_targets_come_from_the_reference_that_never_saw_the_patient(unlearning_data, references, accelerator):
-    said = held_out_targets.held_out(unlearning_data, accelerator, UnlearningLog())
+def test_targets_come_from_the_reference_that_never_saw_the_patient(
+    unlearning_data, references, accelerator
+):
+    said = held_out_targets.held_out_outputs(unlearning_data, accelerator, UnlearningLog())
     seen = [predict(r.model, r.forget, accelerator) for r in unlearning_data.references]
     strangers = np.stack([r.stranger for r in unlearning_data.references])
     assert (strangers.sum(0) == 1).all()
@@ -99,20 +114,28 @@ def test_targets_come_from_the_reference_that_never_saw_the_patient(unlearning_d
     for reference, stranger, p in zip(unlearning_data.references, strangers, seen, strict=True):
         for patient in np.unique(unlearning_data.forget.patients.numpy()[stranger]):
             assert patient not in references.saw[reference.name]
-        np.testing.assert_allclose(said.image_logits.numpy()[stranger], p.image_logits[stranger], atol=1e-5)
-        np.testing.assert_allclose(said.text_logits.numpy()[stranger], p.text_logits[stranger], atol=1e-5)
+        np.testing.assert_allclose(
+            said.image_logits.numpy()[stranger], p.image_logits[stranger], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            said.text_logits.numpy()[stranger], p.text_logits[stranger], atol=1e-5
+        )
 
 
 def test_the_log_counts_what_the_references_read(unlearning_data, accelerator):
     log = UnlearningLog()
-    held_out_targets.held_out(unlearning_data, accelerator, log)
+    held_out_targets.held_out_outputs(unlearning_data, accelerator, log)
     assert log.work == pytest.approx(len(unlearning_data.forget) / 3)
 
 
 def test_a_patient_whom_every_reference_saw_is_refused_by_name(unlearning_data, references, cohort):
     everyone = frozenset(cohort.table.patient_id)
-    spoiled = replace(references, saw=dict.fromkeys(references.saw, everyone), hashed=lambda p: f"p-{p}")
-    spoiled = replace(spoiled, saw=dict.fromkeys(references.saw, frozenset(f"p-{p}" for p in everyone)))
+    spoiled = replace(
+        references, saw=dict.fromkeys(references.saw, everyone), hashed=lambda p: f"p-{p}"
+    )
+    spoiled = replace(
+        spoiled, saw=dict.fromkeys(references.saw, frozenset(f"p-{p}" for p in everyone))
+    )
     with pytest.raises(InputError, match="reference-1 and reference-2: trained on patient p-S0"):
         spoiled.teach(unlearning_data, cohort)
 
@@ -121,11 +144,18 @@ def test_without_references_the_method_says_what_it_needs(unlearning_data, origi
     bare = replace(unlearning_data, references=())
     with pytest.raises(InputError, match=r"parameter references\.folds = 0: .* at least 2 folds"):
         held_out_targets.unlearn(
-            original[0], bare, held_out_targets.Config(epochs=1), seed=0, accelerator=accelerator, progress=False
+            original[0],
+            bare,
+            held_out_targets.Config(epochs=1),
+            seed=0,
+            accelerator=accelerator,
+            progress=False,
         )
     one = replace(unlearning_data, references=unlearning_data.references[:1])
-    with pytest.raises(InputError, match=r"\d+ of \d+ records of the request have no reference model"):
-        held_out_targets.held_out(one, accelerator, UnlearningLog())
+    with pytest.raises(
+        InputError, match=r"\d+ of \d+ records of the request have no reference model"
+    ):
+        held_out_targets.held_out_outputs(one, accelerator, UnlearningLog())
 
 
 # ---- the loss -------------------------------------------------------------------------------------------------------
@@ -146,8 +176,10 @@ def test_the_divergence_is_scipys_and_zero_at_the_target():
     assert held_out_targets.divergence(output, output, 0.5).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_a_forgotten_record_ends_nearer_to_what_a_stranger_says(unlearning_data, original, accelerator):
-    target = held_out_targets.held_out(unlearning_data, accelerator, UnlearningLog())
+def test_a_forgotten_record_ends_nearer_to_what_a_stranger_says(
+    unlearning_data, original, accelerator
+):
+    target = held_out_targets.held_out_outputs(unlearning_data, accelerator, UnlearningLog())
     config = held_out_targets.Config(epochs=12, learning_rate=3e-3)
 
     def distance(model) -> float:
@@ -161,25 +193,31 @@ def test_a_forgotten_record_ends_nearer_to_what_a_stranger_says(unlearning_data,
     )
     assert distance(unlearned) < 0.5 * distance(original[0])
     row = log.epochs[0]
-    assert row["total"] == pytest.approx(row["forget"] + row["retain"] + config.labels * row["labels"], rel=1e-5)
+    assert row["total"] == pytest.approx(
+        row["forget"] + row["retain"] + config.labels * row["labels"], rel=1e-5
+    )
 
 
 def test_a_linear_schedule_rises_for_a_tenth_and_ends_at_zero():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     rates = []
     for progress in (0.05, 0.1, 0.55, 1.0):
-        set_rate(optimizer, StepConfig(learning_rate=0.2, schedule="linear"), progress)
+        set_learning_rate(optimizer, StepConfig(learning_rate=0.2, schedule="linear"), progress)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1, 0.2, 0.1, 0.0])
-    set_rate(optimizer, StepConfig(learning_rate=0.2), 0.9)
+    set_learning_rate(optimizer, StepConfig(learning_rate=0.2), 0.9)
     assert optimizer.param_groups[0]["lr"] == 0.2
 
 
-def test_held_out_embeddings_lie_where_the_original_puts_strangers(unlearning_data, original, accelerator):
+def test_held_out_embeddings_lie_where_the_original_puts_strangers(
+    unlearning_data, original, accelerator
+):
     # A reference that is F_og itself has nothing to be carried over: the map is the identity, as far as ridge goes.
     same = tuple(replace(r, model=original[0], forget=unlearning_data.forget, validation=unlearning_data.validation)
                  for r in unlearning_data.references)  # fmt: skip
-    z = held_out_embeddings(original[0], replace(unlearning_data, references=same), accelerator, UnlearningLog())
+    z = held_out_embeddings(
+        original[0], replace(unlearning_data, references=same), accelerator, UnlearningLog()
+    )
     seen = predict(original[0], unlearning_data.forget, accelerator)
     for found, own in ((z.image, seen.image_embedding), (z.text, seen.text_embedding)):
         assert np.abs(found.numpy() - own).mean() < 0.2 * own.std(0).mean()
@@ -188,7 +226,9 @@ def test_held_out_embeddings_lie_where_the_original_puts_strangers(unlearning_da
 # ---- the references forget too --------------------------------------------------------------------------------------
 
 
-def test_each_reference_forgets_its_part_by_the_targets_of_the_other(references, cohort, request_10, accelerator):
+def test_each_reference_forgets_its_part_by_the_targets_of_the_other(
+    references, cohort, request_10, accelerator
+):
     config = held_out_targets.Config(epochs=1)
     before = {name: weights(saved.model) for name, saved in references.checkpoints.items()}
     forgot = forget_in_references(
@@ -203,7 +243,7 @@ def test_each_reference_forgets_its_part_by_the_targets_of_the_other(references,
 
 
 def test_a_reference_retains_only_what_it_was_trained_on(references, cohort):
-    own = cohort_of(references, "reference-1", cohort)
+    own = reference_cohort(references, "reference-1", cohort)
     train = set(own.table.patient_id[own.table.split == "train"])
     assert train == references.saw["reference-1"]
     assert (own.table.split == "validation").sum() == (cohort.table.split == "validation").sum()
@@ -213,7 +253,13 @@ def test_a_request_that_one_reference_never_saw_leaves_it_alone(references, coho
     patient = sorted(references.saw["reference-1"])[0]
     config = held_out_targets.Config(epochs=1)
     forgot = forget_in_references(
-        references, cohort, Request("one", (patient,)), "held_out_targets", config, seed=0, accelerator=accelerator
+        references,
+        cohort,
+        Request("one", (patient,)),
+        "held_out_targets",
+        config,
+        seed=0,
+        accelerator=accelerator,
     )
     assert forgot["reference-2"].log is None
     assert forgot["reference-2"].seconds == 0
@@ -226,7 +272,11 @@ def test_the_judges_are_never_the_teachers():
     from forget_mi.runs.run import open_run
     from forget_mi.training import shadows
 
-    taught = [s for seed in range(40) for s in open_run("tiny", overrides={"seed": seed}).reference_seeds().values()]
+    taught = [
+        s
+        for seed in range(40)
+        for s in open_run("tiny", overrides={"seed": seed}).reference_seeds().values()
+    ]
     assert max(taught) < shadows.SEEDS
 
 

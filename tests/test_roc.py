@@ -28,10 +28,14 @@ def test_area_and_left_end_are_scikit_learns(members, strangers):
 def test_a_weight_counts_like_so_many_records(members, strangers, seed):
     rng = np.random.default_rng(seed)
     weights = [rng.integers(1, 4, len(side)) for side in (members, strangers)]
-    repeated = Roc(*(np.repeat(side, w) for side, w in zip((members, strangers), weights, strict=True)))
+    repeated = Roc(
+        *(np.repeat(side, w) for side, w in zip((members, strangers), weights, strict=True))
+    )
     weighted = Roc(members, strangers)
     assert float(weighted.auc(*weights)) == pytest.approx(float(repeated.auc()))
-    assert float(weighted.tpr_at_fpr(0.2, *weights)) == pytest.approx(float(repeated.tpr_at_fpr(0.2)))
+    assert float(weighted.tpr_at_fpr(0.2, *weights)) == pytest.approx(
+        float(repeated.tpr_at_fpr(0.2))
+    )
 
 
 def test_left_end_by_hand():
@@ -42,7 +46,9 @@ def test_left_end_by_hand():
         (0.001, [99.5], 1.0),  # fewer than a thousand: none
     ):
         assert float(Roc(np.array(members), strangers).tpr_at_fpr(fpr)) == expected
-    assert float(Roc(np.ones(4), np.ones(10)).tpr_at_fpr(0.05)) == 0.0  # ties count against the attacker
+    assert (
+        float(Roc(np.ones(4), np.ones(10)).tpr_at_fpr(0.05)) == 0.0
+    )  # ties count against the attacker
 
 
 def test_many_draws_at_once_are_each_alone():
@@ -82,7 +88,9 @@ def test_percentiles_need_values():
 
 def test_sign_flips_of_few_are_all_of_them_as_in_scipy():
     differences = np.array([0.4, 1.2, -0.3, 0.8, 0.9, 0.1, -0.2, 1.5])
-    scipys = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    scipys = permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
     assert sign_flip_p(differences) == pytest.approx(scipys)
 
 
@@ -95,7 +103,10 @@ def test_sign_flips_of_many_are_sampled():
 
 def test_a_shuffle_of_who_is_who_is_calibrated():
     rng = np.random.default_rng(3)
-    null = [label_shuffle_p(rng.normal(size=12), rng.normal(size=20), shuffles=199, seed=k) for k in range(200)]
+    null = [
+        label_shuffle_p(rng.normal(size=12), rng.normal(size=20), shuffles=199, seed=k)
+        for k in range(200)
+    ]
     assert np.mean(np.array(null) <= 0.1) == pytest.approx(0.1, abs=0.06)
     assert label_shuffle_p(rng.normal(2, 1, 12), rng.normal(size=20), shuffles=199) <= 0.01
 
@@ -110,9 +121,13 @@ def test_shuffled_labels_agree_with_scipy_and_with_the_plain_loop():
     def difference(x, y, axis):
         return np.abs(x.mean(axis) - y.mean(axis))
 
-    scipys = permutation_test((a, b), difference, n_resamples=20_000, alternative="greater", vectorized=True, rng=0)
+    scipys = permutation_test(
+        (a, b), difference, n_resamples=20_000, alternative="greater", vectorized=True, rng=0
+    )
     assert found == pytest.approx(scipys.pvalue, abs=0.02)
     draws, together = np.random.default_rng([0, 43]), np.concatenate([a, b])
     mixed = [draws.permutation(together) for _ in range(4000)]
-    as_far = sum(abs(x[:9].mean() - x[9:].mean()) >= abs(a.mean() - b.mean()) - 1e-12 for x in mixed)
+    as_far = sum(
+        abs(x[:9].mean() - x[9:].mean()) >= abs(a.mean() - b.mean()) - 1e-12 for x in mixed
+    )
     assert found == (1 + as_far) / 4001

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from forget_mi.attacks.lira import likelihood_ratio
 from forget_mi.data.cohort import rows_of
 from forget_mi.errors import InputError
-from forget_mi.training.devices import DeviceConfig
-from forget_mi.training.loop import TrainingConfig
-from forget_mi.training.shadows import ShadowConfig, Shadows, balanced_halves, shadow_set
+from forget_mi.training.config import DeviceConfig, ShadowConfig, TrainingConfig
+from forget_mi.training.shadows import Shadows, balanced_halves, open_shadow_set
 from forget_mi.unlearning import fine_tune, held_out_targets
-from forget_mi.unlearning.shadows import draw_shadow_request, unlearn_shadows
+from forget_mi.unlearning.shadows import draw_shadow_request, unlearn_shadow_models
 
 TRAINING = TrainingConfig(epochs=1, batch_size=16)
 
@@ -43,10 +42,18 @@ def test_each_patient_is_in_half_of_the_models_and_each_class_in_halves(patients
 def trained(cohort, tmp_path_factory):
     from forget_mi.training.devices import make_accelerator
 
-    found = shadow_set(
-        tmp_path_factory.mktemp("shadows"), cohort, TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig()
+    found = open_shadow_set(
+        tmp_path_factory.mktemp("shadows"),
+        cohort,
+        TINY_MODEL,
+        TRAINING,
+        ShadowConfig(count=4),
+        DeviceConfig(),
     )
-    with pytest.raises(InputError, match=r"4 of 4 shadow models are missing \(the first is shadow-00\); make shadows"):
+    with pytest.raises(
+        InputError,
+        match=r"4 of 4 shadow models are missing \(the first is shadow-00\); make shadows",
+    ):
         found.shadows()
     for number in range(4):
         found.train(number, make_accelerator(DeviceConfig(device="cpu")), progress=False)
@@ -79,40 +86,53 @@ def test_a_whole_model_is_kept_and_a_damaged_answer_is_named(trained, accelerato
 def test_shadow_models_of_another_cohort_are_refused(trained, tmp_path):
     copy = replace(trained, folder=shutil.copytree(trained.folder, tmp_path / "copy"))
     manifest = copy.path(3) / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "cohort_fingerprint": "0" * 16}))
+    manifest.write_text(
+        json.dumps({**json.loads(manifest.read_text()), "cohort_fingerprint": "0" * 16})
+    )
     with pytest.raises(
-        InputError, match=r"shadow-03: was trained on another cohort \(0000000000000000; the cohort here"
+        InputError,
+        match=r"shadow-03: was trained on another cohort \(0000000000000000; the cohort here",
     ):
         copy.shadows()
 
 
 def test_another_configuration_has_another_folder_and_a_changed_one_is_refused(trained, cohort):
-    parent, same = trained.folder.parent, (TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig())
-    assert shadow_set(parent, cohort, *same).folder == trained.folder
+    parent, same = (
+        trained.folder.parent,
+        (TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig()),
+    )
+    assert open_shadow_set(parent, cohort, *same).folder == trained.folder
     longer = (TINY_MODEL, replace(TRAINING, epochs=2), *same[2:])
-    assert shadow_set(parent, cohort, *longer).folder != trained.folder
-    assert shadow_set(parent, cohort, *same[:2], ShadowConfig(count=4, seed=1), DeviceConfig()).folder != trained.folder
-    assert shadow_set(parent, cohort.select(range(60)), *same).folder != trained.folder
+    assert open_shadow_set(parent, cohort, *longer).folder != trained.folder
+    assert (
+        open_shadow_set(
+            parent, cohort, *same[:2], ShadowConfig(count=4, seed=1), DeviceConfig()
+        ).folder
+        != trained.folder
+    )
+    assert open_shadow_set(parent, cohort.select(range(60)), *same).folder != trained.folder
     about = trained.folder / "shadows.json"
     kept = about.read_text()
     about.write_text(kept.replace('"epochs": 1', '"epochs": 7'))
     with pytest.raises(InputError, match="were trained with another configuration"):
-        shadow_set(parent, cohort, *same)
+        open_shadow_set(parent, cohort, *same)
     about.write_text(kept)
 
 
 def test_one_set_serves_every_split(trained, cohort):
     other = replace(cohort, table=cohort.table.assign(split="train"))
     same = (TINY_MODEL, TRAINING, ShadowConfig(count=4), DeviceConfig())
-    assert shadow_set(trained.folder.parent, other, *same).folder == trained.folder
+    assert open_shadow_set(trained.folder.parent, other, *same).folder == trained.folder
 
 
 def test_saved_answers_come_back(trained, tmp_path):
-    shadows = trained.shadows().of(np.arange(20))
+    shadows = trained.shadows().select(np.arange(20))
     shadows.save(tmp_path / "some.npz")
     again = Shadows.load(tmp_path / "some.npz", 20)
     assert (again.member == shadows.member).all()
-    np.testing.assert_array_equal(again.predictions[3].text_logits, shadows.predictions[3].text_logits)
+    np.testing.assert_array_equal(
+        again.predictions[3].text_logits, shadows.predictions[3].text_logits
+    )
     with pytest.raises(InputError, match="holds 20 records, 21 are asked for"):
         Shadows.load(tmp_path / "some.npz", 21)
 
@@ -123,15 +143,19 @@ def test_requests_to_shadow_models_name_patients_they_know(cohort):
         request = draw_shadow_request(cohort, members, judged, 6, np.random.default_rng(seed))
         rows = np.flatnonzero(cohort.table.patient_id.isin(request.patients))
         assert set(rows) <= set(members)
-        assert set(request.patients) <= set(cohort.table.patient_id.iloc[np.intersect1d(members, judged)])
-    assert len(draw_shadow_request(cohort, members, judged, 0, np.random.default_rng(0)).patients) == 1
+        assert set(request.patients) <= set(
+            cohort.table.patient_id.iloc[np.intersect1d(members, judged)]
+        )
+    assert (
+        len(draw_shadow_request(cohort, members, judged, 0, np.random.default_rng(0)).patients) == 1
+    )
 
 
 def test_unlearned_shadow_models_know_what_they_forgot(trained, cohort, accelerator):
     judged = np.concatenate([rows_of(cohort, "test"), rows_of(cohort, "train")[:20]])
     method = fine_tune.Config(epochs=1, retain_batch=8)
     made = {"requests": 2, "seed": 0, "accelerator": accelerator}
-    found = unlearn_shadows(trained, judged, 0.2, "fine_tune", method, **made)
+    found = unlearn_shadow_models(trained, judged, 0.2, "fine_tune", method, **made)
     assert len(found) == 8
     assert not (found.member & found.stranger).any()
     for number in range(4):
@@ -143,7 +167,9 @@ def test_unlearned_shadow_models_know_what_they_forgot(trained, cohort, accelera
     assert np.isfinite(likelihood_ratio(found.predictions[0], found, "fused")).all()
 
 
-def test_a_method_that_learns_from_references_is_taught_by_strangers(trained, cohort, accelerator, monkeypatch):
+def test_a_method_that_learns_from_references_is_taught_by_strangers(
+    trained, cohort, accelerator, monkeypatch
+):
     judged = rows_of(cohort, "train")
     taught = []
 
@@ -154,7 +180,9 @@ def test_a_method_that_learns_from_references_is_taught_by_strangers(trained, co
     unlearn = held_out_targets.unlearn
     monkeypatch.setattr(held_out_targets, "unlearn", watched)
     made = {"requests": 1, "seed": 0, "accelerator": accelerator}
-    found = unlearn_shadows(trained, judged, 0.2, "held_out_targets", held_out_targets.Config(epochs=1), **made)
+    found = unlearn_shadow_models(
+        trained, judged, 0.2, "held_out_targets", held_out_targets.Config(epochs=1), **made
+    )
     assert len(found) == len(taught) == 4
     for pupil, data in enumerate(taught):
         rows = data.forget.rows.numpy()

@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forget_mi.data.cohort import rows_of
-from forget_mi.data.requests import Request, RequestConfig, check_request, draw_request, make_request, read_forget_csv
+from forget_mi.data.requests import (
+    Request,
+    RequestConfig,
+    check_request,
+    draw_request,
+    make_request,
+    read_forget_csv,
+)
 from forget_mi.data.splits import SplitConfig, assert_disjoint, split_by_patient
 from forget_mi.errors import InputError
 
@@ -69,7 +76,9 @@ def test_a_class_with_a_single_patient_stops():
 
 @pytest.fixture(scope="module")
 def split():
-    return split_by_patient(make_cohort([f"p{i // 2}" for i in range(60)], [i % 2 for i in range(60)]), SplitConfig())
+    return split_by_patient(
+        make_cohort([f"p{i // 2}" for i in range(60)], [i % 2 for i in range(60)]), SplitConfig()
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,8 +130,14 @@ def test_request_from_a_list_or_a_file_is_the_same(split, tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("subject_id,study_id,dicom_id,edema_severity\n10,5,a,1\n11,6,b,0\n10,7,c,2\n", ["10", "11"]),
-        ("subject_id,study_id\n10,5\nsubject_id,study_id\n11,6\n", ["10", "11"]),  # a repeated header, as published
+        (
+            "subject_id,study_id,dicom_id,edema_severity\n10,5,a,1\n11,6,b,0\n10,7,c,2\n",
+            ["10", "11"],
+        ),
+        (
+            "subject_id,study_id\n10,5\nsubject_id,study_id\n11,6\n",
+            ["10", "11"],
+        ),  # a repeated header, as published
         ("\ufeffpatient_id\nx\n\n", ["x"]),
         ("subject_id;study_id\n10;5\n11;6\n", ["10", "11"]),
     ],

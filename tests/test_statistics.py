@@ -5,12 +5,12 @@ from scipy import stats
 
 from forget_mi.evaluation import statistics
 from forget_mi.evaluation.statistics import (
+    add_approach_column,
     gaps_to_retrained,
     mean_ranks,
-    order_of,
     paired_differences,
+    sort_approaches,
     summary,
-    with_approach,
 )
 
 
@@ -35,9 +35,9 @@ def grid(seeds=(0, 1, 2), fractions=(0.1, 0.03)) -> pd.DataFrame:
 
 
 def test_approaches_are_named_and_ordered():
-    rows = with_approach(grid())
+    rows = add_approach_column(grid())
     assert set(rows.approach) == {"original", "a", "b-x", "retrained"}
-    assert order_of(rows.approach, first="b-x") == ["original", "b-x", "a", "retrained"]
+    assert sort_approaches(rows.approach, first="b-x") == ["original", "b-x", "a", "retrained"]
 
 
 def test_summary_is_mean_and_spread_over_seeds():

@@ -31,7 +31,9 @@ def levels(opened) -> list[int]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_store_holds_every_image_in_order(pictures, tmp_path, workers):
-    opened = open_store(pictures, 8, tmp_path / "store", source="x", workers=workers, progress=False)
+    opened = open_store(
+        pictures, 8, tmp_path / "store", source="x", workers=workers, progress=False
+    )
     assert levels(opened) == list(range(70))
     assert isinstance(opened.images, np.memmap)
     assert opened.unreadable == {}
@@ -57,7 +59,9 @@ def test_a_pass_that_was_killed_goes_on(pictures, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
     again = []
-    monkeypatch.setattr(store, "read_image", lambda path, size: again.append(path) or real(path, size))
+    monkeypatch.setattr(
+        store, "read_image", lambda path, size: again.append(path) or real(path, size)
+    )
     opened = open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
     assert levels(opened) == list(range(70))
     assert len(again) == 70 - 32, "the first whole chunk is not read again"
@@ -65,7 +69,9 @@ def test_a_pass_that_was_killed_goes_on(pictures, tmp_path, monkeypatch):
 
 def test_another_size_or_a_changed_file_is_another_store(pictures, tmp_path):
     def folder(size=8):
-        return open_store(pictures, size, tmp_path / "store", source="x", workers=1, progress=False).folder
+        return open_store(
+            pictures, size, tmp_path / "store", source="x", workers=1, progress=False
+        ).folder
 
     first = folder()
     assert folder(9) != first
@@ -85,7 +91,9 @@ def test_a_full_disk_stops_at_once_and_leaves_no_store(pictures, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match=r"no room for the image store of 70 images of 8 px .*cohort\.store"):
+    with pytest.raises(
+        InputError, match=r"no room for the image store of 70 images of 8 px .*cohort\.store"
+    ):
         open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
     assert not list((tmp_path / "store").rglob("*.npy"))
     assert not list((tmp_path / "store").rglob("*.tmp"))
@@ -105,7 +113,7 @@ def test_rows_of_images_are_those_of_the_array():
 def test_memory_stays_flat(tmp_path):
     """Filling a store of ten times as many images, here 157 MB of pixels, takes no more memory."""
     program = (
-        "import resource, sys; from pathlib import Path; from forget_mi.cohorts.store import open_store\n"
+        "import resource, sys; from pathlib import Path; from forget_mi.data.store import open_store\n"
         "paths = [Path(sys.argv[1])] * int(sys.argv[2])\n"
         "open_store(paths, 512, Path(sys.argv[3]), source='memory', workers=1, progress=False)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
@@ -114,7 +122,14 @@ def test_memory_stays_flat(tmp_path):
     Image.fromarray(np.full((64, 64), 7, np.uint8)).save(path)
 
     def peak(images: int) -> int:
-        command = [sys.executable, "-c", program, str(path), str(images), str(tmp_path / f"store{images}")]
+        command = [
+            sys.executable,
+            "-c",
+            program,
+            str(path),
+            str(images),
+            str(tmp_path / f"store{images}"),
+        ]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert peak(600) - peak(60) < 60

@@ -18,7 +18,7 @@ from forget_mi.runs.project import ROOT
 from forget_mi.source_code import LIBRARY, sources_of
 from forget_mi.studies.sweep import open_sweep
 from forget_mi.studies.workflow import run_sweep
-from forget_mi.unlearning import approaches, parts_of
+from forget_mi.unlearning import approaches, parse_approach
 
 SMALL = {"sweep": {"approaches": ["forget_mi-equal", "neg_grad"], "fractions": [0.1], "seeds": [0]}}
 NO_SHADOWS = {"shadows.count": 0}
@@ -28,8 +28,8 @@ NOT_TIMES = ["seconds", "share_of_retraining", "share_of_references"]
 def test_every_setting_of_every_method_is_an_approach():
     assert {"scrub-last", "scrub-rewind", "ssd", "retrain"} < set(approaches())
     assert sum(name.startswith("forget_mi-") for name in approaches()) == 6
-    assert parts_of("forget_mi-no_noise") == ("forget_mi", "no_noise")
-    assert parts_of("salun") == ("salun", None)
+    assert parse_approach("forget_mi-no_noise") == ("forget_mi", "no_noise")
+    assert parse_approach("salun") == ("salun", None)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,12 @@ def test_seeds_that_were_tuned_on_are_not_reported():
 
 def test_the_first_run_of_a_seed_trains_the_original():
     sweep = open_sweep("tiny")
-    assert [sweep.ahead_of(name) for name in sweep.names()] == [None, "seed0-10pct", None, "seed1-10pct"]
+    assert [sweep.trains_first(name) for name in sweep.names()] == [
+        None,
+        "seed0-10pct",
+        None,
+        "seed1-10pct",
+    ]
 
 
 def test_the_default_grid_leaves_out_only_retraining():
@@ -83,9 +88,13 @@ def test_a_module_depends_on_what_it_imports_and_on_nothing_else():
         return {str(path.relative_to(LIBRARY)) for path in sources_of(*modules)}
 
     assert {"training.py", "losses.py", "models.py", "metrics.py"} <= names("training")
-    assert not {name for name in names("training") if name.startswith(("unlearning", "attacks", "audit"))}
+    assert not {
+        name for name in names("training") if name.startswith(("unlearning", "attacks", "audit"))
+    }
     assert "unlearning/ssd.py" not in names("unlearning.scrub")
-    assert {"unlearning/steps.py", "unlearning/fine_tune.py", "unlearning/cf_k.py"} <= names("unlearning.eu_k")
+    assert {"unlearning/steps.py", "unlearning/fine_tune.py", "unlearning/cf_k.py"} <= names(
+        "unlearning.eu_k"
+    )
     assert "attacks/svc.py" in names("audit")
     with pytest.raises(ValueError, match=r"no module forget_mi\.nothing"):
         sources_of("nothing")
@@ -101,25 +110,41 @@ class Project:
     def __init__(self, root: Path):
         self.root = root
         for name in ("lib", "notebooks", "params", "workflow"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(
+                ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            )
         self.sweep = root / "runs" / "sweep" / "tiny"
 
     def command(self, *more: str, folder: Path | None = None) -> dict:
-        words = [sys.executable, "-m", "forget_mi", "sweep", "tiny", "--set", "sweep=" + json.dumps(SMALL["sweep"])]
+        words = [
+            sys.executable,
+            "-m",
+            "forget_mi",
+            "sweep",
+            "tiny",
+            "--set",
+            "sweep=" + json.dumps(SMALL["sweep"]),
+        ]
         words += ["--set", "shadows.count=0"]
         words += ["--folder", str(folder)] if folder else []
         environment = {**os.environ, "PYTHONPATH": str(self.root / "lib")}
         return {"args": [*words, *more], "cwd": self.root, "env": environment}
 
     def run(self, *more: str, folder: Path | None = None) -> subprocess.CompletedProcess:
-        return subprocess.run(**self.command(*more, folder=folder), capture_output=True, text=True, check=False)
+        return subprocess.run(
+            **self.command(*more, folder=folder), capture_output=True, text=True, check=False
+        )
 
     def would_run(self, *settings: str) -> dict[str, int]:
         """Rules that a dry run would execute, and how often."""
         done = self.run(*settings, "--", "--dry-run")
         assert done.returncode == 0, done.stderr
         lines = (done.stdout + done.stderr).splitlines()
-        rules = [line.split()[2] for line in lines if line.startswith("Job ") and not line.startswith("Job stats")]
+        rules = [
+            line.split()[2]
+            for line in lines
+            if line.startswith("Job ") and not line.startswith("Job stats")
+        ]
         return {rule: rules.count(rule) for rule in rules}
 
 
@@ -165,7 +190,11 @@ def test_the_same_content_whenever_it_was_written_starts_nothing(project):
 def test_a_changed_parameter_runs_again_what_depends_on_it(project):
     changed = project.would_run("--set", "audit.draws=60")
     assert changed == {"audit": 1, "compare": 1}
-    assert project.would_run("--set", "unlearning.sigma=0.4") == {"unlearn": 1, "audit": 1, "compare": 1}
+    assert project.would_run("--set", "unlearning.sigma=0.4") == {
+        "unlearn": 1,
+        "audit": 1,
+        "compare": 1,
+    }
 
 
 def test_audits_wait_for_the_shadow_models_which_are_trained_once(project):

@@ -52,9 +52,9 @@ def test_a_network_with_weights_says_what_torchvision_says(tmp_path):
     save_file(network.state_dict(), tmp_path / "net.safetensors")
     tower = network_tower("torchvision:resnet18", 4, 3, str(tmp_path / "net.safetensors")).eval()
     three = IMAGES.expand(-1, 3, -1, -1)
-    normalised = (three - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
-        :, None, None
-    ]
+    normalised = (three - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
     with torch.no_grad():
         torch.testing.assert_close(tower(IMAGES)[1], network(normalised))
     # Another number of classes: the network is taken over, its output layer is not.
@@ -84,10 +84,15 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(tmp_path):
     state = models.resnet18(num_classes=4).state_dict()
     state["layer1.0.conv1.weight"] = torch.zeros(32, 64, 3, 3)
     torch.save(state, tmp_path / "net.pth")
-    with pytest.raises(InputError, match=r"layer1.0.conv1.weight has shape \(32, 64, 3, 3\), the model's is \(64, 64,"):
+    with pytest.raises(
+        InputError,
+        match=r"layer1.0.conv1.weight has shape \(32, 64, 3, 3\), the model's is \(64, 64,",
+    ):
         network_tower("torchvision:resnet18", 4, 3, str(tmp_path / "net.pth"))
     layer = torch.nn.Linear(2, 2)
-    with pytest.raises(InputError, match="1 of its tensors are missing, such as bias; 1 tensors are unknown to it"):
+    with pytest.raises(
+        InputError, match="1 of its tensors are missing, such as bias; 1 tensors are unknown to it"
+    ):
         load_weights(layer, {"weight": torch.zeros(2, 2), "other": torch.zeros(1)}, "a file")
 
 
@@ -110,7 +115,9 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_a_file_cut_short_is_no_file_of_weights(tmp_path, name):
     state = {"weight": torch.zeros(100, 100)}
-    save_file(state, tmp_path / name) if name.endswith("safetensors") else torch.save(state, tmp_path / name)
+    save_file(state, tmp_path / name) if name.endswith("safetensors") else torch.save(
+        state, tmp_path / name
+    )
     whole = (tmp_path / name).read_bytes()
     assert torch.equal(read_state_dict(tmp_path / name)["weight"], state["weight"])
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
@@ -144,7 +151,9 @@ def test_any_text_encoder_from_a_folder(kind, tokenizer_folder, tmp_path):
         "distilbert": lambda: DistilBertModel(DistilBertConfig(vocab_size=100, dim=32, n_layers=3, n_heads=2,
                                                                hidden_dim=64)),
     }[kind]()  # fmt: skip
-    settings = ModelConfig(towers="text", text_pretrained=folder_with(encoder, tokenizer_folder, tmp_path))
+    settings = ModelConfig(
+        towers="text", text_pretrained=folder_with(encoder, tokenizer_folder, tmp_path)
+    )
     tokenizer = build_tokenizer(settings, [])
     model = build_model(settings, 4, len(tokenizer), seed=0).eval()
     tokens = tokenizer(REPORTS[:3], padding=True, return_tensors="pt")
@@ -180,7 +189,13 @@ def clip():
 def dual():
     vision = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32,
                        patch_size=8)  # fmt: skip
-    text = BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    text = BertConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
     return VisionTextDualEncoderModel(
         VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=24)
     )
@@ -189,16 +204,24 @@ def dual():
 @pytest.mark.parametrize("make", [clip, dual])
 def test_both_towers_from_a_dual_encoder(make, tokenizer_folder, tmp_path):
     both = make().eval()
-    settings = ModelConfig(dual_encoder=folder_with(both, tokenizer_folder, tmp_path), max_tokens=40)
+    settings = ModelConfig(
+        dual_encoder=folder_with(both, tokenizer_folder, tmp_path), max_tokens=40
+    )
     tokenizer = build_tokenizer(settings, [])
     model = build_model(settings, 4, len(tokenizer), seed=0).eval()
     tokens = tokenizer(REPORTS[:3], padding=True, return_tensors="pt")
     with torch.no_grad():
         output = model(IMAGES, tokens["input_ids"], tokens["attention_mask"])
         # What the pair itself gives of the same pixels and tokens.
-        small = torch.nn.functional.interpolate(IMAGES, size=(32, 32), mode="bilinear", antialias=True)
-        image = both.visual_projection(both.vision_model(pixel_values=small.expand(-1, 3, -1, -1)).pooler_output)
-        text = both.text_projection(both.text_model(tokens["input_ids"], tokens["attention_mask"]).pooler_output)
+        small = torch.nn.functional.interpolate(
+            IMAGES, size=(32, 32), mode="bilinear", antialias=True
+        )
+        image = both.visual_projection(
+            both.vision_model(pixel_values=small.expand(-1, 3, -1, -1)).pooler_output
+        )
+        text = both.text_projection(
+            both.text_model(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+        )
     torch.testing.assert_close(output.image_embedding, image)
     torch.testing.assert_close(output.text_embedding, text)
     assert model.widths == (24, 24)
@@ -208,27 +231,40 @@ def test_both_towers_from_a_dual_encoder(make, tokenizer_folder, tmp_path):
 
 
 def test_a_model_that_is_no_dual_encoder_says_what_it_lacks(tokenizer_folder, tmp_path):
-    encoder = BertModel(BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+    encoder = BertModel(
+        BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
     settings = ModelConfig(dual_encoder=folder_with(encoder, tokenizer_folder, tmp_path))
-    with pytest.raises(InputError, match="a BertModel has no vision_model, text_model, visual_projection"):
+    with pytest.raises(
+        InputError, match="a BertModel has no vision_model, text_model, visual_projection"
+    ):
         build_model(settings, 4, 100, seed=0)
     with pytest.raises(
-        InputError, match=r"parameter model.dual_encoder = '/no': .* get config.json, model.safetensors"
+        InputError,
+        match=r"parameter model.dual_encoder = '/no': .* get config.json, model.safetensors",
     ):
         build_model(ModelConfig(dual_encoder="/no"), 4, 100, seed=0)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer_folder, tmp_path):
-    small = BertModel(BertConfig(vocab_size=30, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+    small = BertModel(
+        BertConfig(vocab_size=30, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
     small.save_pretrained(tmp_path)
-    settings = ModelConfig(towers="text", text_pretrained=str(tmp_path), tokenizer=str(tokenizer_folder))
+    settings = ModelConfig(
+        towers="text", text_pretrained=str(tmp_path), tokenizer=str(tokenizer_folder)
+    )
     tokenizer = build_tokenizer(settings, [])
-    with pytest.raises(InputError, match=r"the tokenizer has \d+ tokens and the text tower knows 30"):
+    with pytest.raises(
+        InputError, match=r"the tokenizer has \d+ tokens and the text tower knows 30"
+    ):
         build_model(settings, 4, len(tokenizer), seed=0)
 
 
 def test_a_named_network_beside_a_text_tower_of_another_width_trains():
-    settings = ModelConfig(image_network="torchvision:resnet18", image_inputs=1, text_width=32, text_heads=2)
+    settings = ModelConfig(
+        image_network="torchvision:resnet18", image_inputs=1, text_width=32, text_heads=2
+    )
     model = build_model(settings, 4, 100, seed=0)
     assert model.widths == (512, 32)
     assert isinstance(model.image_tower, NetworkTower)
@@ -236,10 +272,14 @@ def test_a_named_network_beside_a_text_tower_of_another_width_trains():
     from forget_mi.losses import training_loss
     from forget_mi.models.joint_embedding import joint_embedding_of
 
-    loss = training_loss(model(IMAGES, ids, torch.ones_like(ids)), torch.tensor([0, 1, 2]), torch.arange(3))
+    loss = training_loss(
+        model(IMAGES, ids, torch.ones_like(ids)), torch.tensor([0, 1, 2]), torch.arange(3)
+    )
     loss.backward()
     assert all(p.grad is not None for p in model.image_tower.parameters())
-    with pytest.raises(InputError, match="the image embedding is 512 wide and the text embedding 32: the joint"):
+    with pytest.raises(
+        InputError, match="the image embedding is 512 wide and the text embedding 32: the joint"
+    ):
         joint_embedding_of(model)
 
 

@@ -21,9 +21,10 @@ from forget_mi.models.build import build_model
 from forget_mi.models.checkpoints import load_checkpoint, save_checkpoint
 from forget_mi.models.config import NAMED
 from forget_mi.models.towers import ImageTower
-from forget_mi.runs.parallel import side_by_side
-from forget_mi.training.devices import DeviceConfig, make_accelerator, placed
-from forget_mi.training.loop import TrainingConfig, train, train_new
+from forget_mi.runs.parallel import parallel_models, run_parallel
+from forget_mi.training.config import DeviceConfig, TrainingConfig
+from forget_mi.training.devices import make_accelerator, to_device
+from forget_mi.training.loop import train, train_new
 from forget_mi.training.prediction import predict
 
 SETTINGS = TrainingConfig(epochs=3, batch_size=16, translation=0.05)
@@ -31,17 +32,24 @@ SETTINGS = TrainingConfig(epochs=3, batch_size=16, translation=0.05)
 
 def fit(cohort, accelerator, settings=SETTINGS, seed=5, model=TINY_MODEL, **kwargs):
     rows = rows_of(cohort, "train")
-    return train_new(cohort, rows, model, settings, seed=seed, accelerator=accelerator, progress=False, **kwargs)
+    return train_new(
+        cohort, rows, model, settings, seed=seed, accelerator=accelerator, progress=False, **kwargs
+    )
 
 
 def same(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def test_reports_tokenised_in_pieces_are_those_tokenised_at_once(cohort, original, monkeypatch):
     reports = sorted(cohort.reports.values(), key=len)  # pieces of different lengths
     tokenizer = original[1]
-    at_once = tokenizer(reports, truncation=True, max_length=200, padding="longest", return_tensors="pt")
+    at_once = tokenizer(
+        reports, truncation=True, max_length=200, padding="longest", return_tensors="pt"
+    )
     monkeypatch.setattr(batches, "CHUNK", 7)
     assert len(reports) % 7  # the last piece is shorter
     in_pieces = tokenize(reports, tokenizer, 200)
@@ -87,7 +95,9 @@ def test_memory_that_is_not_filled_first_changes_nothing(cohort, accelerator, mo
 
 def test_what_is_trained_on_is_learned(cohort, accelerator):
     # More epochs than elsewhere: the ranking loss grows at first, with the embeddings.
-    _, _, log = fit(cohort, accelerator, TrainingConfig(epochs=12, batch_size=16, learning_rate=3e-3))
+    _, _, log = fit(
+        cohort, accelerator, TrainingConfig(epochs=12, batch_size=16, learning_rate=3e-3)
+    )
     assert log.epochs[-1]["train_loss"] < 0.9 * log.epochs[0]["train_loss"]
 
 
@@ -123,7 +133,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 from conftest import *
-from forget_mi.cohorts import synthetic
+from forget_mi.data.cohorts import synthetic
 settings = synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3)
 cohort = split_by_patient(synthetic.load(settings), SplitConfig(test=0.25, validation=0.2))
 from test_training import fit, SETTINGS
@@ -140,7 +150,11 @@ def test_kill_9_and_resume_gives_the_same_weights(tmp_path):
     tests = os.path.dirname(__file__)
 
     def command(state, out):
-        return [sys.executable, "-c", KILLED.format(tests=tests, state=str(tmp_path / state), out=str(tmp_path / out))]
+        return [
+            sys.executable,
+            "-c",
+            KILLED.format(tests=tests, state=str(tmp_path / state), out=str(tmp_path / out)),
+        ]
 
     subprocess.run(command("whole", "whole.pt"), check=True)
     victim = subprocess.Popen(command("state", "killed.pt"))
@@ -152,14 +166,18 @@ def test_kill_9_and_resume_gives_the_same_weights(tmp_path):
     assert not (tmp_path / "killed.pt").exists()
     assert (tmp_path / "state" / "log.json").exists()
     subprocess.run(command("state", "killed.pt"), check=True)
-    whole, resumed = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt"))
+    whole, resumed = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt")
+    )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_state_of_other_settings_is_refused(cohort, accelerator, tmp_path):
     fit(cohort, accelerator, TrainingConfig(epochs=1, batch_size=16), state_folder=tmp_path / "s")
     with pytest.raises(InputError, match="half-finished training with other settings"):
-        fit(cohort, accelerator, TrainingConfig(epochs=2, batch_size=8), state_folder=tmp_path / "s")
+        fit(
+            cohort, accelerator, TrainingConfig(epochs=2, batch_size=8), state_folder=tmp_path / "s"
+        )
 
 
 def test_best_keeps_the_epoch_of_the_best_validation_auc(cohort, accelerator):
@@ -167,7 +185,9 @@ def test_best_keeps_the_epoch_of_the_best_validation_auc(cohort, accelerator):
     best, _, log = fit(cohort, accelerator, settings)
     aucs = [row["validation_auc"] for row in log.epochs]
     assert aucs[log.best_epoch - 1] == max(aucs)
-    assert log.best_epoch == 4 or not same(best, fit(cohort, accelerator, TrainingConfig(epochs=4, batch_size=16))[0])
+    assert log.best_epoch == 4 or not same(
+        best, fit(cohort, accelerator, TrainingConfig(epochs=4, batch_size=16))[0]
+    )
 
 
 def test_a_diverging_training_stops(cohort, accelerator):
@@ -180,7 +200,16 @@ def test_a_diverging_training_stops(cohort, accelerator):
         return next(model.parameters()).sum() * float("inf")
 
     with pytest.raises(FloatingPointError, match="the loss is"):
-        train(model, examples, examples, SETTINGS, seed=0, accelerator=accelerator, loss=infinite, progress=False)
+        train(
+            model,
+            examples,
+            examples,
+            SETTINGS,
+            seed=0,
+            accelerator=accelerator,
+            loss=infinite,
+            progress=False,
+        )
 
 
 def test_every_record_is_seen_once_an_epoch_in_an_order_of_the_seed(unlearning_data):
@@ -232,9 +261,15 @@ def test_channels_last_trains_to_the_same(cohort, tmp_path):
 
 def test_channels_last_is_left_out_where_it_would_crash_or_slow_down():
     def chosen(model, choice="auto") -> bool:
-        model = placed(model, make_accelerator(DeviceConfig(device="cpu", channels_last=choice)))
-        weight = next(m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels > 1)
-        return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        model = to_device(model, make_accelerator(DeviceConfig(device="cpu", channels_last=choice)))
+        weight = next(
+            m.weight
+            for m in model.modules()
+            if isinstance(m, torch.nn.Conv2d) and m.in_channels > 1
+        )
+        return (
+            weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        )
 
     sizes = {"small": NAMED["small"].image_channels, "paper": NAMED["paper"].image_channels}
     small, paper = (lambda channels=c: ImageTower(channels, 2, 1, 2) for c in sizes.values())
@@ -242,7 +277,9 @@ def test_channels_last_is_left_out_where_it_would_crash_or_slow_down():
     assert chosen(small(), "on")
     assert not chosen(small(), "off")
     assert not chosen(paper())
-    with pytest.raises(InputError, match=r"channels_last = 'on': stages\.0\.0\.downsample\.0 is a strided 1x1"):
+    with pytest.raises(
+        InputError, match=r"channels_last = 'on': stages\.0\.0\.downsample\.0 is a strided 1x1"
+    ):
         chosen(paper(), "on")
     assert not chosen(torchvision.models.resnet18())
     assert chosen(torchvision.models.resnet18(), "on")
@@ -251,15 +288,23 @@ def test_channels_last_is_left_out_where_it_would_crash_or_slow_down():
 def test_compiled_steps_train_to_the_same(cohort, monkeypatch, tmp_path):
     seen = []
     compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **how: seen.append(how) or compiled(model, **how))
-    plain, _, a = fit(cohort, make_accelerator(DeviceConfig(device="cpu")), TrainingConfig(epochs=1))
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **how: seen.append(how) or compiled(model, **how)
+    )
+    plain, _, a = fit(
+        cohort, make_accelerator(DeviceConfig(device="cpu")), TrainingConfig(epochs=1)
+    )
     assert seen == []
     accelerator = make_accelerator(DeviceConfig(device="cpu", compile="aot_eager"))
-    model, _, b = fit(cohort, accelerator, TrainingConfig(epochs=1), state_folder=tmp_path / "state")
+    model, _, b = fit(
+        cohort, accelerator, TrainingConfig(epochs=1), state_folder=tmp_path / "state"
+    )
     assert seen[0]["backend"] == "aot_eager"
     assert b.epochs[-1]["train_loss"] == pytest.approx(a.epochs[-1]["train_loss"], rel=1e-3)
     assert list(model.state_dict()) == list(plain.state_dict())
-    resumed, _, _ = fit(cohort, accelerator, TrainingConfig(epochs=1), state_folder=tmp_path / "state")
+    resumed, _, _ = fit(
+        cohort, accelerator, TrainingConfig(epochs=1), state_folder=tmp_path / "state"
+    )
     assert same(resumed, model)
 
 
@@ -271,16 +316,16 @@ def test_cuda_where_there_is_none_stops():
 
 def test_models_are_trained_side_by_side_only_where_cores_are_left(monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "4")
-    assert DeviceConfig(device="cpu").at_once() == 1
-    assert DeviceConfig(device="cpu", threads=1).at_once() == min(4, joblib.cpu_count())
-    assert DeviceConfig(device="cpu", threads=64).at_once() == 1
+    assert parallel_models(DeviceConfig(device="cpu")) == 1
+    assert parallel_models(DeviceConfig(device="cpu", threads=1)) == min(4, joblib.cpu_count())
+    assert parallel_models(DeviceConfig(device="cpu", threads=64)) == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert DeviceConfig(device="cpu", threads=1).at_once() == 1
+    assert parallel_models(DeviceConfig(device="cpu", threads=1)) == 1
 
 
 def test_side_by_side_gives_what_one_after_another_gives(monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
     settings = DeviceConfig(device="cpu", threads=1)
-    assert side_by_side(math.sqrt, [4, 9, 16], settings, progress=False) == [2, 3, 4]
+    assert run_parallel(math.sqrt, [4, 9, 16], settings, progress=False) == [2, 3, 4]
     with pytest.raises(ValueError, match=r"math domain|nonnegative"):
-        side_by_side(math.sqrt, [4, -1], settings, progress=False)
+        run_parallel(math.sqrt, [4, -1], settings, progress=False)

@@ -10,7 +10,13 @@ from conftest import weights
 from forget_mi.runs.params import TuningConfig
 from forget_mi.studies import tuning
 from forget_mi.studies.tuning import search
-from forget_mi.studies.tuning_score import Case, Seen, score_terms, strangers_called, withhold
+from forget_mi.studies.tuning_score import (
+    TuningCase,
+    TuningPredictions,
+    score_terms,
+    validation_member_rate,
+    withhold,
+)
 from forget_mi.training.devices import make_accelerator
 from forget_mi.training.prediction import Predictions
 from forget_mi.unlearning import neg_grad
@@ -41,11 +47,14 @@ def wrong(strength: float) -> Predictions:
     return dataclasses.replace(certain(1 - LABELS, strength), labels=LABELS)
 
 
-ORIGINAL = Seen(forget=MEMBER, validation=stranger(0), stay=MEMBER, stayers=800)
+ORIGINAL = TuningPredictions(forget=MEMBER, validation=stranger(0), stay=MEMBER, stayers=800)
 
 
 def test_a_model_to_which_the_forgotten_are_strangers_scores_near_zero():
-    terms = score_terms(ORIGINAL, Seen(forget=stranger(0), validation=stranger(0), stay=MEMBER, stayers=800))
+    terms = score_terms(
+        ORIGINAL,
+        TuningPredictions(forget=stranger(0), validation=stranger(0), stay=MEMBER, stayers=800),
+    )
     exact = {name: value for name, value in terms.items() if name != "member_calls"}
     assert all(value == pytest.approx(0, abs=1e-12) for value in exact.values())
     assert terms["member_calls"] < 0.15
@@ -76,22 +85,29 @@ def test_forgetting_too_well_is_not_rewarded():
 
 def test_disturbing_those_who_stay_is_punished():
     """A model to which everyone has become a stranger has forgotten the request, and the rest with it."""
-    terms = score_terms(ORIGINAL, Seen(stranger(1), stranger(0), stranger(2), stayers=800))
+    terms = score_terms(
+        ORIGINAL, TuningPredictions(stranger(1), stranger(0), stranger(2), stayers=800)
+    )
     assert terms["stay"] > 0.3
     assert terms["member_calls"] > 0.5, "the attack then calls everyone a member"
 
 
 def test_strangers_are_judged_by_an_attack_that_has_not_seen_them():
-    assert 0.05 < strangers_called(ORIGINAL) < 0.5
+    assert 0.05 < validation_member_rate(ORIGINAL) < 0.5
     same_patient = dataclasses.replace(stranger(0), patients=np.zeros(80, int))
-    assert 0 <= strangers_called(dataclasses.replace(ORIGINAL, validation=same_patient)) <= 1
+    assert 0 <= validation_member_rate(dataclasses.replace(ORIGINAL, validation=same_patient)) <= 1
 
 
 def test_the_withheld_patients_stay_and_are_not_shown(unlearning_data):
     rest, stay = withhold(unlearning_data, 0.2, seed=1)
     assert not set(rest.retain.patients.tolist()) & set(stay.patients.tolist())
-    assert sorted([*rest.retain.rows.tolist(), *stay.rows.tolist()]) == unlearning_data.retain.rows.tolist()
-    assert len(set(stay.patients.tolist())) == round(0.2 * len(set(unlearning_data.retain.patients.tolist())))
+    assert (
+        sorted([*rest.retain.rows.tolist(), *stay.rows.tolist()])
+        == unlearning_data.retain.rows.tolist()
+    )
+    assert len(set(stay.patients.tolist())) == round(
+        0.2 * len(set(unlearning_data.retain.patients.tolist()))
+    )
     assert rest.forget is unlearning_data.forget
 
 
@@ -99,7 +115,7 @@ def test_the_withheld_patients_stay_and_are_not_shown(unlearning_data):
 def case(original, unlearning_data):
     work = len(unlearning_data.retain) * 20
     rest, stay = withhold(unlearning_data, 0.1, seed=0)
-    return Case("one", original[0], rest, stay, seed=3, retraining_work=work)
+    return TuningCase("one", original[0], rest, stay, seed=3, retraining_work=work)
 
 
 def stub(monkeypatch, cost=1.0):
@@ -113,9 +129,13 @@ def stub(monkeypatch, cost=1.0):
         calls.append(settings)
         return settings, UnlearningLog(work=cost * settings.epochs)
 
-    search_space = {"learning_rate": LogUniform(1e-4, 1e-1), "epochs": Whole(1, 9), "batch_size": OneOf((4, 8))}
+    search_space = {
+        "learning_rate": LogUniform(1e-4, 1e-1),
+        "epochs": Whole(1, 9),
+        "batch_size": OneOf((4, 8)),
+    }
     module = types.SimpleNamespace(Config=StepConfig, SEARCH=search_space, unlearn=unlearn)
-    monkeypatch.setattr(tuning, "find", lambda name: module)
+    monkeypatch.setattr(tuning, "get_method", lambda name: module)
     monkeypatch.setattr(tuning, "code_fingerprint", lambda *names: "code")
 
     def seen_by(model, data, accelerator):
@@ -124,7 +144,7 @@ def stub(monkeypatch, cost=1.0):
     def terms(before, after):
         return {"distance": abs(np.log10(after.learning_rate) + 2) + 0.01 * after.epochs}
 
-    monkeypatch.setattr(tuning.Seen, "by", staticmethod(seen_by))
+    monkeypatch.setattr(tuning.TuningPredictions, "of_model", staticmethod(seen_by))
     monkeypatch.setattr(tuning, "score_terms", terms)
     return calls
 
@@ -138,7 +158,9 @@ def test_a_search_finds_what_scores_best(case, monkeypatch):
     assert len(calls) == len(trials) == 12
     assert trials.score.idxmin() == trials.chosen.idxmax()
     assert best["learning_rate"] == trials.learning_rate[trials.chosen].item()
-    assert trials.learning_rate[0] == StepConfig().learning_rate, "the first trial takes the defaults"
+    assert trials.learning_rate[0] == StepConfig().learning_rate, (
+        "the first trial takes the defaults"
+    )
     assert trials.score.min() < trials.score[0]
 
 
@@ -170,19 +192,27 @@ def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(case, monke
     with pytest.raises(KeyboardInterrupt):
         search("made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False)
     tuning.find("made").unlearn = real
-    best, trials = search("made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False)
+    best, trials = search(
+        "made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False
+    )
     finished = trials[trials.ended != "interrupted"]
     assert len(calls) == 12
     assert best == whole_best
     assert finished.score.tolist() == whole.score.tolist()
-    again, _ = search("made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False)
+    again, _ = search(
+        "made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False
+    )
     assert (again, len(calls)) == (whole_best, 12), "a finished search is read"
 
 
 def test_a_real_method_is_searched_and_the_original_left_alone(case, monkeypatch):
     before = weights(case.original)
     settings = TuningConfig(trials=2, seeds=(10,), fractions=(0.1,), budget=1.0)
-    best, trials = search("neg_grad", {"batch_norm": "frozen"}, [case], settings, make_accelerator(), progress=False)
+    best, trials = search(
+        "neg_grad", {"batch_norm": "frozen"}, [case], settings, make_accelerator(), progress=False
+    )
     assert neg_grad.Config(**best).batch_norm == "frozen"
-    assert all((case.original.state_dict()[name] == tensor).all() for name, tensor in before.items())
+    assert all(
+        (case.original.state_dict()[name] == tensor).all() for name, tensor in before.items()
+    )
     assert trials.share.notna().all()

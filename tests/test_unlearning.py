@@ -9,54 +9,75 @@ from forget_mi import unlearning
 from forget_mi.config import build
 from forget_mi.errors import InputError
 from forget_mi.training.prediction import predict
-from forget_mi.unlearning import forget_mi
-from forget_mi.unlearning import loop as steps
+from forget_mi.unlearning import forget_mi, loop, teacher_outputs
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.forget_mi import SETTINGS, Config, noisy_copies
-from forget_mi.unlearning.samplers import draw_in_rounds
-from forget_mi.unlearning.teacher_outputs import OriginalOutputs
+from forget_mi.unlearning.samplers import sample_in_rounds
+from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
-SETTINGS_TO_TRY = {"sigma": 0.5, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "stop": "never"}
+SETTINGS_TO_TRY = {
+    "sigma": 0.5,
+    "epochs": 2,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "stop": "never",
+}
 
 
 def unlearn(original, data, accelerator, seed=0, **settings):
     config = Config(**{**SETTINGS_TO_TRY, **settings})
-    return forget_mi.unlearn(original[0], data, config, seed=seed, accelerator=accelerator, progress=False)
+    return forget_mi.unlearn(
+        original[0], data, config, seed=seed, accelerator=accelerator, progress=False
+    )
 
 
 def test_a_method_is_found_by_name():
-    assert unlearning.find("forget_mi") is forget_mi
+    assert unlearning.get_method("forget_mi") is forget_mi
     with pytest.raises(InputError, match=r"unlearning\.method = 'magic': allowed are forget_mi"):
-        unlearning.find("magic")
+        unlearning.get_method("magic")
 
 
 def test_a_method_sees_no_test_set_and_no_retrained_model(cohort, request_10, unlearning_data):
     names = {field.name for field in dataclasses.fields(UnlearningData)}
-    # kept: what F_og said of D_r (tests/test_kept.py).
     own = {"forget", "retain", "validation", "forget_reports", "tokenizer", "max_tokens"}
-    assert names == own | {"references", "kept"}
-    assert unlearning_data.kept is None
+    assert names == own | {"references"}
     sets = [getattr(unlearning_data, name) for name in ("forget", "retain", "validation")]
-    sets += [examples for each in unlearning_data.references for examples in (each.forget, each.validation)]
+    sets += [
+        examples
+        for each in unlearning_data.references
+        for examples in (each.forget, each.validation)
+    ]
     seen = {int(row) for examples in sets for row in examples.rows}
     assert not seen & set(np.flatnonzero(cohort.table.split == "test"))
     assert set(unlearning_data.forget.rows.tolist()) == set(request_10.forget_rows(cohort).tolist())
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_every_setting_moves_the_model_and_leaves_the_original(original, unlearning_data, accelerator, setting):
+def test_every_setting_moves_the_model_and_leaves_the_original(
+    original, unlearning_data, accelerator, setting
+):
     before = weights(original[0])
     unlearned, log = unlearn(original, unlearning_data, accelerator, setting=setting)
     assert not differs(before, original[0].state_dict())
     assert differs(before, unlearned.state_dict())
-    assert set(log.epochs[0]) == {"epoch", "uu", "ur", "mu", "mr", "total", "forget_loss"}  # nothing was asked of D_v
+    assert set(log.epochs[0]) == {
+        "epoch",
+        "uu",
+        "ur",
+        "mu",
+        "mr",
+        "total",
+        "forget_loss",
+    }  # nothing was asked of D_v
     assert all(np.isfinite(list(row.values())).all() for row in log.epochs)
     assert log.seconds > 0
     assert log.stopped == "all epochs were run"
 
 
 def test_same_seed_same_result(original, unlearning_data, accelerator):
-    first, second, other = (unlearn(original, unlearning_data, accelerator, seed=s)[0] for s in (1, 1, 2))
+    first, second, other = (
+        unlearn(original, unlearning_data, accelerator, seed=s)[0] for s in (1, 1, 2)
+    )
     assert not differs(weights(first), weights(second))
     assert differs(weights(first), weights(other))
 
@@ -67,46 +88,56 @@ def test_forgetting_pulls_towards_the_noisy_targets(original, unlearning_data, a
     assert log.epochs[-1]["mu"] < log.epochs[0]["mu"]
 
 
-def test_no_noise_leaves_the_zero_gradient_and_stays_bounded(original, unlearning_data, accelerator):
-    _, log = unlearn(original, unlearning_data, accelerator, setting="no_noise", epochs=20, margin=2.0)
+def test_no_noise_leaves_the_zero_gradient_and_stays_bounded(
+    original, unlearning_data, accelerator
+):
+    _, log = unlearn(
+        original, unlearning_data, accelerator, setting="no_noise", epochs=20, margin=2.0
+    )
     assert log.epochs[-1]["uu"] < log.epochs[0]["uu"] <= 2.0
-    unlearned, _ = unlearn(original, unlearning_data, accelerator, setting="no_noise", epochs=60, margin=2.0)
+    unlearned, _ = unlearn(
+        original, unlearning_data, accelerator, setting="no_noise", epochs=60, margin=2.0
+    )
     moved = predict(unlearned, unlearning_data.forget, accelerator).image_embedding
     start = predict(original[0], unlearning_data.forget, accelerator).image_embedding
     assert np.linalg.norm(moved - start, axis=1).max() < 10
 
 
-def test_original_outputs_are_computed_once_and_only_where_asked(original, unlearning_data, accelerator, monkeypatch):
+def test_teacher_outputs_are_computed_once_and_only_where_needed(
+    original, unlearning_data, accelerator, monkeypatch
+):
     seen = []
-    real = steps.predict
+    real = teacher_outputs.predict
 
     def counting(model, examples, accelerator):
         seen.extend(examples.rows.tolist())
         return real(model, examples, accelerator)
 
-    monkeypatch.setattr(steps, "predict", counting)
-    cache = OriginalOutputs(original[0], unlearning_data.retain, accelerator, UnlearningLog())
+    monkeypatch.setattr(teacher_outputs, "predict", counting)
+    cache = TeacherOutputs(original[0], unlearning_data.retain, accelerator, UnlearningLog())
     for index in ([3, 1], [1, 5, 3], [5]):
-        cache.prepare(np.array(index))
+        cache.compute(np.array(index))
     assert len(seen) == len(set(seen)) == 3
     expected = real(original[0], unlearning_data.retain.select([5, 1]), accelerator)
     assert len(cache._values.text_logits) == 3  # and nothing is held for the others
     z = cache.at(torch.tensor([5, 1]))
     for name in z._fields:
-        np.testing.assert_allclose(getattr(z, name).numpy(), getattr(expected, name), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            getattr(z, name).numpy(), getattr(expected, name), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_original_is_not_asked_in_the_loop(original, unlearning_data, accelerator, monkeypatch):
     """However many passes are made, F_og computes each record's embeddings at most once."""
     asked = []
-    real = steps.predict
+    real = teacher_outputs.predict
 
     def counting(model, examples, accelerator):
         if not any(p.requires_grad for p in model.parameters()):
             asked.extend(examples.rows.tolist())
         return real(model, examples, accelerator)
 
-    monkeypatch.setattr(steps, "predict", counting)
+    monkeypatch.setattr(teacher_outputs, "predict", counting)
     unlearn(original, unlearning_data, accelerator, epochs=20, retain_batch=8)
     forget = set(unlearning_data.forget.rows.tolist())
     retain = set(unlearning_data.retain.rows.tolist())
@@ -114,7 +145,9 @@ def test_the_original_is_not_asked_in_the_loop(original, unlearning_data, accele
     assert len([r for r in asked if r in retain]) == len({r for r in asked if r in retain})
 
 
-def test_it_stops_when_the_forget_loss_reaches_the_validation_loss(original, unlearning_data, accelerator, monkeypatch):
+def test_it_stops_when_the_forget_loss_reaches_the_validation_loss(
+    original, unlearning_data, accelerator, monkeypatch
+):
     measured = iter([0.5, 0.3, 0.49, 0.51])  # of F_og on D_v, then of F_ul on D_f after each pass
     asked = []
 
@@ -122,7 +155,7 @@ def test_it_stops_when_the_forget_loss_reaches_the_validation_loss(original, unl
         asked.append(examples)
         return next(measured)
 
-    monkeypatch.setattr(steps, "fused_loss", scripted)
+    monkeypatch.setattr(loop, "fused_loss", scripted)
     _, log = unlearn(original, unlearning_data, accelerator, epochs=20, stop="validation")
     assert log.stopped == "the forget loss reached the validation loss"
     assert [row["forget_loss"] for row in log.epochs] == [0.3, 0.49, 0.51]
@@ -132,9 +165,13 @@ def test_it_stops_when_the_forget_loss_reaches_the_validation_loss(original, unl
     ] * 3
 
 
-def test_far_from_the_bar_the_forget_loss_costs_no_pass(original, unlearning_data, accelerator, monkeypatch):
-    monkeypatch.setattr(steps, "fused_loss", lambda model, examples, accelerator: 100.0)
-    _, log = unlearn(original, unlearning_data, accelerator, epochs=1, stop="validation", learning_rate=1e-9)
+def test_far_from_the_bar_the_forget_loss_costs_no_pass(
+    original, unlearning_data, accelerator, monkeypatch
+):
+    monkeypatch.setattr(loop, "fused_loss", lambda model, examples, accelerator: 100.0)
+    _, log = unlearn(
+        original, unlearning_data, accelerator, epochs=1, stop="validation", learning_rate=1e-9
+    )
     truth = predict(original[0], unlearning_data.forget, accelerator).cross_entropy("fused").mean()
     assert log.epochs[0]["forget_loss"] == pytest.approx(truth, rel=1e-3)
 
@@ -161,8 +198,8 @@ def test_noisy_copies_are_noisy_in_both_modalities(unlearning_data):
 
 def test_records_come_without_repetition_until_all_were_drawn():
     rng = np.random.default_rng(0)
-    assert len(set(draw_in_rounds(rng, 10, 7))) == 7
-    drawn = draw_in_rounds(rng, 10, 25)
+    assert len(set(sample_in_rounds(rng, 10, 7))) == 7
+    drawn = sample_in_rounds(rng, 10, 25)
     assert len(drawn) == 25
     assert np.bincount(drawn, minlength=10).min() >= 2
 
@@ -173,7 +210,10 @@ def test_records_come_without_repetition_until_all_were_drawn():
         ({"setting": "loud"}, r"unlearning\.setting = 'loud'.*'equal'"),
         ({"text_noise": 1.5}, r"unlearning\.text_noise = 1\.5"),
         ({"epochs": 0}, r"unlearning\.epochs = 0"),
-        ({"sigmma": 0.1}, r"unknown parameter unlearning\.sigmma = 0\.1; allowed are epochs.*sigma"),
+        (
+            {"sigmma": 0.1},
+            r"unknown parameter unlearning\.sigmma = 0\.1; allowed are epochs.*sigma",
+        ),
         ({"learning_rate": "fast"}, r"unlearning\.learning_rate = 'fast'"),
     ],
 )

@@ -17,7 +17,9 @@ T = TypeVar("T")
 
 def config(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass whose values are checked against their annotations when it is built."""
-    return dataclass(cls, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", validate_default=True))
+    return dataclass(
+        cls, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", validate_default=True)
+    )
 
 
 def build(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
@@ -33,7 +35,9 @@ def build(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
     unknown = [name for name in values if name not in names]
     if unknown:
         name = unknown[0]
-        raise InputError(f"unknown parameter {where}.{name} = {values[name]!r}; allowed are {', '.join(names)}")
+        raise InputError(
+            f"unknown parameter {where}.{name} = {values[name]!r}; allowed are {', '.join(names)}"
+        )
     try:
         return cls(**values)
     except ValidationError as error:
@@ -42,7 +46,7 @@ def build(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
         raise InputError(f"parameter {name} = {first['input']!r}: {first['msg']}") from None
 
 
-def imported(name: str, parameter: str) -> Any:
+def import_object(name: str, parameter: str) -> Any:
     """What 'package.module:name' names. Raises InputError where it can't be imported."""
     module, _, attribute = str(name).partition(":")
     try:

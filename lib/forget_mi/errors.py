@@ -1,6 +1,9 @@
-"""The one exception that means 'your input is wrong'."""
+"""The exceptions that mean 'your input is wrong', and the import of optional packages."""
 
 from __future__ import annotations
+
+import importlib
+from types import ModuleType
 
 
 class InputError(Exception):
@@ -8,3 +11,17 @@ class InputError(Exception):
 
     No ValueError: it has to pass through code that catches those.
     """
+
+
+class MissingExtraError(InputError, ImportError):
+    """A package of one of the extras in pyproject.toml is not installed."""
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Import a module that one of the extras installs. Raises MissingExtraError that names the extra."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed; it comes with an extra: pip install 'forget-mi[{extra}]'"
+        ) from None

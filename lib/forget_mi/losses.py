@@ -29,7 +29,9 @@ def ranking_loss(z: Embeddings, labels: Tensor, studies: Tensor) -> Tensor:
     paired = (z.image * z.text).sum(-1)
     impostor_image = (image_j * z.text).sum(-1)
     impostor_text = (z.image * text_j).sum(-1)
-    return (F.relu(impostor_image - paired + margin) + F.relu(impostor_text - paired + margin)).mean()
+    return (
+        F.relu(impostor_image - paired + margin) + F.relu(impostor_text - paired + margin)
+    ).mean()
 
 
 def classification_loss(output: ModelOutput, labels: Tensor) -> Tensor:
@@ -41,7 +43,11 @@ def training_loss(output: ModelOutput, labels: Tensor, studies: Tensor) -> Tenso
     """CE(image) + CE(text) + ranking loss: what F_og and F_re are trained with. With one tower, or two of
     different widths, there is nothing to rank: CE alone."""
     loss = classification_loss(output, labels)
-    return loss + ranking_loss(output.embeddings, labels, studies) if output.embeddings.are_paired else loss
+    return (
+        loss + ranking_loss(output.embeddings, labels, studies)
+        if output.embeddings.are_paired
+        else loss
+    )
 
 
 def unimodal_distance(z: Embeddings, target: Embeddings) -> Tensor:

@@ -12,7 +12,9 @@ def binary_auc(positives: np.ndarray, negatives: np.ndarray) -> float:
     negatives = np.sort(negatives)
     if n == 0 or m == 0 or np.isnan(negatives[-1]) or np.isnan(positives).any():
         return float("nan")
-    below, up_to = (np.searchsorted(negatives, positives, side=side).sum() for side in ("left", "right"))
+    below, up_to = (
+        np.searchsorted(negatives, positives, side=side).sum() for side in ("left", "right")
+    )
     return float((below + up_to) / (2 * n * m))
 
 
@@ -24,7 +26,14 @@ def mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     present = np.unique(labels)
     if len(present) < 2:
         return float("nan")
-    return float(np.mean([binary_auc(probabilities[labels == c, c], probabilities[labels != c, c]) for c in present]))
+    return float(
+        np.mean(
+            [
+                binary_auc(probabilities[labels == c, c], probabilities[labels != c, c])
+                for c in present
+            ]
+        )
+    )
 
 
 def macro_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:

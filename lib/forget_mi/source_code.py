@@ -14,12 +14,16 @@ LIBRARY = Path(__file__).parent
 def sources_of(*modules: str) -> list[Path]:
     """The files of some modules and of all modules of the library that they import, at any depth, sorted.
 
-    modules: names below forget_mi, 'training' or 'unlearning.scrub'. Imports inside functions count; modules found by
-    name at run time (importlib) don't, and have to be named. Raises ValueError for a module that does not exist.
+    modules: names below forget_mi, 'training.loop' or 'unlearning.scrub'; a package counts with all its modules. Imports
+    inside functions count; modules found by name at run time (importlib) don't, and have to be named. Raises ValueError
+    for a module that does not exist.
     """
-    found, waiting = set(), [_file_of(name) for name in modules]
-    if None in waiting:
-        raise ValueError(f"no module forget_mi.{modules[waiting.index(None)]}")
+    found, waiting = set(), []
+    for name in modules:
+        files = _files_of(name)
+        if not files:
+            raise ValueError(f"no module forget_mi.{name}")
+        waiting += files
     while waiting:
         path = waiting.pop()
         if path not in found:
@@ -37,11 +41,11 @@ def code_fingerprint(*modules: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _file_of(name: str) -> Path | None:
+def _files_of(name: str) -> list[Path]:
+    """The file of a module, or all files of a package; none where there is no such module."""
     path = LIBRARY.joinpath(*name.split("."))
-    if path.with_suffix(".py").is_file():
-        return path.with_suffix(".py")
-    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+    file = path.with_suffix(".py")
+    return [file] if file.is_file() else sorted(path.rglob("*.py"))
 
 
 @cache
@@ -50,7 +54,12 @@ def _imported_by(path: Path) -> frozenset[Path]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "forget_mi":
             module = node.module.removeprefix("forget_mi").lstrip(".")
-            names |= {module} | {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+            parts = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]
+            names |= {part if _files_of(part) else module for part in parts}
         elif isinstance(node, ast.Import):
-            names |= {a.name.removeprefix("forget_mi.") for a in node.names if a.name.startswith("forget_mi.")}
-    return frozenset(file for name in names if name and (file := _file_of(name)) is not None)
+            names |= {
+                a.name.removeprefix("forget_mi.")
+                for a in node.names
+                if a.name.startswith("forget_mi.")
+            }
+    return frozenset(file for name in names if name for file in _files_of(name))

@@ -20,17 +20,32 @@ PATIENCE = 150  # seconds for one notebook on a busy machine
 def lab(tmp_path_factory):
     """A JupyterLab on copies of the notebooks that run the tiny profile: its address and its folder."""
     folder = tmp_path_factory.mktemp("lab")
-    parameters = {"profile": "tiny", "run_dir": str(folder / "run"), "overrides": {"shadows.count": 0}}
+    parameters = {
+        "profile": "tiny",
+        "run_dir": str(folder / "run"),
+        "overrides": {"shadows.count": 0},
+    }
     for name in (*NOTEBOOKS, "explore"):
-        notebook = json.loads(with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters))
+        notebook = json.loads(
+            with_parameters((ROOT / "notebooks" / f"{name}.ipynb").read_text(), parameters)
+        )
         for cell in notebook["cells"]:
-            cell.update({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
+            cell.update(
+                {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}
+            )
         (folder / f"{name}.ipynb").write_text(json.dumps(notebook))
     port = free_port()
     command = [
         *(sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}"),
-        *(f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"),
-        *(f"--LabApp.workspaces_dir={folder / 'workspaces'}", f"--LabApp.user_settings_dir={folder / 'settings'}"),
+        *(
+            f"--ServerApp.root_dir={folder}",
+            "--IdentityProvider.token=",
+            "--ServerApp.disable_check_xsrf=True",
+        ),
+        *(
+            f"--LabApp.workspaces_dir={folder / 'workspaces'}",
+            f"--LabApp.user_settings_dir={folder / 'settings'}",
+        ),
     ]
     url = f"http://127.0.0.1:{port}"
     with server(command, f"{url}/api", folder / "lab.log", folder):
@@ -42,7 +57,11 @@ def code_cells(path) -> list[dict]:
     moment is empty or has its beginning only, and is read again."""
     for _ in range(100):
         try:
-            return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+            return [
+                cell
+                for cell in json.loads(path.read_text())["cells"]
+                if cell["cell_type"] == "code"
+            ]
         except ValueError:  # of the JSON, or of a character that is half there
             time.sleep(0.1)
     raise AssertionError(f"{path}: no notebook in 10 s, {path.stat().st_size} bytes")
@@ -55,8 +74,12 @@ def pictures(cells) -> int:
 def kernel_is_ready(url: str, notebook: str) -> bool:
     """Whether the server has a kernel for the notebook that has answered, and to which the page is connected."""
     with urllib.request.urlopen(f"{url}/api/sessions", timeout=10) as answer:
-        kernels = [session["kernel"] for session in json.load(answer) if session["path"] == notebook]
-    return any(kernel["execution_state"] == "idle" and kernel["connections"] > 0 for kernel in kernels)
+        kernels = [
+            session["kernel"] for session in json.load(answer) if session["path"] == notebook
+        ]
+    return any(
+        kernel["execution_state"] == "idle" and kernel["connections"] > 0 for kernel in kernels
+    )
 
 
 def accept_kernel(page) -> None:
@@ -78,7 +101,11 @@ def run_all(name: str, lab, chromium):
         accept_kernel(page)
         nothing_yet = all(cell["execution_count"] is None for cell in code_cells(path))
         # A kernel that has just been started may still lose what is run: then Run is pressed again.
-        if nothing_yet and kernel_is_ready(url, path.name) and (clicked is None or time.monotonic() - clicked > 15):
+        if (
+            nothing_yet
+            and kernel_is_ready(url, path.name)
+            and (clicked is None or time.monotonic() - clicked > 15)
+        ):
             page.click(".lm-MenuBar-item >> text=Run")
             page.click(".lm-Menu-item >> text=/^Run All Cells$/")
             clicked = time.monotonic()
@@ -93,7 +120,10 @@ def run_all(name: str, lab, chromium):
         waited = time.monotonic() - started
         assert waited < PATIENCE, f"{name}: not finished after {waited:.0f} s"
     page.wait_for_selector(".jp-RenderedMarkdown h1, .jp-RenderedHTMLCommon h1", timeout=10_000)
-    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert (
+        page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count()
+        == 0
+    )
     return page
 
 

@@ -21,7 +21,15 @@ def explorer(tmp_path_factory):
     notebook = (ROOT / "notebooks" / "explore.ipynb").read_text()
     (folder / "explore.ipynb").write_text(with_parameters(notebook, parameters))
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "voila", "explore.ipynb", "--no-browser", f"--port={port}", "--theme=light"]
+    command = [
+        sys.executable,
+        "-m",
+        "voila",
+        "explore.ipynb",
+        "--no-browser",
+        f"--port={port}",
+        "--theme=light",
+    ]
     with server(command, f"{url}/voila/static/main.js", folder / "voila.log", folder):
         yield url
 

@@ -71,7 +71,9 @@ def url(site):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -91,7 +93,12 @@ def pages(site) -> dict[str, Page]:
 def page(chromium, url):
     """A browser page that fails the test where it asks anybody else, is refused something, or stops with an error."""
     page, wrong = chromium.new_page(viewport={"width": 1200, "height": 900}), []
-    page.on("request", lambda r: r.url.startswith((url, "data:", "blob:", "about:")) or wrong.append(f"asks {r.url}"))
+    page.on(
+        "request",
+        lambda r: (
+            r.url.startswith((url, "data:", "blob:", "about:")) or wrong.append(f"asks {r.url}")
+        ),
+    )
     page.on("response", lambda r: r.status < 400 or wrong.append(f"{r.status} {r.url}"))
     page.on("pageerror", lambda error: wrong.append(f"error {error}"))
     yield page
@@ -100,7 +107,9 @@ def page(chromium, url):
 
 
 def test_no_page_needs_anything_from_elsewhere(pages):
-    outside = {(name, r) for name, page in pages.items() for r in page.resources if urlsplit(r).netloc}
+    outside = {
+        (name, r) for name, page in pages.items() for r in page.resources if urlsplit(r).netloc
+    }
     assert not outside, sorted(outside)[:3]
 
 
@@ -136,7 +145,11 @@ def test_each_of_ten_things_is_two_clicks_from_the_start(wanted, page, url):
 
 
 def test_mathematics_is_typeset(page, url):
-    for name in ("docs/measures.html", "notebooks/03_unlearn.html", "notebooks/course/04_four_losses.html"):
+    for name in (
+        "docs/measures.html",
+        "notebooks/03_unlearn.html",
+        "notebooks/course/04_four_losses.html",
+    ):
         page.goto(f"{url}/{name}")
         page.wait_for_selector("article .MathJax", timeout=30_000)
         page.evaluate("() => new Promise(done => MathJax.Hub.Queue(() => done()))")
@@ -159,7 +172,9 @@ def settle(page) -> None:
     which Playwright advises against, now and then never comes.)"""
     page.evaluate("() => document.fonts.ready.then(() => true)")
     formulas = "new Promise(done => MathJax.Hub.Queue(() => done(true)))"
-    page.evaluate(f"() => window.MathJax && MathJax.Hub ? {formulas} : true")  # without formulas it is settings only
+    page.evaluate(
+        f"() => window.MathJax && MathJax.Hub ? {formulas} : true"
+    )  # without formulas it is settings only
     page.wait_for_timeout(500)
 
 
@@ -174,12 +189,18 @@ def test_pages_read_well_on_a_telephone(name, page, url):
 
 @pytest.mark.parametrize("name", READ)
 def test_axe_finds_no_serious_fault(name, chromium, url):
-    page = chromium.new_page(viewport={"width": 1200, "height": 900})  # axe asks for style sheets of its own
+    page = chromium.new_page(
+        viewport={"width": 1200, "height": 900}
+    )  # axe asks for style sheets of its own
     page.goto(f"{url}/{name}")
     settle(page)
     found = Axe().run(page).response["violations"]
     page.close()
-    serious = [f"{v['id']}: {v['nodes'][0]['html'][:160]}" for v in found if v["impact"] in ("serious", "critical")]
+    serious = [
+        f"{v['id']}: {v['nodes'][0]['html'][:160]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
     assert not serious, serious
 
 
@@ -193,7 +214,10 @@ def test_slides_advance(lesson, page, url):
         page.keyboard.press("Space")
         page.wait_for_timeout(150)
     assert len(seen) == 6
-    assert page.locator(".reveal .slides section.present h2").count() or page.locator("section.present").count()
+    assert (
+        page.locator(".reveal .slides section.present h2").count()
+        or page.locator("section.present").count()
+    )
     assert page.evaluate("Reveal.getTotalSlides()") >= 8
 
 
@@ -209,7 +233,17 @@ def test_the_build_fails_on_a_warning(tmp_path):
     (docs / "conf.py").write_text((ROOT / "docs" / "conf.py").read_text())
     (docs / "_static" / "site.css").write_text("")
     (docs / "index.md").write_text("# Start\n\n[nowhere](nowhere.md)\n")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", str(docs), str(tmp_path), str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "-c",
+        str(docs),
+        str(tmp_path),
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "nowhere" in done.stderr

@@ -39,7 +39,12 @@ def main() -> int:
             subprocess.run([script, "start", str(SLURM)], check=True)
             configuration = {"SLURM_CONF": str(SLURM / "slurm.conf")}
             # squeue: there is no accounting, which the plugin would ask by default.
-            options = ("--workflow-profile", "workflow/profiles/slurm", "--slurm-status-command", "squeue")
+            options = (
+                "--workflow-profile",
+                "workflow/profiles/slurm",
+                "--slurm-status-command",
+                "squeue",
+            )
             there = sweep(Path(folder) / "slurm", *options, **configuration)
             jobs = subprocess.run(
                 ["scontrol", "show", "job", "--oneliner"],
@@ -52,13 +57,21 @@ def main() -> int:
             subprocess.run([script, "stop", str(SLURM)], check=True)
     pd.testing.assert_frame_equal(here, there)
     completed = [job for job in jobs if "JobState=COMPLETED" in job]
-    with_gpu = [job for job in completed if "gres/gpu" in job or "TresPerJob=gpu" in job or "gres:gpu" in job]
+    with_gpu = [
+        job
+        for job in completed
+        if "gres/gpu" in job or "TresPerJob=gpu" in job or "gres:gpu" in job
+    ]
     shadows = load_profile("tiny").shadows.count
     cells = len(GRID["fractions"]) * len(GRID["seeds"])
     expected = cells * (3 + len(GRID["approaches"])) + 1 + shadows
     assert len(completed) == expected, f"{len(completed)} of {expected} jobs completed in Slurm"
-    assert len(with_gpu) == cells * (1 + len(GRID["approaches"])) + shadows, f"{len(with_gpu)} jobs asked for a GPU"
-    print(f"{len(completed)} Slurm jobs, {len(with_gpu)} with a GPU asked for: the table equals the local one")
+    assert len(with_gpu) == cells * (1 + len(GRID["approaches"])) + shadows, (
+        f"{len(with_gpu)} jobs asked for a GPU"
+    )
+    print(
+        f"{len(completed)} Slurm jobs, {len(with_gpu)} with a GPU asked for: the table equals the local one"
+    )
     return 0
 
 

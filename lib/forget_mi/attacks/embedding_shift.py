@@ -39,8 +39,14 @@ def joint_embedding(predictions: Predictions, joint: JointEmbedding | None) -> n
     if joint is None:
         return np.concatenate(both, -1).astype(np.float64)
     with torch.no_grad():
-        return joint.cpu()(Embeddings(*(torch.from_numpy(z.astype(np.float32)) for z in both))).double().numpy()
+        return (
+            joint.cpu()(Embeddings(*(torch.from_numpy(z.astype(np.float32)) for z in both)))
+            .double()
+            .numpy()
+        )
 
 
 def _place(predictions: Predictions, joint: JointEmbedding, tower: Tower) -> np.ndarray:
-    return joint_embedding(predictions, joint) if tower == "fused" else embedding(predictions, tower)
+    return (
+        joint_embedding(predictions, joint) if tower == "fused" else embedding(predictions, tower)
+    )

@@ -11,4 +11,6 @@ from forget_mi.training.prediction import Tower
 def attack(evidence: Evidence, tower: Tower) -> Scores:
     """score(x) = -H(p) = sum_c p(c | x) log p(c | x), in nats. Needs no label, and costs nothing beyond the
     predictions; a record that was learned under a wrong label looks like any other."""
-    return Scores(*(-entropy(p.probabilities(tower), axis=-1) for p in (evidence.forget, evidence.test)))
+    return Scores(
+        *(-entropy(p.probabilities(tower), axis=-1) for p in (evidence.forget, evidence.test))
+    )

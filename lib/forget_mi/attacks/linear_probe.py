@@ -23,10 +23,15 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
 
     sides = [features(p, evidence.retain, tower) for p in (evidence.retain, evidence.validation)]
     truth = np.repeat([1, 0], [len(x) for x in sides])
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500))
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
+    )
     classifier.fit(np.concatenate(sides), truth)
     return Scores(
-        *(classifier.decision_function(features(p, evidence.retain, tower)) for p in (evidence.forget, evidence.test))
+        *(
+            classifier.decision_function(features(p, evidence.retain, tower))
+            for p in (evidence.forget, evidence.test)
+        )
     )
 
 

@@ -27,6 +27,8 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
 def likelihood_ratio(predictions: Predictions, shadows: Shadows, tower: Tower) -> np.ndarray:
     """The log likelihood ratio of each record (n)."""
     found = np.stack([margins(p, tower) for p in shadows.predictions])
-    means, spreads = zip(*(gaussian(found, mask) for mask in (shadows.member, shadows.stranger)), strict=True)
+    means, spreads = zip(
+        *(gaussian(found, mask) for mask in (shadows.member, shadows.stranger)), strict=True
+    )
     m = margins(predictions, tower)
     return norm.logpdf(m, means[0], spreads[0]) - norm.logpdf(m, means[1], spreads[1])

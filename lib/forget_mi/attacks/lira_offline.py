@@ -22,5 +22,7 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
 
 def surprise(predictions: Predictions, shadows: Shadows, tower: Tower) -> np.ndarray:
     """Standardised distance of each record's margin (n) to the shadow models' that never saw it."""
-    mean, spread = gaussian(np.stack([margins(p, tower) for p in shadows.predictions]), shadows.stranger)
+    mean, spread = gaussian(
+        np.stack([margins(p, tower) for p in shadows.predictions]), shadows.stranger
+    )
     return (margins(predictions, tower) - mean) / spread

@@ -11,7 +11,9 @@ from forget_mi.training.prediction import Predictions, Tower
 def attack(evidence: Evidence, tower: Tower) -> Scores:
     """score(x) = -Mentr(p, y), by `modified_entropy`. Assumes that the attacker knows the label; costs nothing
     beyond the predictions."""
-    return Scores(-modified_entropy(evidence.forget, tower), -modified_entropy(evidence.test, tower))
+    return Scores(
+        -modified_entropy(evidence.forget, tower), -modified_entropy(evidence.test, tower)
+    )
 
 
 def modified_entropy(predictions: Predictions, tower: Tower) -> np.ndarray:

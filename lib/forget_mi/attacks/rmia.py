@@ -20,9 +20,12 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
     at 0 and 1, are broken by ratio(x). Assumes and costs what LiRA does, and needs fewer shadow models.
     """
     ratios = {
-        side: ratio(getattr(evidence, side), evidence.shadows[side], tower) for side in ("forget", "validation", "test")
+        side: ratio(getattr(evidence, side), evidence.shadows[side], tower)
+        for side in ("forget", "validation", "test")
     }
-    return Scores(*(share_passed(ratios[side], ratios["validation"]) for side in ("forget", "test")))
+    return Scores(
+        *(share_passed(ratios[side], ratios["validation"]) for side in ("forget", "test"))
+    )
 
 
 def ratio(predictions: Predictions, shadows: Shadows, tower: Tower) -> np.ndarray:

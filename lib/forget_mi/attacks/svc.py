@@ -25,7 +25,9 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
 def decision_values(evidence: Evidence, tower: Tower, class_weight: str | None = None) -> Scores:
     """The decision values of `fitted` on D_f and D_t."""
     classifier = fitted(evidence, tower, class_weight)
-    return Scores(*(classifier.decision_function(_column(p, tower)) for p in (evidence.forget, evidence.test)))
+    return Scores(
+        *(classifier.decision_function(_column(p, tower)) for p in (evidence.forget, evidence.test))
+    )
 
 
 def member_calls(evidence: Evidence, tower: Tower, class_weight: str | None = None) -> np.ndarray:

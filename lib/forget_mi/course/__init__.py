@@ -1,5 +1,7 @@
-"""The course in notebooks/course: what its lessons start from, and the checks of their exercises, a module a lesson."""
+"""The course in notebooks/course: what its lessons start from, the checks of its exercises, the explorer."""
 
-from forget_mi.course.lesson import Lesson, open_lesson, run_tiny
+from forget_mi.lazy import lazy_exports
 
-__all__ = ["Lesson", "open_lesson", "run_tiny"]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__, {"lesson": "Lesson open_lesson run_tiny", "explorer": "Explorer"}
+)

@@ -27,7 +27,9 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
     def printed(*answers: Any) -> None:
         try:
             if any(answer is Ellipsis for answer in answers):
-                raise NotYetError("This exercise is still empty: put your answer in place of the three dots.")
+                raise NotYetError(
+                    "This exercise is still empty: put your answer in place of the three dots."
+                )
             said = f"{RIGHT} {check(*answers)}"
         except NotYetError as wrong:
             said = f"{NOT_YET} {wrong}"
@@ -41,7 +43,9 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
 def call(function: Any, *arguments: Any, name: str = "your function") -> Any:
     """What the student's function gives back. Raises NotYetError where it is no function, gives nothing, or fails."""
     if not callable(function):
-        raise NotYetError(f"The check wants {name} itself, a function; it was given {describe(function)}.")
+        raise NotYetError(
+            f"The check wants {name} itself, a function; it was given {describe(function)}."
+        )
     try:
         found = function(*arguments)
     except NotYetError:
@@ -51,7 +55,9 @@ def call(function: Any, *arguments: Any, name: str = "your function") -> Any:
         where = f" in `{line}`" if line else ""
         raise NotYetError(f"{name} stopped with {type(error).__name__}: {error}{where}.") from None
     if found is None or found is Ellipsis:
-        raise NotYetError(f"{name} gives back nothing: is it still empty, or does its last line lack `return`?")
+        raise NotYetError(
+            f"{name} gives back nothing: is it still empty, or does its last line lack `return`?"
+        )
     return found
 
 
@@ -66,7 +72,9 @@ def number(answer: Any, name: str, low: float = -np.inf, high: float = np.inf) -
     except (TypeError, ValueError):
         raise NotYetError(f"{name} should be a number; it is {describe(answer)}.") from None
     if np.isnan(value):
-        raise NotYetError(f"{name} is NaN: something was divided by zero, or the logarithm of zero was taken.")
+        raise NotYetError(
+            f"{name} is NaN: something was divided by zero, or the logarithm of zero was taken."
+        )
     if not low <= value <= high:
         raise NotYetError(f"{name} is {value:.4g}, and can only lie between {low:g} and {high:g}.")
     return value
@@ -81,16 +89,24 @@ def array(answer: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if found.dtype == object:
             raise ValueError
     except ValueError:
-        raise NotYetError(f"{name} should be an array of shape {shape}; it is {describe(answer)}.") from None
+        raise NotYetError(
+            f"{name} should be an array of shape {shape}; it is {describe(answer)}."
+        ) from None
     if found.shape != shape:
         raise NotYetError(f"{name} should have shape {shape}; it has {found.shape}.")
     if found.dtype.kind == "f" and np.isnan(found).any():
-        raise NotYetError(f"{name} has NaN in it: something was divided by zero, or the logarithm of zero was taken.")
+        raise NotYetError(
+            f"{name} has NaN in it: something was divided by zero, or the logarithm of zero was taken."
+        )
     return found
 
 
 def close(
-    found: Any, right: Any, name: str, mistakes: Mapping[str, Any] | None = None, tolerance: float = 1e-4
+    found: Any,
+    right: Any,
+    name: str,
+    mistakes: Mapping[str, Any] | None = None,
+    tolerance: float = 1e-4,
 ) -> None:
     """Raise NotYetError unless a number or an array is as it should be.
 
@@ -99,21 +115,29 @@ def close(
     if np.allclose(found, right, rtol=tolerance, atol=tolerance):
         return
     for hint, value in (mistakes or {}).items():
-        if np.shape(value) == np.shape(found) and np.allclose(found, value, rtol=tolerance, atol=tolerance):
+        if np.shape(value) == np.shape(found) and np.allclose(
+            found, value, rtol=tolerance, atol=tolerance
+        ):
             raise NotYetError(hint)
     if np.ndim(found):
-        at = np.unravel_index(np.argmax(np.abs(np.asarray(found, float) - np.asarray(right, float))), np.shape(found))
+        at = np.unravel_index(
+            np.argmax(np.abs(np.asarray(found, float) - np.asarray(right, float))), np.shape(found)
+        )
         place = at[0] if len(at) == 1 else tuple(int(i) for i in at)
         raise NotYetError(f"{name} is off: at {place} it says {np.asarray(found)[at]:.4g}, where it should be "
                      f"{np.asarray(right)[at]:.4g}.")  # fmt: skip
-    raise NotYetError(f"{name} is {float(found):.4g}; that is too {'high' if found > right else 'low'}.")
+    raise NotYetError(
+        f"{name} is {float(found):.4g}; that is too {'high' if found > right else 'low'}."
+    )
 
 
 def chosen(answer: Any, right: str, why_not: Mapping[str, str]) -> None:
     """Raise NotYetError unless the right one of some answers was chosen. why_not: what to tell of each other."""
     allowed = sorted([right, *why_not])
     if not isinstance(answer, str) or answer.strip().lower() not in allowed:
-        raise NotYetError(f"Choose one of {', '.join(map(repr, allowed))}; it is {describe(answer)}.")
+        raise NotYetError(
+            f"Choose one of {', '.join(map(repr, allowed))}; it is {describe(answer)}."
+        )
     if answer.strip().lower() != right:
         raise NotYetError(why_not[answer.strip().lower()])
 

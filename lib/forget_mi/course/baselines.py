@@ -25,8 +25,10 @@ def neg_grad_plus(function: Any) -> str:
         0.3 * r - 0.7 * f,
         "the loss",
         {
-            "Minimising this *lowers* the forgotten records' loss; it should rise.": 0.3 * r + 0.7 * f,
-            "Signs turned around: minimising this makes everyone who stays worse.": 0.7 * f - 0.3 * r,
+            "Minimising this *lowers* the forgotten records' loss; it should rise.": 0.3 * r
+            + 0.7 * f,
+            "Signs turned around: minimising this makes everyone who stays worse.": 0.7 * f
+            - 0.3 * r,
             "alpha weighs the retain part, 1 - alpha the forget part.": 0.7 * r - 0.3 * f,
             "alpha is not used.": r - f,
         },
@@ -37,11 +39,20 @@ def neg_grad_plus(function: Any) -> str:
 @exercise
 def stop_at(function: Any) -> str:
     """The first epoch that has reached a stranger's loss."""
-    cases = (([0.2, 0.7, 1.3, 1.9], 1.2, 2), ([0.2, 1.2], 1.2, 1), ([0.1, 0.2, 0.3], 1.0, 2), ([1.5, 2.0], 1.0, 0))
+    cases = (
+        ([0.2, 0.7, 1.3, 1.9], 1.2, 2),
+        ([0.2, 1.2], 1.2, 1),
+        ([0.1, 0.2, 0.3], 1.0, 2),
+        ([1.5, 2.0], 1.0, 0),
+    )
     for losses, level, right in cases:
         found = number(call(function, losses, level, name="stop_at"), "the epoch")
         if found != right:
-            why = "none has reached it: the last one" if max(losses) < level else f"it has reached {level} there"
+            why = (
+                "none has reached it: the last one"
+                if max(losses) < level
+                else f"it has reached {level} there"
+            )
             given = f"For losses {losses} and a validation loss of {level}"
             raise NotYetError(f"{given} it gives {found:g}; it should be {right} ({why}).")
     return "Neither the test set nor a retrained model was asked."
@@ -61,7 +72,9 @@ def diagnosis(function: Any) -> str:
     for numbers, right in cases:
         found = call(function, *numbers, name="diagnosis")
         if found not in ("under", "over", "damaged", "fine"):
-            raise NotYetError(f"diagnosis should give one of under, over, damaged, fine; it gives {describe(found)}.")
+            raise NotYetError(
+                f"diagnosis should give one of under, over, damaged, fine; it gives {describe(found)}."
+            )
         if found != right:
             given = f"Attack {numbers[0]}, test AUC {numbers[1]}; of the retrained model {numbers[2]} and {numbers[3]}"
             raise NotYetError(f"{given}: that is {right!r}, not {found!r}.")
@@ -77,13 +90,17 @@ def damaged(answer: Any, table: pd.DataFrame) -> str:
     means = ten.groupby("method").test_auc.mean()
     right = set(means.index[means < means["retrain"] - 0.02]) - {"original", "retrain"}
     if set(answer) - set(means.index):
-        raise NotYetError(f"{sorted(set(answer) - set(means.index))[0]!r} is no method of the table.")
+        raise NotYetError(
+            f"{sorted(set(answer) - set(means.index))[0]!r} is no method of the table."
+        )
     extra, missing = sorted(set(answer) - right), sorted(right - set(answer))
     if extra:
         found = f"its mean test AUC is {means[extra[0]]:.3f}, that of the retrained models {means['retrain']:.3f}"
         raise NotYetError(f"{extra[0]} does not belong here: {found}.")
     if missing:
-        raise NotYetError(f"{len(missing)} of the methods are missing. Are only requests of 10 % looked at?")
+        raise NotYetError(
+            f"{len(missing)} of the methods are missing. Are only requests of 10 % looked at?"
+        )
     return "Ascent pays with those who stay."
 
 

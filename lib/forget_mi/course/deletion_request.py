@@ -19,23 +19,33 @@ from forget_mi.errors import InputError
 @exercise
 def write_request(function: Any, lesson: Lesson) -> str:
     """The forget CSV, and who can't be served."""
-    training = lesson.cohort.table.patient_id[lesson.cohort.table.split == "train"].unique().tolist()
+    training = (
+        lesson.cohort.table.patient_id[lesson.cohort.table.split == "train"].unique().tolist()
+    )
     a, b, c = training[:3]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "forget.csv"
-        left = call(function, [b, "nobody", a, b, c, "nobody"], set(training), path, name="write_request")
+        left = call(
+            function, [b, "nobody", a, b, c, "nobody"], set(training), path, name="write_request"
+        )
         if not path.is_file():
             raise NotYetError("No file was written at `path`.")
         try:
             columns = list(pd.read_csv(path).columns)
             served = read_forget_csv(path)
         except (InputError, ValueError) as error:
-            raise NotYetError(f"The library can't read the CSV: {str(error).replace(folder, '')}") from None
+            raise NotYetError(
+                f"The library can't read the CSV: {str(error).replace(folder, '')}"
+            ) from None
         rows = len(pd.read_csv(path))
     if columns != ["subject_id"]:
-        raise NotYetError(f"The CSV should have the one column subject_id; it has {', '.join(map(repr, columns))}.")
+        raise NotYetError(
+            f"The CSV should have the one column subject_id; it has {', '.join(map(repr, columns))}."
+        )
     if "nobody" in served:
-        raise NotYetError("Somebody who was never in training is in the request; it would be refused.")
+        raise NotYetError(
+            "Somebody who was never in training is in the request; it would be refused."
+        )
     if rows != len(set(served)):
         raise NotYetError("A person who has written twice stands in the CSV twice.")
     if served != [b, a, c]:
@@ -43,7 +53,9 @@ def write_request(function: Any, lesson: Lesson) -> str:
             f"The request should name three people in the order of their letters; it names {len(served)}."
         )
     if not isinstance(left, (list, tuple)) or list(left) != ["nobody"]:
-        raise NotYetError(f"One person can't be served, and should be named once; you give {describe(left)}.")
+        raise NotYetError(
+            f"One person can't be served, and should be named once; you give {describe(left)}."
+        )
     return "And the person who can't be served gets an answer, too."
 
 
@@ -69,7 +81,10 @@ def pseudonym(function: Any) -> str:
     }
     if found != whole[:16]:
         raise NotYetError(
-            mistakes.get(found, f"For 'S00012' and the salt 'a secret' it gives {found[:20]!r}; that is another hash.")
+            mistakes.get(
+                found,
+                f"For 'S00012' and the salt 'a secret' it gives {found[:20]!r}; that is another hash.",
+            )
         )
     return "The same patient, the same id; without the salt it leads nowhere."
 
@@ -106,7 +121,9 @@ def verdict(function: Any) -> str:
                 f"verdict should give 'too few', 'told apart' or 'indistinguishable'; it gives {describe(found)}."
             )
         if found != right:
-            raise NotYetError(f"[{low}, {high}] with {patients} patients is {right!r}, not {found!r}.")
+            raise NotYetError(
+                f"[{low}, {high}] with {patients} patients is {right!r}, not {found!r}."
+            )
     return "Below .5 they are told apart as well."
 
 

@@ -18,8 +18,8 @@ import torch
 from matplotlib.figure import Figure
 
 from forget_mi import plots
-from forget_mi.attacks import ATTACKS
 from forget_mi.attacks.base import Scores, true_probability
+from forget_mi.attacks.registry import ATTACKS
 from forget_mi.course.lesson import Lesson
 from forget_mi.data.batches import Examples, make_examples
 from forget_mi.errors import InputError
@@ -34,10 +34,15 @@ from forget_mi.unlearning.forget_mi import SETTINGS, Weights, four_losses, noisy
 if TYPE_CHECKING:
     import ipywidgets
 
-WHO = {"forget": "asks to be forgotten", "retain": "stays", "validation": "stranger (validation)", "test": "stranger"}
+WHO = {
+    "forget": "asks to be forgotten",
+    "retain": "stays",
+    "validation": "stranger (validation)",
+    "test": "stranger",
+}
 
 
-MOST_RECORDS = 6  # of a patient, side by side
+MAX_RECORDS = 6  # of a patient, side by side
 
 
 NEIGHBOURS = 3
@@ -58,7 +63,9 @@ class Explorer:
         retrained = list(lesson.run.retrained_seeds())[:1]
         self.forgetful = lesson.run.unlearned_names()
         self.models = ["original", *self.forgetful, *retrained]
-        self.unlearned = next((m for m in self.models if m == lesson.run.unlearned_name), self.models[-1])
+        self.unlearned = next(
+            (m for m in self.models if m == lesson.run.unlearned_name), self.models[-1]
+        )
         self.side_of, self.patients = {}, {}
         for side in SIDES:
             for patient in lesson.cohort.table.patient_id.iloc[lesson.rows(side)].drop_duplicates():
@@ -70,46 +77,58 @@ class Explorer:
         if patient not in self.side_of:
             raise InputError(f"patient {patient!r}: is not in the cohort")
         rows = self.lesson.rows(self.side_of[patient])
-        return rows[self.lesson.cohort.table.patient_id.iloc[rows].to_numpy() == patient][:MOST_RECORDS]
+        return rows[self.lesson.cohort.table.patient_id.iloc[rows].to_numpy() == patient][
+            :MAX_RECORDS
+        ]
 
-    def says(self, model: str, patient: str) -> Predictions:
+    def predictions(self, model: str, patient: str) -> Predictions:
         """What a model says of those rows."""
         side, rows = self.side_of[patient], self.rows(patient)
-        return self.lesson.says(model, side).select(np.searchsorted(self.lesson.rows(side), rows))
+        return self.lesson.predictions(model, side).select(
+            np.searchsorted(self.lesson.rows(side), rows)
+        )
 
     def report(self, patient: str) -> str:
         """The reports of those rows, each once."""
         cohort = self.lesson.cohort
-        return "\n\n".join(dict.fromkeys(plots.wrapped(cohort.report_of(row), 110) for row in self.rows(patient)))
+        return "\n\n".join(
+            dict.fromkeys(plots.wrapped(cohort.report_of(row), 110) for row in self.rows(patient))
+        )
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
     def answers(self, patient: str) -> Figure:
         """The patient's radiographs, and below each, by tower, the probability that each model gives the true label."""
         cohort, rows = self.lesson.cohort, self.rows(patient)
-        towers = self.says("original", patient).towers
+        towers = self.predictions("original", patient).towers
         figure, axes = plt.subplots(
             1 + len(towers), len(rows), squeeze=False, figsize=(1.5 + 1.6 * len(rows), 1.9 + 1.1 * len(towers)),
             gridspec_kw={"height_ratios": [2.2, *[1.2] * len(towers)]},
         )  # fmt: skip
         for at, row in enumerate(rows):
-            axes[0, at].imshow(cohort.images[row, 0], cmap="gray", vmin=0, vmax=255) if cohort.has_images else None
+            axes[0, at].imshow(
+                cohort.images[row, 0], cmap="gray", vmin=0, vmax=255
+            ) if cohort.has_images else None
             axes[0, at].set_title(cohort.classes[cohort.table.label[row]], fontsize=8)
             axes[0, at].axis("off")
-        right = {(m, t): true_probability(self.says(m, patient), t) for m in self.models for t in towers}
+        right = {
+            (m, t): true_probability(self.predictions(m, patient), t)
+            for m in self.models
+            for t in towers
+        }
         for line, tower in enumerate(towers, start=1):
             for at in range(len(rows)):
                 axis, values = axes[line, at], [right[model, tower][at] for model in self.models]
-                colours = [plots.colour_of(model) for model in self.models]
+                colours = [plots.model_colour(model) for model in self.models]
                 axis.barh(range(len(values)), values, color=colours)
                 axis.set(xlim=(0, 1), ylim=(len(values) - 0.5, -0.5), xticks=[0, 1], yticks=[])
                 if at == 0:
                     axis.set_yticks(range(len(values)), self.models, fontsize=7)
                     axis.set_ylabel(tower, fontsize=9)
         figure.suptitle("probability of the true label, by tower and model", fontsize=10)
-        return plots.shown_once(figure)
+        return plots.finish_figure(figure)
 
-    def attack_places(self, patient: str) -> Figure:
+    def attack_position(self, patient: str) -> Figure:
         """Where an attack puts the patient among the strangers, before and after: the mean score of each stranger as a
         histogram, the patient's as a line."""
         figure, axes = plt.subplots(1, 2, figsize=(8, 2.3), sharey=True)
@@ -119,27 +138,34 @@ class Explorer:
             axis.hist(strangers, bins=20, color=plots.SIDE_COLOURS["test"])
             axis.axvline(mine, color=plots.SIDE_COLOURS["forget"], lw=2)
             axis.set(
-                xlabel=f"{self.attack} score", title=f"{model}: above {np.mean(strangers < mine):.0%} of strangers"
+                xlabel=f"{self.attack} score",
+                title=f"{model}: above {np.mean(strangers < mine):.0%} of strangers",
             )
         axes[0].set_ylabel("strangers")
-        return plots.shown_once(figure)
+        return plots.finish_figure(figure)
 
     def neighbours(self, patient: str) -> Figure:
         """The patient's first radiograph, and the records of others that lie nearest in the embedding of the original
         (above) and of the unlearned model (below)."""
         cohort, row = self.lesson.cohort, self.rows(patient)[0]
-        figure, axes = plt.subplots(2, 1 + NEIGHBOURS, figsize=(1.7 * (1 + NEIGHBOURS), 4), squeeze=False)
+        figure, axes = plt.subplots(
+            2, 1 + NEIGHBOURS, figsize=(1.7 * (1 + NEIGHBOURS), 4), squeeze=False
+        )
         for line, model in zip(axes, ("original", self.unlearned), strict=True):
             for axis, found in zip(line, [row, *self.nearest(model, row)], strict=False):
-                axis.imshow(cohort.images[found, 0], cmap="gray", vmin=0, vmax=255) if cohort.has_images else None
+                axis.imshow(
+                    cohort.images[found, 0], cmap="gray", vmin=0, vmax=255
+                ) if cohort.has_images else None
                 who = cohort.table.patient_id[found]
                 axis.set_title(f"{who}\n{cohort.classes[cohort.table.label[found]]}", fontsize=8)
             line[0].set_ylabel(model, fontsize=8)
             for axis in line:
                 axis.set(xticks=[], yticks=[])
-        return plots.shown_once(figure)
+        return plots.finish_figure(figure)
 
-    def corrupted(self, patient: str, sigma: float, text_noise: float, weights: Sequence[float]) -> Figure:
+    def corrupted(
+        self, patient: str, sigma: float, text_noise: float, weights: Sequence[float]
+    ) -> Figure:
         """Forget-MI's corrupted copy of the patient's first record, and the four losses of all of their records, before
         the first step and after unlearning, as they count in the weighted sum."""
         picture, losses = self.losses(patient, sigma, text_noise, Weights(*weights))
@@ -153,9 +179,12 @@ class Explorer:
             axes[2].barh(losses.index, losses[name], left=left, label=name)
             left += losses[name].to_numpy()
         axes[2].invert_yaxis()
-        axes[2].set(xlabel="weighted distance to the target", title=f"L = {left[0]:.2f} before the first step")
+        axes[2].set(
+            xlabel="weighted distance to the target",
+            title=f"L = {left[0]:.2f} before the first step",
+        )
         axes[2].legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3))
-        return plots.shown_once(figure)
+        return plots.finish_figure(figure)
 
     # -- what the figures are drawn from ---------------------------------------------------------------------------
 
@@ -171,7 +200,7 @@ class Explorer:
     def _stranger_scores(self) -> dict[str, np.ndarray]:
         found = {}
         for model in ("original", self.unlearned):
-            said = self.lesson.says(model, "test")
+            said = self.lesson.predictions(model, "test")
             found[model] = by_patient(self._scores(model).test, said.patients)[0]
         return found
 
@@ -179,10 +208,10 @@ class Explorer:
         """The mean score of a patient's records. Attacks judge D_f and D_t; others are put in the place of D_f."""
         side = self.side_of[patient]
         evidence = self.lesson.evidence(model)
-        said = self.lesson.says(model, side)
+        said = self.lesson.predictions(model, side)
         shadows = evidence.shadows
         if shadows is not None:
-            shadows = {**shadows, "forget": self.lesson.shadows.of(self.lesson.rows(side))}
+            shadows = {**shadows, "forget": self.lesson.shadows.select(self.lesson.rows(side))}
         asked = type(evidence)(**{**evidence.__dict__, "forget": said, "shadows": shadows})
         rows = np.searchsorted(self.lesson.rows(side), self.rows(patient))
         return float(ATTACKS[self.attack](asked, "fused").forget[rows].mean())
@@ -194,15 +223,21 @@ class Explorer:
         for model in ("original", self.unlearned):
             joint = joint_embedding_of(self.lesson.model(model).model) if self._paired else None
             rows = np.concatenate([self.lesson.rows(side) for side in SIDES])
-            said = [self.lesson.says(model, side) for side in SIDES]
-            image, text = (np.concatenate([getattr(p, f"{t}_embedding") for p in said]) for t in ("image", "text"))
+            said = [self.lesson.predictions(model, side) for side in SIDES]
+            image, text = (
+                np.concatenate([getattr(p, f"{t}_embedding") for p in said])
+                for t in ("image", "text")
+            )
             z = Embeddings(torch.from_numpy(image), torch.from_numpy(text))
-            found[model] = rows, joint(z).numpy() if joint else np.concatenate([image, text], axis=1)
+            found[model] = (
+                rows,
+                joint(z).numpy() if joint else np.concatenate([image, text], axis=1),
+            )
         return found
 
     @cached_property
     def _paired(self) -> bool:
-        said = self.lesson.says("original", "forget")
+        said = self.lesson.predictions("original", "forget")
         return said.image_embedding.shape[1] == said.text_embedding.shape[1]
 
     def nearest(self, model: str, row: int) -> list[int]:
@@ -220,18 +255,33 @@ class Explorer:
         records: a row before the first step and one a model that forgot, columns LOSSES. The retention half are the
         first records of those who stay."""
         if not self._paired:
-            raise InputError("Forget-MI's losses need both towers, of one width; this run's model has not")
+            raise InputError(
+                "Forget-MI's losses need both towers, of one width; this run's model has not"
+            )
         saved = self.lesson.model("original")
-        examples = make_examples(self.lesson.cohort, self.rows(patient), saved.tokenizer, saved.model.max_tokens)
+        examples = make_examples(
+            self.lesson.cohort, self.rows(patient), saved.tokenizer, saved.model.max_tokens
+        )
         reports = [self.lesson.cohort.report_of(row) for row in self.rows(patient)]
         settings = forget_mi.Config(sigma=sigma, text_noise=text_noise)
-        copy = noisy_copies(replace(self.lesson.data, forget=examples, forget_reports=reports), settings, seed=0)
+        copy = noisy_copies(
+            replace(self.lesson.data, forget=examples, forget_reports=reports), settings, seed=0
+        )
         targets = self._embeddings("original", copy)
         stay = self.lesson.data.retain.select(range(min(16, len(self.lesson.data.retain))))
         held = self._embeddings("original", stay)
         joint, table = joint_embedding_of(saved.model), {}
-        for name, model in {"before": "original", **{each: each for each in self.forgetful}}.items():
-            found = four_losses(self._embeddings(model, examples), targets, self._embeddings(model, stay), held, joint)
+        for name, model in {
+            "before": "original",
+            **{each: each for each in self.forgetful},
+        }.items():
+            found = four_losses(
+                self._embeddings(model, examples),
+                targets,
+                self._embeddings(model, stay),
+                held,
+                joint,
+            )
             # four_losses gives UU, UR, MU, MR, the order of Weights.
             table[name] = [float(w * value) for w, value in zip(weights, found, strict=True)]
         pictures = tuple(np.asarray(each.images)[0, 0] / 255 for each in (examples, copy))
@@ -239,7 +289,9 @@ class Explorer:
 
     def _embeddings(self, model: str, examples: Examples) -> Embeddings:
         said = predict(self.lesson.model(model).model, examples, self.lesson.accelerator)
-        return Embeddings(torch.from_numpy(said.image_embedding), torch.from_numpy(said.text_embedding))
+        return Embeddings(
+            torch.from_numpy(said.image_embedding), torch.from_numpy(said.text_embedding)
+        )
 
     # -- controls --------------------------------------------------------------------------------------------------
 
@@ -248,7 +300,9 @@ class Explorer:
         import ipywidgets as w
 
         setting = SETTINGS["multimodal"]
-        menu = w.Dropdown(options=self.patients, description="patient", layout={"width": "min(26em, 100%)"})
+        menu = w.Dropdown(
+            options=self.patients, description="patient", layout={"width": "min(26em, 100%)"}
+        )
         sliders = {
             "sigma": w.FloatSlider(0.3, min=0, max=1, step=0.05, description="image noise"),
             "text_noise": w.FloatSlider(0.5, min=0, max=1, step=0.1, description="report noise"),
@@ -257,14 +311,32 @@ class Explorer:
                     for n in Weights._fields}  # fmt: skip
         for slider in sliders.values():
             slider.continuous_update = False
-        shown = {name: w.HTML() for name in ("report", "answers", "attack", "neighbours", "corrupted")}
+        shown = {
+            name: w.HTML() for name in ("report", "answers", "attack", "neighbours", "corrupted")
+        }
 
         def show_patient(_: object = None) -> None:
             patient = menu.value
-            shown["report"].value = f"<pre style='white-space: pre-wrap'>{html.escape(self.report(patient))}</pre>"
-            draw(shown["answers"], lambda: self.answers(patient), f"Radiographs of {patient} and what the models say")
-            draw(shown["attack"], lambda: self.attack_places(patient), f"Where the attack puts {patient}")
-            draw(shown["neighbours"], lambda: self.neighbours(patient), f"Nearest neighbours of {patient}")
+            shown[
+                "report"
+            ].value = (
+                f"<pre style='white-space: pre-wrap'>{html.escape(self.report(patient))}</pre>"
+            )
+            draw(
+                shown["answers"],
+                lambda: self.answers(patient),
+                f"Radiographs of {patient} and what the models say",
+            )
+            draw(
+                shown["attack"],
+                lambda: self.attack_position(patient),
+                f"Where the attack puts {patient}",
+            )
+            draw(
+                shown["neighbours"],
+                lambda: self.neighbours(patient),
+                f"Nearest neighbours of {patient}",
+            )
             show_losses()
 
         def show_losses(_: object = None) -> None:
@@ -280,7 +352,11 @@ class Explorer:
                   "neighbours": "Who lies nearest", "corrupted": "Forget-MI's target and losses"}  # fmt: skip
         parts = [menu]
         for name, title in titles.items():
-            controls = [w.HBox(list(sliders.values()), layout={"flex_flow": "row wrap"})] if name == "corrupted" else []
+            controls = (
+                [w.HBox(list(sliders.values()), layout={"flex_flow": "row wrap"})]
+                if name == "corrupted"
+                else []
+            )
             parts += [w.HTML(f"<h3>{title}</h3>"), *controls, shown[name]]
         return w.VBox(parts)
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from forget_mi.course.answers import NotYetError, array, call, chosen, close, describe, exercise, number
+from forget_mi.course.answers import (
+    NotYetError,
+    array,
+    call,
+    chosen,
+    close,
+    describe,
+    exercise,
+    number,
+)
 from forget_mi.course.lesson import Lesson
 from forget_mi.metrics import mean_auc
 
@@ -15,7 +24,9 @@ from forget_mi.metrics import mean_auc
 @exercise
 def gaps(function: Any) -> str:
     """Signed gaps to the mean of the retrained models."""
-    found = call(function, {"a": 0.9, "b": 0.2}, [{"a": 0.4, "b": 0.3}, {"a": 0.6, "b": 0.5}], name="gaps")
+    found = call(
+        function, {"a": 0.9, "b": 0.2}, [{"a": 0.4, "b": 0.3}, {"a": 0.6, "b": 0.5}], name="gaps"
+    )
     if not isinstance(found, Mapping) or set(found) != {"a", "b"}:
         raise NotYetError(
             f"gaps should give a dictionary with the same measures as the model; it gives {describe(found)}."
@@ -26,10 +37,18 @@ def gaps(function: Any) -> str:
         [0.4, -0.2],
         "a gap",
         {
-            "The gap has no sign any more; whether a model lies above or below matters.": np.array([0.4, 0.2]),
-            "The sign is the other way round: the model minus the retrained.": np.array([-0.4, 0.2]),
-            "This is the gap to the first retrained model; the mean of all is asked for.": np.array([0.5, -0.1]),
-            "This is the gap to the last retrained model; the mean of all is asked for.": np.array([0.3, -0.3]),
+            "The gap has no sign any more; whether a model lies above or below matters.": np.array(
+                [0.4, 0.2]
+            ),
+            "The sign is the other way round: the model minus the retrained.": np.array(
+                [-0.4, 0.2]
+            ),
+            "This is the gap to the first retrained model; the mean of all is asked for.": np.array(
+                [0.5, -0.1]
+            ),
+            "This is the gap to the last retrained model; the mean of all is asked for.": np.array(
+                [0.3, -0.3]
+            ),
         },
     )
     return "Above: something is remembered. Below: they are marked."
@@ -47,8 +66,12 @@ def floor(function: Any) -> str:
         "the floor",
         {
             "Each model is compared with itself, too; those pairs are always 0.": all_pairs,
-            "This is the standard deviation; the mean distance of two is asked for.": float(values.std()),
-            "This is the standard deviation (n - 1); the mean distance of two is asked for.": float(values.std(ddof=1)),
+            "This is the standard deviation; the mean distance of two is asked for.": float(
+                values.std()
+            ),
+            "This is the standard deviation (n - 1); the mean distance of two is asked for.": float(
+                values.std(ddof=1)
+            ),
             "This is the largest distance; the mean over all pairs is asked for.": 0.5,
             "Without absolute values differences cancel.": 0.0,
         },
@@ -59,15 +82,21 @@ def floor(function: Any) -> str:
 @exercise
 def told_apart(function: Any) -> str:
     """Distance from a coin."""
-    found = np.array([number(call(function, auc, name="told_apart"), "the distance") for auc in (0.5, 0.9, 0.2)])
+    found = np.array(
+        [number(call(function, auc, name="told_apart"), "the distance") for auc in (0.5, 0.9, 0.2)]
+    )
     close(
         found,
         [0, 0.4, 0.3],
         "the distance",
         {
             "An AUC below .5 is as good to an attacker as one above.": np.array([0, 0.4, -0.3]),
-            "An AUC below .5 counts as nothing here; an attacker who turns around uses it.": np.array([0, 0.4, 0.0]),
-            "This is the better AUC of the two; its distance from .5 is asked for.": np.array([0.5, 0.9, 0.8]),
+            "An AUC below .5 counts as nothing here; an attacker who turns around uses it.": np.array(
+                [0, 0.4, 0.0]
+            ),
+            "This is the better AUC of the two; its distance from .5 is asked for.": np.array(
+                [0.5, 0.9, 0.8]
+            ),
         },
     )
     return "The Streisand effect, as a number."
@@ -79,13 +108,22 @@ def numbers(answer: Any, lesson: Lesson) -> str:
     found = array(answer, "the answer", (3,))
     auc = {}
     for name in ("original", "retrained-1", "retrained-2"):
-        said = lesson.says(name, "forget")
+        said = lesson.predictions(name, "forget")
         auc[name] = mean_auc(said.labels, said.probabilities("fused"))
     first, second = auc["retrained-1"], auc["retrained-2"]
     right = (auc["original"], auc["original"] - (first + second) / 2, abs(first - second))
-    for value, wanted, what in zip(found, right, ("the original's AUC", "the gap", "the floor"), strict=True):
-        close(number(value, what), wanted, what, {f"{what} has the wrong sign.": -wanted} if what == "the gap" else {})
-    return f"The gap is {right[1] / max(right[2], 1e-9):.0f} times what two honest models are apart."
+    for value, wanted, what in zip(
+        found, right, ("the original's AUC", "the gap", "the floor"), strict=True
+    ):
+        close(
+            number(value, what),
+            wanted,
+            what,
+            {f"{what} has the wrong sign.": -wanted} if what == "the gap" else {},
+        )
+    return (
+        f"The gap is {right[1] / max(right[2], 1e-9):.0f} times what two honest models are apart."
+    )
 
 
 @exercise

@@ -17,13 +17,19 @@ def fold_of_records(function: Any) -> str:
     seen = set()
     for seed in range(20):
         found = array(
-            call(function, patients, 2, np.random.default_rng(seed), name="fold_of_records"), "the folds", (13,)
+            call(function, patients, 2, np.random.default_rng(seed), name="fold_of_records"),
+            "the folds",
+            (13,),
         )
         if found.dtype.kind not in "iu" or not set(found.tolist()) <= {0, 1}:
-            raise NotYetError(f"Folds are the whole numbers 0 to folds - 1; these are {sorted(set(found.tolist()))}.")
+            raise NotYetError(
+                f"Folds are the whole numbers 0 to folds - 1; these are {sorted(set(found.tolist()))}."
+            )
         for patient in np.unique(patients):
             if len(set(found[patients == patient])) > 1:
-                raise NotYetError(f"Patient {patient} is in two folds: one of the references would know them.")
+                raise NotYetError(
+                    f"Patient {patient} is in two folds: one of the references would know them."
+                )
         sizes = [len({int(p) for p in patients[found == k]}) for k in (0, 1)]
         if sizes != [3, 3]:
             raise NotYetError(
@@ -32,7 +38,11 @@ def fold_of_records(function: Any) -> str:
         seen.add(tuple(found.tolist()))
     if len(seen) == 1:
         raise NotYetError("Every generator gives the same folds: is `rng` used?")
-    three = array(call(function, patients, 3, np.random.default_rng(0), name="fold_of_records"), "the folds", (13,))
+    three = array(
+        call(function, patients, 3, np.random.default_rng(0), name="fold_of_records"),
+        "the folds",
+        (13,),
+    )
     if set(three.tolist()) != {0, 1, 2}:
         raise NotYetError(f"With folds = 3 the folds are {sorted(set(three.tolist()))}.")
     return "Whatever somebody's records say of each other stays in one fold."
@@ -70,14 +80,20 @@ def kl(function: Any) -> str:
         right,
         "the divergence",
         {
-            "This is KL(model || stranger): the weights are the stranger's probabilities.": (f.exp() * (f - s))
+            "This is KL(model || stranger): the weights are the stranger's probabilities.": (
+                f.exp() * (f - s)
+            )
             .sum(-1)
             .mean()
             .item(),
             "The records are summed; their mean is asked for.": right * 6,
-            "The mean is over classes, too; the divergence of a record is a sum over its classes.": right / 4,
+            "The mean is over classes, too; the divergence of a record is a sum over its classes.": right
+            / 4,
             "The sign is the wrong way round; a divergence is never negative.": -right,
-            "Logits are not log probabilities; take log_softmax first.": (a.exp() * (a - b)).sum(-1).mean().item(),
+            "Logits are not log probabilities; take log_softmax first.": (a.exp() * (a - b))
+            .sum(-1)
+            .mean()
+            .item(),
         },
     )
     return "Zero exactly where the model says what the stranger says."

@@ -24,8 +24,12 @@ from forget_mi.evaluation.measures import SETS as SIDES
 from forget_mi.metrics import binary_auc, macro_f1, mean_auc
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.runs.project import shown
+from forget_mi.runs.models import load_model
+from forget_mi.runs.project import display_path
+from forget_mi.runs.references import load_references
 from forget_mi.runs.run import Run, open_run
+from forget_mi.runs.shadows import shadow_predictions
+from forget_mi.training.devices import make_accelerator
 from forget_mi.training.prediction import Predictions, predict
 from forget_mi.training.shadows import Shadows
 from forget_mi.unlearning.base import UnlearningData
@@ -55,14 +59,14 @@ class Lesson:
     def model(self, name: str) -> Checkpoint:
         """A model of the run, read once: original, retrained-1, reference-1, forget_mi-multimodal, ..."""
         if name not in self._models:
-            self._models[name] = self.run.checkpoint(name, self.cohort)
+            self._models[name] = load_model(self.run, name, self.cohort)
         return self._models[name]
 
     def examples(self, side: str, saved: Checkpoint) -> Examples:
         """The records of a side, tokenised for a model."""
         return make_examples(self.cohort, self.rows(side), saved.tokenizer, saved.model.max_tokens)
 
-    def says(self, model: str | ImageTextModel, side: str) -> Predictions:
+    def predictions(self, model: str | ImageTextModel, side: str) -> Predictions:
         """What a model says of the records of a side; by name it is asked once. A model without a name (one that the
         lesson has just made) has the original's tokenizer."""
         if not isinstance(model, str):
@@ -75,13 +79,19 @@ class Lesson:
 
     def evidence(self, model: str | ImageTextModel) -> Evidence:
         """What an attacker sees of a model."""
-        seen = {side: self.says(model, side) for side in SIDES}
+        seen = {side: self.predictions(model, side) for side in SIDES}
         return Evidence(**seen, shadows=self.shadows_by_side)
 
     def losses(self, *models: str, sides: Sequence[str] = ("forget", "test")) -> pd.DataFrame:
         """A row a record: model, set, and its fused cross-entropy in nats."""
         parts = [
-            pd.DataFrame({"model": model, "set": side, "fused": self.says(model, side).cross_entropy("fused")})
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "set": side,
+                    "fused": self.predictions(model, side).cross_entropy("fused"),
+                }
+            )
             for model in models
             for side in sides
         ]
@@ -91,7 +101,9 @@ class Lesson:
         """What lesson 3 looks at, of the fused prediction: AUC on three sides, forget F1, and two attacks."""
         evidence = self.evidence(model)
         said = {side: getattr(evidence, side) for side in ("forget", "retain", "test")}
-        found = {f"{side} AUC": mean_auc(p.labels, p.probabilities("fused")) for side, p in said.items()}
+        found = {
+            f"{side} AUC": mean_auc(p.labels, p.probabilities("fused")) for side, p in said.items()
+        }
         found["forget F1"] = macro_f1(said["forget"].labels, said["forget"].probabilities("fused"))
         found["SVC attack"] = float(svc.member_calls(evidence, "fused").mean())
         return found | {"loss attack": binary_auc(*loss.attack(evidence, "fused"))}
@@ -100,21 +112,25 @@ class Lesson:
     def data(self) -> UnlearningData:
         """What an unlearning method is given, with the reference models as teachers where the run has them."""
         saved = self.model("original")
-        data = UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.max_tokens)
-        references = self.run.references(self.cohort)
+        data = UnlearningData.from_cohort(
+            self.cohort, self.request, saved.tokenizer, saved.model.max_tokens
+        )
+        references = load_references(self.run, self.cohort)
         return references.teach(data, self.cohort) if references else data
 
     @cached_property
     def shadows(self) -> Shadows | None:
         """What the shadow models say of every record of the cohort; None where they have not been trained."""
-        return self.run.shadows(self.cohort, self.accelerator)
+        return shadow_predictions(self.run, self.cohort, self.accelerator)
 
     @property
     def shadows_by_side(self) -> Mapping[str, Shadows] | None:
         """The same, by side."""
         if self.shadows is None:
             return None
-        return {side: self.shadows.of(self.rows(side)) for side in ("forget", "validation", "test")}
+        return {
+            side: self.shadows.select(self.rows(side)) for side in ("forget", "validation", "test")
+        }
 
 
 def open_lesson(
@@ -131,14 +147,18 @@ def open_lesson(
     """
     run = open_run(profile, run_dir, overrides)
     try:
-        lesson = Lesson(run, run.cohort(), run.request(), run.accelerator())
+        lesson = Lesson(run, run.cohort(), run.request(), make_accelerator(run.params.device))
         for name in needs:
             lesson.model(name)
     except InputError as error:
-        raise not_there(run, str(error), "make demo" if profile == "demo" else f"make run PROFILE={profile}") from None
+        raise missing_run_error(
+            run, str(error), "make demo" if profile == "demo" else f"make run PROFILE={profile}"
+        ) from None
     if shadows and lesson.shadows is None:
         wanted = run.params.shadows.count or "no"
-        raise not_there(run, f"it needs shadow models ({wanted} asked for)", f"make shadows PROFILE={profile}")
+        raise missing_run_error(
+            run, f"it needs shadow models ({wanted} asked for)", f"make shadows PROFILE={profile}"
+        )
     return lesson
 
 
@@ -149,11 +169,11 @@ class NotThereError(InputError):
         return [str(self)]
 
 
-def not_there(run: Run, why: str, command: str) -> NotThereError:
+def missing_run_error(run: Run, why: str, command: str) -> NotThereError:
     """The exception that says what to run; in a notebook, also a button that runs the tiny profile."""
     offer_tiny()
     return NotThereError(
-        f"This lesson reads {shown(run.folder)}, and can't: {why}.\n"
+        f"This lesson reads {display_path(run.folder)}, and can't: {why}.\n"
         f"Run `{command}` in a terminal and then this notebook again, or take the tiny profile (one minute; its "
         "numbers mean little): press the button above, or call `forget_mi.course.run_tiny()`; then set "
         'profile = "tiny" in the cell of parameters.'

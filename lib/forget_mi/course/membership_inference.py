@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from forget_mi.attacks.base import Evidence
-from forget_mi.course.answers import NotYetError, array, call, chosen, close, describe, exercise, number
+from forget_mi.course.answers import (
+    NotYetError,
+    array,
+    call,
+    chosen,
+    close,
+    describe,
+    exercise,
+    number,
+)
 from forget_mi.metrics import binary_auc
 
 MEMBERS = np.array([0.9, 0.8, 0.8, 0.4, 0.1])
@@ -29,7 +38,9 @@ def rates(function: Any) -> str:
             "TPR comes first, FPR second.": np.array([0.1, 0.6]),
             "A score at the threshold is called a member, too (>=).": np.array([0.2, 0.0]),
             "These are counts; shares are asked for.": np.array([3.0, 1.0]),
-            "These are the shares below the threshold; members are those with high scores.": np.array([0.4, 0.9]),
+            "These are the shares below the threshold; members are those with high scores.": np.array(
+                [0.4, 0.9]
+            ),
         },
     )
     return "Moving the threshold trades one against the other."
@@ -47,7 +58,9 @@ def auc(function: Any) -> str:
         "the area",
         {
             "Ties are left out; they count one half.": without_ties,
-            "Ties count as won; they count one half.": float((MEMBERS[:, None] >= STRANGERS).mean()),
+            "Ties count as won; they count one half.": float(
+                (MEMBERS[:, None] >= STRANGERS).mean()
+            ),
             "The other way round: members should score above strangers.": 1 - right,
         },
         1e-9,
@@ -70,7 +83,10 @@ def tpr_at(function: Any) -> str:
     none = number(call(function, MEMBERS, STRANGERS, 0.05, name="tpr_at"), "the rate", 0, 1)
     close(none, 0.2, "TPR at 5 % FPR, where none of ten strangers may be accused,",
           {"A member who ties with the top stranger can't be called alone.": 0.6}, 1e-9)  # fmt: skip
-    tied = number(call(function, np.array([3.0, 1.0]), np.array([2.0, 2.0, 0.0, 0.0]), 0.25, name="tpr_at"), "the rate")
+    tied = number(
+        call(function, np.array([3.0, 1.0]), np.array([2.0, 2.0, 0.0, 0.0]), 0.25, name="tpr_at"),
+        "the rate",
+    )
     close(tied, 0.5, "TPR at 25 % FPR where the two top strangers tie",
           {"Two strangers tie at the top: with one allowed, the threshold is above both.": 1.0}, 1e-9)  # fmt: skip
     return "With few strangers the left end is coarse: one in ten is the finest that ten can show."
@@ -80,7 +96,11 @@ def tpr_at(function: Any) -> str:
 def draw_patients(function: Any) -> str:
     """A bootstrap draw of patients."""
     patients = np.array([4, 4, 4, 1, 2, 2, 9, 9, 9, 9])
-    whole, sizes, repeated = {p: set(np.flatnonzero(patients == p)) for p in np.unique(patients)}, set(), False
+    whole, sizes, repeated = (
+        {p: set(np.flatnonzero(patients == p)) for p in np.unique(patients)},
+        set(),
+        False,
+    )
     for seed in range(40):
         found = call(function, patients, np.random.default_rng(seed), name="draw_patients")
         if np.ndim(found) != 1 or np.asarray(found).dtype.kind not in "iu":
@@ -96,10 +116,14 @@ def draw_patients(function: Any) -> str:
         for patient, records in whole.items():
             of_patient = {int(count[record]) for record in records}
             if len(of_patient) > 1:
-                raise NotYetError(f"Patient {patient} was drawn with some of the records only; a patient comes whole.")
+                raise NotYetError(
+                    f"Patient {patient} was drawn with some of the records only; a patient comes whole."
+                )
             times += of_patient.pop()
         if times != len(whole):
-            raise NotYetError(f"{times} patients were drawn; it should be as many as there are, {len(whole)}.")
+            raise NotYetError(
+                f"{times} patients were drawn; it should be as many as there are, {len(whole)}."
+            )
         sizes.add(len(found))
         repeated |= bool((count > 1).any())
     if not repeated:
@@ -113,11 +137,15 @@ def draw_patients(function: Any) -> str:
 def found(answer: Any, evidence: Evidence) -> str:
     """The loss attack on each tower."""
     if not isinstance(answer, Mapping) or set(answer) != {"image", "text"}:
-        raise NotYetError(f"A dictionary with the keys image and text is asked for; it is {describe(answer)}.")
+        raise NotYetError(
+            f"A dictionary with the keys image and text is asked for; it is {describe(answer)}."
+        )
     for tower in evidence.forget.towers:
         if tower == "fused":
             continue
-        right = binary_auc(-evidence.forget.cross_entropy(tower), -evidence.test.cross_entropy(tower))
+        right = binary_auc(
+            -evidence.forget.cross_entropy(tower), -evidence.test.cross_entropy(tower)
+        )
         close(
             number(answer[tower], f"the area of {tower}", 0, 1),
             right,

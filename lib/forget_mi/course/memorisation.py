@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from forget_mi.course.answers import NotYetError, array, call, chosen, close, describe, exercise, number
+from forget_mi.course.answers import (
+    NotYetError,
+    array,
+    call,
+    chosen,
+    close,
+    describe,
+    exercise,
+    number,
+)
 from forget_mi.training.prediction import Predictions
 
 
@@ -19,15 +28,21 @@ def cross_entropy(function: Any) -> str:
     right = -np.log(p[np.arange(6), y])
     found = call(function, p, y, name="cross_entropy")
     if np.ndim(found) == 0:
-        raise NotYetError("cross_entropy gives one number for all records; one for each record is asked for.")
+        raise NotYetError(
+            "cross_entropy gives one number for all records; one for each record is asked for."
+        )
     close(
         array(found, "the loss", (6,)),
         right,
         "the loss",
         {
             "The sign is missing: the logarithm of a probability is negative, a loss is not.": -right,
-            "These are the probabilities of the labels; their negative logarithm is asked for.": np.exp(-right),
-            "This is the loss of the most probable class; the record's own label is asked for.": -np.log(p.max(1)),
+            "These are the probabilities of the labels; their negative logarithm is asked for.": np.exp(
+                -right
+            ),
+            "This is the loss of the most probable class; the record's own label is asked for.": -np.log(
+                p.max(1)
+            ),
             "This is in bits (log2); a nat takes the natural logarithm.": right / np.log(2),
             "The logarithm has base 10; a nat takes the natural logarithm.": right / np.log(10),
         },
@@ -39,7 +54,9 @@ def cross_entropy(function: Any) -> str:
 def gaps(answer: Any, forget: Predictions, test: Predictions) -> str:
     """Mean loss of strangers less that of members, by tower."""
     if not isinstance(answer, Mapping) or set(answer) != {"image", "text", "fused"}:
-        raise NotYetError(f"A dictionary with the keys image, text and fused is asked for; it is {describe(answer)}.")
+        raise NotYetError(
+            f"A dictionary with the keys image, text and fused is asked for; it is {describe(answer)}."
+        )
     for tower in forget.towers:
         right = test.cross_entropy(tower).mean() - forget.cross_entropy(tower).mean()
         close(
@@ -67,8 +84,10 @@ def ceiling(answer: Any) -> str:
         {
             "The wrong labels are missing: where the image shows the severity, one in ten is still wrong.": 0.7
             + 0.3 * 0.4,
-            "What of the images that show nothing? There one can still name the commonest class.": 0.7 * 0.9,
-            "The commonest class is 40 % of the labels as they are, wrong ones included.": 0.9 * (0.7 + 0.3 * 0.4),
+            "What of the images that show nothing? There one can still name the commonest class.": 0.7
+            * 0.9,
+            "The commonest class is 40 % of the labels as they are, wrong ones included.": 0.9
+            * (0.7 + 0.3 * 0.4),
         },
     )
     return "Whoever is right more often has met these patients before."
@@ -88,7 +107,9 @@ def mean_by_patient(function: Any) -> str:
             "The patients should be sorted by their number; these are in the order in which they appear.": right[
                 [1, 0, 2]
             ],
-            "These are sums; a patient with many records would stand out by that alone.": np.array([5.0, 7.0, 0.5]),
+            "These are sums; a patient with many records would stand out by that alone.": np.array(
+                [5.0, 7.0, 0.5]
+            ),
         },
     )
     return "From here on, a patient is one point."

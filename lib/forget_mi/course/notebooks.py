@@ -29,10 +29,10 @@ def write_exercises(folder: Path) -> None:
     """Make every exercise in a folder of the course from the solution beside it."""
     for solution in sorted(Path(folder).glob("*_solution.ipynb")):
         exercise = solution.with_name(solution.name.replace("_solution", "_exercise"))
-        write_text(exercise, exercise_of(solution.read_text()))
+        write_text(exercise, make_exercise(solution.read_text()))
 
 
-def exercise_of(solution: str) -> str:
+def make_exercise(solution: str) -> str:
     """The exercise's notebook (JSON) from its solution's: what stands between the marks is replaced by three dots, a
     name for each answer that is not inside of a function; outputs are left out.
 
@@ -43,14 +43,14 @@ def exercise_of(solution: str) -> str:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
             cell |= {"outputs": [], "execution_count": None}
-            source = emptied(source)
+            source = remove_answers(source)
         else:
             source = source.replace("# Solution", "# Exercise", 1)
         cell["source"] = source.splitlines(keepends=True)
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def emptied(source: str) -> str:
+def remove_answers(source: str) -> str:
     """A cell's code without its answers."""
     lines, answer, kept = source.splitlines(), None, []
     for line in lines:
@@ -60,7 +60,9 @@ def emptied(source: str) -> str:
             if answer is None:
                 raise ValueError(f"{END!r} without {BEGIN!r} in a cell that begins {lines[0]!r}")
             indent = line[: len(line) - len(line.lstrip())]
-            name = f"{ast.parse(chr(10).join(answer)).body[-1].targets[0].id} = " if not indent else ""
+            name = (
+                f"{ast.parse(chr(10).join(answer)).body[-1].targets[0].id} = " if not indent else ""
+            )
             kept.append(f"{indent}{name}...  # your answer")
             answer = None
         elif answer is not None:

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from forget_mi.course.answers import NotYetError, array, call, chosen, close, describe, exercise, number
+from forget_mi.course.answers import (
+    NotYetError,
+    array,
+    call,
+    chosen,
+    close,
+    describe,
+    exercise,
+    number,
+)
 
 
 @exercise
@@ -38,14 +47,17 @@ def means(function: Any) -> str:
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         raise NotYetError(f"A pair (known, unknown) is asked for; it gives {describe(found)}.")
     right = np.array([2.0, 2.0, 1.0]), np.array([-2.0, 1.0, 6.0])
-    for part, wanted, other, what in zip(found, right, right[::-1], ("mu_in", "mu_out"), strict=True):
+    for part, wanted, other, what in zip(
+        found, right, right[::-1], ("mu_in", "mu_out"), strict=True
+    ):
         close(
             array(part, what, (3,)),
             wanted,
             what,
             {
                 "mu_in comes first, mu_out second.": other,
-                f"{what} divides by the number of all models; only those of its group count.": wanted / 2,
+                f"{what} divides by the number of all models; only those of its group count.": wanted
+                / 2,
             },
         )
     return "In and out, for each record its own."
@@ -54,7 +66,11 @@ def means(function: Any) -> str:
 @exercise
 def lira(function: Any) -> str:
     """The log likelihood ratio."""
-    m, mu_in, mu_out = np.array([0.0, 3.0, -2.0]), np.array([2.0, 3.0, 1.0]), np.array([-1.0, 2.5, -2.0])
+    m, mu_in, mu_out = (
+        np.array([0.0, 3.0, -2.0]),
+        np.array([2.0, 3.0, 1.0]),
+        np.array([-1.0, 2.5, -2.0]),
+    )
     right = norm.logpdf(m, mu_in, 0.5) - norm.logpdf(m, mu_out, 2.0)
     close(
         array(call(function, m, mu_in, mu_out, 0.5, 2.0, name="lira"), "the score", (3,)),
@@ -65,7 +81,8 @@ def lira(function: Any) -> str:
             "These are densities; take their logarithms, or the ratio's.": norm.pdf(m, mu_in, 0.5)
             - norm.pdf(m, mu_out, 2.0),
             "This is the ratio of the densities; its logarithm is asked for.": np.exp(right),
-            "The two spreads are exchanged.": norm.logpdf(m, mu_in, 2.0) - norm.logpdf(m, mu_out, 0.5),
+            "The two spreads are exchanged.": norm.logpdf(m, mu_in, 2.0)
+            - norm.logpdf(m, mu_out, 0.5),
         },
     )
     return "A margin that is usual for those who know the record, and not for the others."
@@ -79,7 +96,8 @@ def level(answer: Any) -> str:
         1 - 0.05 / 72,
         "the level",
         {
-            "This is the chance to be wrong that each may have; the level is one minus that.": 0.05 / 72,
+            "This is the chance to be wrong that each may have; the level is one minus that.": 0.05
+            / 72,
             "The towers and levels are checks, too: 72 in all.": 1 - 0.05 / 12,
             "That is the level for one look.": 0.95,
             "This is the level of all together if each were at 95 % and independent.": 0.95**72,
@@ -92,7 +110,9 @@ def level(answer: Any) -> str:
 @exercise
 def largest_rate(function: Any) -> str:
     """The rule of three."""
-    found = np.array([number(call(function, n, name="largest_rate"), "the rate", 0, 1) for n in (30, 200)])
+    found = np.array(
+        [number(call(function, n, name="largest_rate"), "the rate", 0, 1) for n in (30, 200)]
+    )
     right = 1 - 0.05 ** (1 / np.array([30, 200]))
     close(
         found,

@@ -63,7 +63,14 @@ class Examples(Dataset):
     def select(self, index: Sequence[int]) -> Examples:
         """Some of the examples, in the order given."""
         index = torch.as_tensor(np.asarray(index), dtype=torch.int64)
-        tensors = (self.input_ids, self.attention_mask, self.labels, self.studies, self.patients, self.rows)
+        tensors = (
+            self.input_ids,
+            self.attention_mask,
+            self.labels,
+            self.studies,
+            self.patients,
+            self.rows,
+        )
         return Examples(_rows(self.images, index.numpy()), *(t[index] for t in tensors))
 
 
@@ -82,10 +89,18 @@ def tokenize(
 ) -> dict[str, torch.Tensor]:
     """Reports as input_ids, int32, and attention_mask, bool, (n, longest), cut at max_tokens; (n, 0) for a model
     without a tokenizer, which reads none."""
-    kinds = {"input_ids": torch.int32, "attention_mask": torch.bool}  # a third of the memory of the tokenizer's own
+    kinds = {
+        "input_ids": torch.int32,
+        "attention_mask": torch.bool,
+    }  # a third of the memory of the tokenizer's own
     if tokenizer is None:
         return {name: torch.zeros(len(reports), 0, dtype=kind) for name, kind in kinds.items()}
-    how = {"truncation": True, "max_length": max_tokens, "padding": "longest", "return_tensors": "pt"}
+    how = {
+        "truncation": True,
+        "max_length": max_tokens,
+        "padding": "longest",
+        "return_tensors": "pt",
+    }
     padding = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in padding}
     for at in range(0, max(len(reports), 1), CHUNK):
@@ -106,7 +121,10 @@ def make_examples(
     table = cohort.table.iloc[list(rows)]
     text = tokenize([cohort.reports[s] for s in table.study_id], tokenizer, max_tokens)
     # Numbered in the order of the table: what is drawn by patient does not depend on how the ids are hashed.
-    codes = {name: torch.from_numpy(pd.factorize(cohort.table[name])[0]) for name in ("study_id", "patient_id")}
+    codes = {
+        name: torch.from_numpy(pd.factorize(cohort.table[name])[0])
+        for name in ("study_id", "patient_id")
+    }
     index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
     return Examples(
         images=_rows(cohort.images, index.numpy()),
@@ -119,7 +137,9 @@ def make_examples(
     )
 
 
-def make_loader(examples: Examples, batch_size: int, *, seed: int | None = None, drop_last: bool = False) -> DataLoader:
+def make_loader(
+    examples: Examples, batch_size: int, *, seed: int | None = None, drop_last: bool = False
+) -> DataLoader:
     """Batches in table order, or shuffled where a seed is given (the same seed, the same order)."""
     if seed is None:
         sampler = SequentialSampler(examples)
@@ -134,7 +154,7 @@ def make_loader(examples: Examples, batch_size: int, *, seed: int | None = None,
     )
 
 
-def on_device(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
+def device_loader(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
     """The same batches on the accelerator's device; where there are several processes, each gets its share of each
     batch, so that the same number of steps is taken on the same records.
 
@@ -151,12 +171,15 @@ def on_device(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
     )
 
 
-def cut(batch: Batch, parts: int) -> list[Batch]:
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
     """A batch in parts of about the same size; at most one a record."""
     if parts == 1:
         return [batch]
     pieces = torch.arange(len(batch["labels"])).tensor_split(min(parts, len(batch["labels"])))
-    return [{name: tensor[piece.to(tensor.device)] for name, tensor in batch.items()} for piece in pieces]
+    return [
+        {name: tensor[piece.to(tensor.device)] for name, tensor in batch.items()}
+        for piece in pieces
+    ]
 
 
 def _whole_batch(batch: Batch) -> Batch:

@@ -73,21 +73,29 @@ class Cohort:
     reports: dict[str, str]
     classes: Sequence[str]
     synthetic: bool
-    skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SKIPPED_COLUMNS)))
+    skipped: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(SKIPPED_COLUMNS))
+    )
     store: Path | None = None
     salt: str | None = None
 
     def __post_init__(self):
         missing = [c for c in TABLE_COLUMNS if c not in self.table.columns]
         if missing:
-            raise InputError(f"cohort {self.name}: the table lacks the columns {', '.join(missing)}")
+            raise InputError(
+                f"cohort {self.name}: the table lacks the columns {', '.join(missing)}"
+            )
         if len(self.table) == 0:
             raise InputError(f"cohort {self.name}: no image is left ({len(self.skipped)} skipped)")
         if len(self.images) != len(self.table):
-            raise InputError(f"cohort {self.name}: {len(self.images)} images for {len(self.table)} table rows")
+            raise InputError(
+                f"cohort {self.name}: {len(self.images)} images for {len(self.table)} table rows"
+            )
         duplicated = self.table.image_id[self.table.image_id.duplicated()]
         if len(duplicated):
-            raise InputError(f"cohort {self.name}: image id {duplicated.iloc[0]!r} stands in more than one row")
+            raise InputError(
+                f"cohort {self.name}: image id {duplicated.iloc[0]!r} stands in more than one row"
+            )
         bad = ~self.table.label.isin(range(len(self.classes)))
         if bad.any():
             row = self.table[bad].iloc[0]
@@ -97,7 +105,9 @@ class Cohort:
             )
         for study in self.table.study_id.unique():
             if not self.reports.get(study, "").strip():
-                raise InputError(f"cohort {self.name}: study {study!r} has no report or an empty one")
+                raise InputError(
+                    f"cohort {self.name}: study {study!r} has no report or an empty one"
+                )
 
     @property
     def has_images(self) -> bool:
@@ -126,7 +136,9 @@ class Cohort:
         studies = set(table.study_id)
         reports = {study: text for study, text in self.reports.items() if study in studies}
         images = ImageRows(self.images, list(rows)) if self.store else self.images[list(rows)]
-        return Cohort(self.name, table, images, reports, self.classes, self.synthetic, store=self.store)
+        return Cohort(
+            self.name, table, images, reports, self.classes, self.synthetic, store=self.store
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -172,7 +184,9 @@ class Cohort:
         """
         folder = Path(folder)
         if not (folder / "cohort.json").is_file():
-            raise InputError(f"{folder}: holds no whole cohort (cohort.json is missing); run notebook 01_cohort first")
+            raise InputError(
+                f"{folder}: holds no whole cohort (cohort.json is missing); run notebook 01_cohort first"
+            )
         try:
             about = json.loads((folder / "cohort.json").read_text())
             ids = dict.fromkeys(("patient_id", "study_id", "image_id", "fold"), str)
@@ -193,7 +207,9 @@ class Cohort:
         except InputError:
             raise
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder}: the saved cohort is damaged ({error}); run notebook 01_cohort again") from None
+            raise InputError(
+                f"{folder}: the saved cohort is damaged ({error}); run notebook 01_cohort again"
+            ) from None
         if cohort.fingerprint != about["fingerprint"]:
             raise InputError(
                 f"{folder}: the saved cohort was changed after it was written (fingerprint {cohort.fingerprint}, "

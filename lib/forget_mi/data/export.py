@@ -17,7 +17,9 @@ from forget_mi.files import replace_when_whole, sha256_of_text, write_text
 LABELS = "mimic-cxr-edema.csv"
 
 
-def export(cohort: Cohort, folder: Path, kind: Literal["dicom", "jpg"] = "dicom") -> pd.DataFrame:
+def export_cohort(
+    cohort: Cohort, folder: Path, kind: Literal["dicom", "jpg"] = "dicom"
+) -> pd.DataFrame:
     """Write files/, reports and the label CSV of a cohort under `folder`; return the table of the CSV.
 
     Patients and studies get numbers as MIMIC-CXR has them, in the order of the table. DICOM: 12 of 16 bits, every fifth
@@ -47,12 +49,20 @@ def export(cohort: Cohort, folder: Path, kind: Literal["dicom", "jpg"] = "dicom"
             name = "-".join(digits[8 * i : 8 * i + 8] for i in range(5))
             picture = np.asarray(cohort.images[number])[0]
             if kind == "dicom":
-                write_dicom(home / f"{name}.dcm", picture, str(subject), str(study), inverted=number % 5 == 4)
+                write_dicom(
+                    home / f"{name}.dcm",
+                    picture,
+                    str(subject),
+                    str(study),
+                    inverted=number % 5 == 4,
+                )
             else:
                 Image.fromarray(picture).save(home / f"{name}.jpg", quality=100)
             fold = "TEST" if getattr(row, "split", "") == "test" else str(subject % 5 + 1)
             rows.append((subject, study, name, row.label, fold))
-    labels = pd.DataFrame(rows, columns=["subject_id", "study_id", "dicom_id", "edeme_severity", "fold"])
+    labels = pd.DataFrame(
+        rows, columns=["subject_id", "study_id", "dicom_id", "edeme_severity", "fold"]
+    )
     write_text(folder / LABELS, labels.to_csv(index=False))
     return labels
 
@@ -68,7 +78,10 @@ def write_dicom(path: Path, picture: np.ndarray, patient: str, study: str, inver
     meta.MediaStorageSOPInstanceUID = f"2.25.{int(sha256_of_text(path.stem)[:30], 16)}"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    file.SOPClassUID, file.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
     file.PatientID, file.StudyID, file.Modality = patient, study, "DX"
     file.Rows, file.Columns = picture.shape
     file.SamplesPerPixel, file.PixelRepresentation = 1, 0

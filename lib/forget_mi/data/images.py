@@ -41,7 +41,9 @@ def read_image(path: Path, size: int) -> np.ndarray:
     try:
         if path.stat().st_size == 0:
             raise UnreadableImageError("the file is empty")
-        picture = read_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else read_picture(path)
+        picture = (
+            read_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else read_picture(path)
+        )
     except FileNotFoundError:
         raise UnreadableImageError("the file is missing") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -71,7 +73,9 @@ def read_dicom(path: Path) -> np.ndarray:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd values in headers are common, and not our question
+            warnings.simplefilter(
+                "ignore"
+            )  # odd values in headers are common, and not our question
             file = pydicom.dcmread(path)
             if "PixelData" not in file:
                 raise UnreadableImageError("no pixel data")
@@ -79,13 +83,17 @@ def read_dicom(path: Path) -> np.ndarray:
                 raise UnreadableImageError(f"multi-frame ({file.NumberOfFrames} frames)")
             meaning = file.get("PhotometricInterpretation", "")
             if meaning not in ("MONOCHROME1", "MONOCHROME2"):
-                raise UnreadableImageError(f"photometric interpretation {meaning or 'missing'}, not MONOCHROME1 or 2")
+                raise UnreadableImageError(
+                    f"photometric interpretation {meaning or 'missing'}, not MONOCHROME1 or 2"
+                )
             return _grey(file, file.pixel_array)
     except UnreadableImageError:
         raise
     # pydicom and its decoders raise errors of many kinds for damaged or unknown content.
     except Exception as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+        raise UnreadableImageError(
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _grey(file, stored: np.ndarray) -> np.ndarray:
@@ -131,8 +139,13 @@ def _window_range(file) -> tuple[float, float] | None:
     if file.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** file.ModalityLUTSequence[0].LUTDescriptor[2] - 1
     bits = int(file.BitsStored)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if file.PixelRepresentation else (0, 2**bits - 1)
-    slope, intercept = float(file.get("RescaleSlope", 1) or 1), float(file.get("RescaleIntercept", 0) or 0)
+    low, high = (
+        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if file.PixelRepresentation else (0, 2**bits - 1)
+    )
+    slope, intercept = (
+        float(file.get("RescaleSlope", 1) or 1),
+        float(file.get("RescaleIntercept", 0) or 0),
+    )
     ends = (low * slope + intercept, high * slope + intercept)
     return min(ends), max(ends)
 
@@ -150,4 +163,6 @@ def fit_square(picture: np.ndarray, size: int) -> np.ndarray:
         square[top : top + height, left : left + width] = picture
     if side == size:
         return square
-    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    return np.asarray(
+        Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    )

@@ -42,11 +42,17 @@ def nearest_in_training(cohort: Cohort, kind: Kind) -> pd.DataFrame:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             similarity = vectors[chunk] @ trained
-            similarity = np.asarray(similarity.todense() if hasattr(similarity, "todense") else similarity)
+            similarity = np.asarray(
+                similarity.todense() if hasattr(similarity, "todense") else similarity
+            )
             similarity[patients[chunk][:, None] == patients[train][None]] = -1
             best = similarity.argmax(1)
             values = similarity[np.arange(len(chunk)), best]
-            found.append(pd.DataFrame({"row": chunk, "nearest": train[best], "split": side, "similarity": values}))
+            found.append(
+                pd.DataFrame(
+                    {"row": chunk, "nearest": train[best], "split": side, "similarity": values}
+                )
+            )
     return pd.concat(found, ignore_index=True)
 
 
@@ -56,14 +62,18 @@ def near_duplicates(nearest: pd.DataFrame, kind: Kind) -> pd.Series:
 
 
 def _one_a_study(cohort: Cohort, rows: np.ndarray, kind: Kind) -> np.ndarray:
-    return rows if kind == "image" else rows[~cohort.table.study_id.iloc[rows].duplicated().to_numpy()]
+    return (
+        rows if kind == "image" else rows[~cohort.table.study_id.iloc[rows].duplicated().to_numpy()]
+    )
 
 
 def _image_vectors(cohort: Cohort) -> np.ndarray:
     """(n, 256), each of mean 0 and length 1."""
     parts = []
     for start in range(0, len(cohort), CHUNK):
-        images = torch.from_numpy(np.asarray(cohort.images[np.arange(start, min(start + CHUNK, len(cohort)))])).float()
+        images = torch.from_numpy(
+            np.asarray(cohort.images[np.arange(start, min(start + CHUNK, len(cohort)))])
+        ).float()
         small = adaptive_avg_pool2d(images, 16).flatten(1)
         parts.append(normalize((small - small.mean(1, keepdim=True)).numpy()))
     return np.concatenate(parts)
@@ -72,4 +82,6 @@ def _image_vectors(cohort: Cohort) -> np.ndarray:
 def _report_vectors(cohort: Cohort):
     """(n, terms) sparse, each of length 1."""
     texts = [cohort.report_of(row) for row in range(len(cohort))]
-    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32).fit_transform(
+        texts
+    )

@@ -82,7 +82,9 @@ def noisy_reports(reports: Sequence[str], level: float, seed: int) -> list[str]:
 def mask_keywords(words: Sequence[str], rng: np.random.Generator) -> list[str]:
     """Replace up to two of the clinical keywords that occur, chosen at random, by the mask token."""
     words = list(words)
-    present = [i for i, word in enumerate(words) if re.sub(r"\W", "", word).lower() in CLINICAL_KEYWORDS]
+    present = [
+        i for i, word in enumerate(words) if re.sub(r"\W", "", word).lower() in CLINICAL_KEYWORDS
+    ]
     for i in rng.permutation(present)[:MASKED_KEYWORDS]:
         words[int(i)] = MASK
     return words
@@ -94,7 +96,9 @@ def word_noise(words: Sequence[str], changed: Sequence[int], rng: np.random.Gene
     out: list[str] = list(words)
     for i in changed:
         synonyms = _SYNONYMS.get(re.sub(r"\W", "", out[i]).lower())
-        kind = rng.choice(["synonym", "delete", "repeat", "swap"] if synonyms else ["delete", "repeat", "swap"])
+        kind = rng.choice(
+            ["synonym", "delete", "repeat", "swap"] if synonyms else ["delete", "repeat", "swap"]
+        )
         if kind == "synonym":
             out[i] = str(rng.choice(synonyms))
         elif kind == "delete":
@@ -107,7 +111,9 @@ def word_noise(words: Sequence[str], changed: Sequence[int], rng: np.random.Gene
     return [word for word in out if word]
 
 
-def character_noise(words: Sequence[str], changed: Sequence[int], rng: np.random.Generator) -> list[str]:
+def character_noise(
+    words: Sequence[str], changed: Sequence[int], rng: np.random.Generator
+) -> list[str]:
     """Words with one character of each `changed` one inserted, deleted, substituted or swapped with the next."""
     out = list(words)
     for i in changed:

@@ -17,7 +17,9 @@ def report_text(report: str) -> str:
     sections: dict[str, str] = {}
     ends = [after.start() for after in headings[1:]] + [len(report)]
     for heading, end in zip(headings, ends, strict=False):
-        name = next((wanted for wanted in WANTED if heading.group(1).startswith(wanted)), heading.group(1))
+        name = next(
+            (wanted for wanted in WANTED if heading.group(1).startswith(wanted)), heading.group(1)
+        )
         body = report[heading.end() : end].strip()
         if body:
             sections.setdefault(name, body)

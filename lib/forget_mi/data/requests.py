@@ -29,9 +29,13 @@ class RequestConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self):
-        given = [name for name in ("fraction", "patients", "csv") if getattr(self, name) is not None]
+        given = [
+            name for name in ("fraction", "patients", "csv") if getattr(self, name) is not None
+        ]
         if len(given) != 1:
-            raise InputError(f"request: give exactly one of fraction, patients and csv; given: {given or 'none'}")
+            raise InputError(
+                f"request: give exactly one of fraction, patients and csv; given: {given or 'none'}"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,13 @@ def make_request(cohort: Cohort, settings: RequestConfig) -> Request:
     if settings.fraction is not None:
         return draw_request(cohort, settings.fraction, settings.seed)
     if settings.csv is not None:
-        return check_request(cohort, Request(settings.csv.stem, in_cohort(cohort, read_forget_csv(settings.csv))))
-    return check_request(cohort, Request("given", in_cohort(cohort, settings.patients)))
+        return check_request(
+            cohort, Request(settings.csv.stem, cohort_ids(cohort, read_forget_csv(settings.csv)))
+        )
+    return check_request(cohort, Request("given", cohort_ids(cohort, settings.patients)))
 
 
-def in_cohort(cohort: Cohort, patients: Iterable[str]) -> tuple[str, ...]:
+def cohort_ids(cohort: Cohort, patients: Iterable[str]) -> tuple[str, ...]:
     """Patients named by the ids of the collection, as the cohort's table has them (see `cohorts.pseudonyms`)."""
     if cohort.salt is None:
         return tuple(patients)
@@ -124,10 +130,14 @@ def check_request(cohort: Cohort, request: Request) -> Request:
             )
     left = cohort.table.iloc[request.retain_rows(cohort)]
     if len(left) == 0:
-        raise InputError("request: it names every training patient; nothing would be left to retain")
+        raise InputError(
+            "request: it names every training patient; nothing would be left to retain"
+        )
     missing = set(cohort.table.label[rows_of(cohort, "train")]) - set(left.label)
     if missing:
-        raise InputError(f"request: no training example of class {cohort.classes[min(missing)]!r} would be left")
+        raise InputError(
+            f"request: no training example of class {cohort.classes[min(missing)]!r} would be left"
+        )
     return request
 
 
@@ -141,5 +151,7 @@ def read_forget_csv(path: Path) -> list[str]:
     if len(table) == 0:
         raise InputError(f"{path}: it names no patient")
     if not table.subject_id.all():
-        raise InputError(f"{path}: line {table.line[table.subject_id == ''].iloc[0]} names no patient")
+        raise InputError(
+            f"{path}: line {table.line[table.subject_id == ''].iloc[0]} names no patient"
+        )
     return table.subject_id.drop_duplicates().tolist()

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from forget_mi.config import config
 from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import in_cohort, read_forget_csv
+from forget_mi.data.requests import cohort_ids, read_forget_csv
 from forget_mi.errors import InputError
 
 SIDES = ("train", "validation", "test")
@@ -51,7 +51,11 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
         side[_published_test(cohort)] = "test"
     else:
         side[_one_fold(table, settings.test, settings.seed)] = "test"
-    kept = {patient for path in settings.keep_in_training for patient in in_cohort(cohort, read_forget_csv(path))}
+    kept = {
+        patient
+        for path in settings.keep_in_training
+        for patient in cohort_ids(cohort, read_forget_csv(path))
+    }
     rest = np.flatnonzero((side == "train") & ~table.patient_id.isin(kept).to_numpy())
     wanted = settings.validation * len(table)
     if len(rest) <= wanted:
@@ -66,14 +70,18 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
     split = replace(cohort, table=table.assign(split=side))
     missing = set(range(len(cohort.classes))) - set(split.table.label[side == "train"])
     if missing:
-        raise InputError(f"cohort {cohort.name}: class {cohort.classes[min(missing)]!r} has no training patient")
+        raise InputError(
+            f"cohort {cohort.name}: class {cohort.classes[min(missing)]!r} has no training patient"
+        )
     return split
 
 
 def _published_test(cohort: Cohort) -> np.ndarray:
     """Rows whose published fold is TEST."""
     if "fold" not in cohort.table:
-        raise InputError(f"parameter split.published = True: cohort {cohort.name} was not published with folds")
+        raise InputError(
+            f"parameter split.published = True: cohort {cohort.name} was not published with folds"
+        )
     test = (cohort.table.fold == "TEST").to_numpy()
     if not test.any():
         raise InputError(f"cohort {cohort.name}: no row has the fold TEST")
@@ -81,10 +89,14 @@ def _published_test(cohort: Cohort) -> np.ndarray:
 
 
 def _one_fold(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
-    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, for who draws a split
+    from sklearn.model_selection import (
+        StratifiedGroupKFold,  # a second to import, for who draws a split
+    )
 
     # No more folds than there are patients, or images of the most frequent class.
-    folds = max(2, min(round(1 / share), table.patient_id.nunique(), table.label.value_counts().max()))
+    folds = max(
+        2, min(round(1 / share), table.patient_id.nunique(), table.label.value_counts().max())
+    )
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     # By number in the order of the table, so that the draw does not depend on how the ids are hashed.
     return next(splitter.split(table, table.label, pd.factorize(table.patient_id)[0]))[1]

@@ -79,11 +79,17 @@ def open_store(
     if len(waiting):
         chunks = [waiting[at : at + CHUNK] for at in range(0, len(waiting), CHUNK)]
         jobs = [(home, size, [(int(i), str(paths[i])) for i in chunk]) for chunk in chunks]
-        _read_all(jobs, workers, tqdm(total=len(waiting), desc="decoding images", unit="image", disable=not progress))
+        _read_all(
+            jobs,
+            workers,
+            tqdm(total=len(waiting), desc="decoding images", unit="image", disable=not progress),
+        )
     unreadable = {}
     for file in sorted(home.glob("unreadable.*.json")):
         unreadable |= {int(index): reason for index, reason in json.loads(file.read_text()).items()}
-    return Store(np.load(home / "images.npy", mmap_mode="r"), dict(sorted(unreadable.items())), home)
+    return Store(
+        np.load(home / "images.npy", mmap_mode="r"), dict(sorted(unreadable.items())), home
+    )
 
 
 def cohort_from_files(
@@ -109,8 +115,13 @@ def cohort_from_files(
     if not eligible:
         first = f"; first: {ineligible[0][0]} ({ineligible[0][1]})" if ineligible else ""
         raise InputError(f"{settings.root}: none of {len(ineligible)} rows can be used{first}")
-    store = open_store(paths, settings.image_size, settings.store, source=name, workers=settings.workers or None)
-    unusable = [*unusable, *((rows[i]["image_id"], f"unreadable image: {why}") for i, why in store.unreadable.items())]
+    store = open_store(
+        paths, settings.image_size, settings.store, source=name, workers=settings.workers or None
+    )
+    unusable = [
+        *unusable,
+        *((rows[i]["image_id"], f"unreadable image: {why}") for i, why in store.unreadable.items()),
+    ]
     check_unusable(settings.root, unusable, eligible, settings.max_unreadable)
     kept = [i for i in range(len(rows)) if i not in store.unreadable]
     table = pd.DataFrame([rows[i] for i in kept])
@@ -126,7 +137,9 @@ def cohort_from_files(
     )
 
 
-def check_unusable(source: Path | str, unusable: Sequence[tuple[str, str]], eligible: int, allowed: float) -> None:
+def check_unusable(
+    source: Path | str, unusable: Sequence[tuple[str, str]], eligible: int, allowed: float
+) -> None:
     """Raise InputError where more than a share `allowed` of the eligible items can't be used."""
     if len(unusable) > allowed * eligible:
         item, reason = unusable[0]
@@ -151,7 +164,10 @@ def _read_all(jobs: list[tuple], workers: int | None, bar: tqdm) -> None:
 def _read_chunk(job: tuple[Path, int, list[tuple[int, str]]]) -> int:
     """Decode some files into the store. The state is set once the pixels are written: a killed chunk is read again."""
     home, size, items = job
-    images, state = np.load(home / "images.npy", mmap_mode="r+"), np.load(home / "state.npy", mmap_mode="r+")
+    images, state = (
+        np.load(home / "images.npy", mmap_mode="r+"),
+        np.load(home / "state.npy", mmap_mode="r+"),
+    )
     reasons = {}
     for index, path in items:
         try:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
-from pydantic import AfterValidator, Field
 
 from forget_mi.attacks.base import Evidence
 from forget_mi.attacks.embedding_shift import joint_embedding
-from forget_mi.config import config
 from forget_mi.data.batches import make_examples
 from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.data.requests import Request
+from forget_mi.evaluation.config import AuditConfig
 from forget_mi.evaluation.measures import SETS, measures_of
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.joint_embedding import JointEmbedding, joint_embedding_or_none
@@ -25,31 +23,6 @@ from forget_mi.training.shadows import Shadows
 
 # The side of patients whose request was served, and the set of their records where a study may keep them.
 FORGOTTEN, EARLIER = "forgotten", "earlier"
-
-
-def _a_spread(groups: int) -> int:
-    if groups == 1:
-        raise ValueError("one group has no spread; allowed are 0 and 2 or more")
-    return groups
-
-
-@config
-class AuditConfig:
-    """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap. approaches: which
-    unlearned models of the run are audited; empty for all that there are. verdict_level: confidence of a verdict, over
-    all of a model's checks together. u_lira: requests to each shadow model for the attack of that name on the params'
-    method; 0 leaves it out. neighbours: of each forgotten patient, whose treatment is looked at. relearning: groups of
-    strangers that the speed of relearning is compared with; 0 leaves that probe out, which trains each model anew for a
-    few passes over each group."""
-
-    draws: Annotated[int, Field(ge=50, le=100_000)] = 500
-    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    seed: Annotated[int, Field(ge=0)] = 0
-    approaches: tuple[str, ...] = ()
-    verdict_level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    u_lira: Annotated[int, Field(ge=0, le=100)] = 0
-    neighbours: Annotated[int, Field(ge=1, le=100)] = 3
-    relearning: Annotated[int, Field(ge=0, le=100), AfterValidator(_a_spread)] = 6
 
 
 @dataclass(frozen=True)
@@ -87,16 +60,21 @@ class ModelAudit:
         n = len(self.rows["forget"])
         sides = {"forget": forget, "validation": "validation", "test": "test"}
         judged = {"forget": forget, "test": "test"}
-        halves = unlearned and {"forget": np.arange(n), "test": np.arange(n, unlearned.member.shape[1])}
+        halves = unlearned and {
+            "forget": np.arange(n),
+            "test": np.arange(n, unlearned.member.shape[1]),
+        }
         return Evidence(
             *(self.predictions[side] for side in (forget, *SETS[1:])),
-            shadows=shadows and {role: shadows.of(self.rows[side]) for role, side in sides.items()},
-            unlearned=unlearned and {role: unlearned.of(part) for role, part in halves.items()},
-            original=original and {role: original.predictions[side] for role, side in judged.items()},
+            shadows=shadows
+            and {role: shadows.select(self.rows[side]) for role, side in sides.items()},
+            unlearned=unlearned and {role: unlearned.select(part) for role, part in halves.items()},
+            original=original
+            and {role: original.predictions[side] for role, side in judged.items()},
             joint=self.joint,
         )
 
-    def place_of(self, side: str) -> np.ndarray:
+    def joint_embeddings(self, side: str) -> np.ndarray:
         """J of the records of a set, (n, width)."""
         return joint_embedding(self.predictions[side], self.joint)
 
@@ -116,11 +94,17 @@ def audit_model(
     if len(earlier):
         rows[EARLIER] = earlier
     predictions = {
-        side: predict(model, make_examples(cohort, rows[side], checkpoint.tokenizer, model.max_tokens), accelerator)
+        side: predict(
+            model,
+            make_examples(cohort, rows[side], checkpoint.tokenizer, model.max_tokens),
+            accelerator,
+        )
         for side in rows
     }
     measures = measure_all(predictions, settings)
-    return ModelAudit(name, checkpoint.manifest, predictions, measures, rows, joint_embedding_or_none(model))
+    return ModelAudit(
+        name, checkpoint.manifest, predictions, measures, rows, joint_embedding_or_none(model)
+    )
 
 
 def rows_by_set(cohort: Cohort, request: Request) -> dict[str, np.ndarray]:
@@ -139,6 +123,16 @@ def measure_all(predictions: Mapping[str, Predictions], settings: AuditConfig) -
     rows = []
     for tower in predictions["test"].towers:
         for measure in measures_of(predictions, tower):
-            low, high = measure.interval(patients, draws=settings.draws, level=settings.level, seed=settings.seed)
-            rows.append({"measure": measure.name, "tower": tower, "value": measure.value(), "low": low, "high": high})
+            low, high = measure.interval(
+                patients, draws=settings.draws, level=settings.level, seed=settings.seed
+            )
+            rows.append(
+                {
+                    "measure": measure.name,
+                    "tower": tower,
+                    "value": measure.value(),
+                    "low": low,
+                    "high": high,
+                }
+            )
     return pd.DataFrame(rows)

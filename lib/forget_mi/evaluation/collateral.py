@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from forget_mi.attacks.base import Scores
 from forget_mi.data.cohort import Cohort
 from forget_mi.evaluation.audit import ModelAudit
-from forget_mi.evaluation.roc import FEWEST, Roc
+from forget_mi.evaluation.roc import MIN_PATIENTS, Roc
 from forget_mi.metrics import macro_f1, mean_auc
 from forget_mi.training.prediction import Predictions, Tower
 
@@ -23,19 +23,23 @@ def nearest(forgotten: np.ndarray, others: np.ndarray, neighbours: int) -> np.nd
     return np.unique(search.kneighbors(forgotten, return_distance=False))
 
 
-def collateral(audits: Mapping[str, ModelAudit], neighbours: int) -> pd.DataFrame:
+def collateral_damage(audits: Mapping[str, ModelAudit], neighbours: int) -> pd.DataFrame:
     """What became of those who look like the forgotten patients: a row a model and set (retain, test). near, far: mean
     cross-entropy (fused) of the records that are one of the nearest `neighbours` of a forgotten record in F_og's joint
     embedding, and of all others; near_f1, far_f1: macro-F1."""
     original, rows = audits["original"], []
     for side in ("retain", "test"):
-        close = nearest(original.place_of("forget"), original.place_of(side), neighbours)
+        close = nearest(
+            original.joint_embeddings("forget"), original.joint_embeddings(side), neighbours
+        )
         mask = np.isin(np.arange(len(original.rows[side])), close)
         for name, audit in audits.items():
             row = {"model": name, "set": side, "records_near": int(mask.sum())}
             for which, part in (("near", mask), ("far", ~mask)):
                 seen = audit.predictions[side].select(part)
-                row[which] = float(seen.cross_entropy("fused").mean()) if len(seen) else float("nan")
+                row[which] = (
+                    float(seen.cross_entropy("fused").mean()) if len(seen) else float("nan")
+                )
                 row[f"{which}_f1"] = _f1(seen, "fused")
             rows.append(row)
     return pd.DataFrame(rows).sort_values(["set", "model"], kind="stable", ignore_index=True)
@@ -46,14 +50,22 @@ def groupings(cohort: Cohort) -> dict[str, pd.Series]:
     table has them. Rows without a value have None."""
     table = cohort.table
     found = {"class": table.label.map(dict(enumerate(cohort.classes)))}
-    found |= {name: table[name].where(table[name].notna()) for name in ("sex", "view") if name in table}
+    found |= {
+        name: table[name].where(table[name].notna()) for name in ("sex", "view") if name in table
+    }
     if "age" in table:
         age = pd.to_numeric(table.age, errors="coerce")
-        found["age"] = pd.cut(age, [-np.inf, 50, 70, np.inf], labels=["under 50", "50-69", "70 and over"], right=False)
-    return {name: values.astype(object).where(values.notna(), None) for name, values in found.items()}
+        found["age"] = pd.cut(
+            age, [-np.inf, 50, 70, np.inf], labels=["under 50", "50-69", "70 and over"], right=False
+        )
+    return {
+        name: values.astype(object).where(values.notna(), None) for name, values in found.items()
+    }
 
 
-def by_group(audits: Mapping[str, ModelAudit], scores: Mapping[str, Scores], cohort: Cohort) -> pd.DataFrame:
+def by_group(
+    audits: Mapping[str, ModelAudit], scores: Mapping[str, Scores], cohort: Cohort
+) -> pd.DataFrame:
     """A row a model and group: grouping, group, patients_forget, patients_test, attack_auc (D_f against D_t of the
     group, by `scores`), test_auc, test_f1.
 
@@ -63,16 +75,26 @@ def by_group(audits: Mapping[str, ModelAudit], scores: Mapping[str, Scores], coh
     for grouping, values in groupings(cohort).items():
         for group in sorted({v for v in values if v is not None}, key=str):
             for name, audit in audits.items():
-                mask = {side: (values.iloc[audit.rows[side]] == group).to_numpy() for side in ("forget", "test")}
-                who = {side: len(np.unique(audit.predictions[side].patients[mask[side]])) for side in mask}
+                mask = {
+                    side: (values.iloc[audit.rows[side]] == group).to_numpy()
+                    for side in ("forget", "test")
+                }
+                who = {
+                    side: len(np.unique(audit.predictions[side].patients[mask[side]]))
+                    for side in mask
+                }
                 row = {"model": name, "grouping": grouping, "group": group}
                 row |= {f"patients_{side}": count for side, count in who.items()}
-                forget, test = (scores[name][i][mask[side]] for i, side in enumerate(("forget", "test")))
-                enough = min(who.values()) >= FEWEST
+                forget, test = (
+                    scores[name][i][mask[side]] for i, side in enumerate(("forget", "test"))
+                )
+                enough = min(who.values()) >= MIN_PATIENTS
                 row["attack_auc"] = float(Roc(forget, test).auc()) if enough else float("nan")
                 seen = audit.predictions["test"].select(mask["test"])
-                known = who["test"] >= FEWEST
-                row["test_auc"] = mean_auc(seen.labels, seen.probabilities("fused")) if known else float("nan")
+                known = who["test"] >= MIN_PATIENTS
+                row["test_auc"] = (
+                    mean_auc(seen.labels, seen.probabilities("fused")) if known else float("nan")
+                )
                 row["test_f1"] = _f1(seen, "fused") if known else float("nan")
                 rows.append(row)
     return pd.DataFrame(rows)

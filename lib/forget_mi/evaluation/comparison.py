@@ -26,7 +26,17 @@ def against_retrained(audits: list[ModelAudit]) -> pd.DataFrame:
     reference["retrained_spread"] = values.max() - values.min() if len(names) > 1 else np.nan
     table = table.merge(reference.reset_index(), on=["measure", "tower"])
     table["gap"] = table.value - table.retrained
-    order = ["model", "measure", "tower", "value", "low", "high", "retrained", "gap", "retrained_spread"]
+    order = [
+        "model",
+        "measure",
+        "tower",
+        "value",
+        "low",
+        "high",
+        "retrained",
+        "gap",
+        "retrained_spread",
+    ]
     return table[order]
 
 
@@ -57,10 +67,14 @@ def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]])
     """Mean absolute difference over CLOSENESS to the mean of the retrained models; NaN without any."""
     if not retrained:
         return float("nan")
-    return float(np.mean([abs(row[name] - np.mean([other[name] for other in retrained])) for name in CLOSENESS]))
+    return float(
+        np.mean(
+            [abs(row[name] - np.mean([other[name] for other in retrained])) for name in CLOSENESS]
+        )
+    )
 
 
-def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataFrame:
+def compare_models(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataFrame:
     """One row a model: who it is, its measures, its distance to the retrained models, its cost.
 
     Columns: model, method, setting, forget_fraction (asked for, or the request's share of the training images), seed,
@@ -70,7 +84,9 @@ def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataF
     cost the reference models to forget, where the method has them).
     """
     retrained = [a for a in audits if a.manifest["method"] == "retrain"]
-    seconds = float(np.mean([a.manifest["seconds"] for a in retrained])) if retrained else float("nan")
+    seconds = (
+        float(np.mean([a.manifest["seconds"] for a in retrained])) if retrained else float("nan")
+    )
     rows = []
     for audit in audits:
         others = [other for other in retrained if other is not audit]
@@ -82,9 +98,14 @@ def comparison(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataF
             "seed": seed,
         }
         row |= {column: audit.value(*which) for column, which in COMPARED.items()}
-        golden = [{column: other.value(*COMPARED[column]) for column in CLOSENESS} for other in others]
+        golden = [
+            {column: other.value(*COMPARED[column]) for column in CLOSENESS} for other in others
+        ]
         row["mean_gap"] = mean_gap(row, golden)
-        distances = [logit_cosine_distance(audit.predictions["retain"], o.predictions["retain"]) for o in others]
+        distances = [
+            logit_cosine_distance(audit.predictions["retain"], o.predictions["retain"])
+            for o in others
+        ]
         row["logit_distance"] = float(np.mean(distances)) if others else float("nan")
         row["seconds"] = audit.manifest["seconds"]
         row["share_of_retraining"] = audit.manifest["seconds"] / seconds

@@ -9,7 +9,9 @@ from forget_mi.training.prediction import Predictions, Tower
 from forget_mi.training.shadows import Shadows
 
 
-def completeness(unlearned: Predictions, original: Predictions, shadows: Shadows, tower: Tower) -> np.ndarray:
+def completeness(
+    unlearned: Predictions, original: Predictions, shadows: Shadows, tower: Tower
+) -> np.ndarray:
     """1 - (m_ul - mu_out) / (m_og - mu_out) of each record (n): 0 where F_ul's margin is F_og's, 1 where it is that of
     shadow models that never saw the record, above 1 where it lies beyond. NaN where F_og is no surer than they are, so
     that there was nothing to forget.

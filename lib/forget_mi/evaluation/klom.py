@@ -15,7 +15,9 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
     With few models it is far above zero for retrained against retrained too: give that floor beside it, with as many
     models. Where all margins are equal, 0.
     """
-    unlearned, retrained = (np.clip(np.asarray(m, float), -CLIP, CLIP) for m in (unlearned, retrained))
+    unlearned, retrained = (
+        np.clip(np.asarray(m, float), -CLIP, CLIP) for m in (unlearned, retrained)
+    )
     found = np.zeros(unlearned.shape[1])
     for record, (ours, theirs) in enumerate(zip(unlearned.T, retrained.T, strict=True)):
         low, high = min(ours.min(), theirs.min()), max(ours.max(), theirs.max())

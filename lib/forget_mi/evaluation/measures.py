@@ -59,7 +59,9 @@ class Measure:
             drawn = []
             for side, arrays in self.sets.items():
                 records = records_of[side]
-                index = np.concatenate([records[k] for k in rng.integers(len(records), size=len(records))])
+                index = np.concatenate(
+                    [records[k] for k in rng.integers(len(records), size=len(records))]
+                )
                 drawn.extend(array[index] for array in arrays)
             values[draw] = self.statistic(*drawn)
         if np.isnan(values).mean() > 0.5:
@@ -87,7 +89,9 @@ def measures_of(predictions: Mapping[str, Predictions], tower: Tower) -> list[Me
     return [
         *measures,
         Measure("mia_svc", np.mean, {"forget": (member_calls(evidence, tower),)}),
-        Measure("mia_svc_balanced", np.mean, {"forget": (member_calls(evidence, tower, "balanced"),)}),
+        Measure(
+            "mia_svc_balanced", np.mean, {"forget": (member_calls(evidence, tower, "balanced"),)}
+        ),
         Measure("attack_auc", binary_auc, losses),
         *(Measure(f"attack_tpr_{n}", partial(_tpr, fpr=n / 100), losses) for n in (1, 5)),
     ]

@@ -42,7 +42,9 @@ def label_shuffle_p(a: np.ndarray, b: np.ndarray, *, shuffles: int = 5_000, seed
     return float((1 + extreme.sum()) / (1 + shuffles))
 
 
-def permutation_table(model: Evidence, references: Mapping[str, Evidence], name: str) -> pd.DataFrame:
+def permutation_table(
+    model: Evidence, references: Mapping[str, Evidence], name: str
+) -> pd.DataFrame:
     """'F_ul treats D_f as F_re does', tested by patient. A row a pair of models and tower: of the model with each
     retrained one, and of the retrained models with each other, which is the floor.
 
@@ -60,8 +62,17 @@ def permutation_table(model: Evidence, references: Mapping[str, Evidence], name:
                 _by_patient_difference(getattr(models[a], side), getattr(models[b], side), tower)
                 for side in ("forget", "test")
             )
-            row = {"first": a, "second": b, "tower": tower, "difference": forget.mean(), "p": sign_flip_p(forget)}
-            row |= {"beyond_strangers": forget.mean() - test.mean(), "p_beyond": label_shuffle_p(forget, test)}
+            row = {
+                "first": a,
+                "second": b,
+                "tower": tower,
+                "difference": forget.mean(),
+                "p": sign_flip_p(forget),
+            }
+            row |= {
+                "beyond_strangers": forget.mean() - test.mean(),
+                "p_beyond": label_shuffle_p(forget, test),
+            }
             rows.append(row)
     return pd.DataFrame(rows)
 

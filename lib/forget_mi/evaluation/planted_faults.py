@@ -10,19 +10,28 @@ import torch
 from accelerate import Accelerator
 from torch.nn.functional import cross_entropy, kl_div
 
-from forget_mi.evaluation.audit import AuditConfig, ModelAudit, measure_all
+from forget_mi.evaluation.audit import ModelAudit, measure_all
+from forget_mi.evaluation.config import AuditConfig
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.training.prediction import Predictions, predict
 from forget_mi.unlearning.base import UnlearningData
 
 
 def head_only_edit(
-    model: ImageTextModel, data: UnlearningData, *, seed: int, steps: int = 3000, accelerator: Accelerator
+    model: ImageTextModel,
+    data: UnlearningData,
+    *,
+    seed: int,
+    steps: int = 3000,
+    accelerator: Accelerator,
 ) -> ImageTextModel:
     """A copy of the model of which only the output layers were changed: on D_f they say what the model says of
     validation patients with the same label, on D_r what it said before. The towers still know every patient."""
     edited = copy.deepcopy(model)
-    seen = {side: predict(model, getattr(data, side), accelerator) for side in ("forget", "retain", "validation")}
+    seen = {
+        side: predict(model, getattr(data, side), accelerator)
+        for side in ("forget", "retain", "validation")
+    }
     wanted = flipped(seen["forget"], seen["validation"], seed)
     for name in ("text", "image"):
         tower = getattr(edited, f"{name}_tower")
@@ -46,7 +55,9 @@ def flip_predictions(audit: ModelAudit, settings: AuditConfig, seed: int) -> Mod
     """The audit of a model that forgot nothing and flips its predictions on D_f (see `flipped`)."""
     forget = flipped(audit.predictions["forget"], audit.predictions["validation"], seed)
     predictions = {**audit.predictions, "forget": forget}
-    return replace(audit, name="flipped", predictions=predictions, measures=measure_all(predictions, settings))
+    return replace(
+        audit, name="flipped", predictions=predictions, measures=measure_all(predictions, settings)
+    )
 
 
 def flipped(forget: Predictions, strangers: Predictions, seed: int) -> Predictions:
@@ -58,4 +69,6 @@ def flipped(forget: Predictions, strangers: Predictions, seed: int) -> Predictio
     for at, label in enumerate(forget.labels):
         alike = np.flatnonzero(strangers.labels == label)
         drawn[at] = rng.choice(alike if len(alike) else len(strangers))
-    return replace(forget, image_logits=strangers.image_logits[drawn], text_logits=strangers.text_logits[drawn])
+    return replace(
+        forget, image_logits=strangers.image_logits[drawn], text_logits=strangers.text_logits[drawn]
+    )

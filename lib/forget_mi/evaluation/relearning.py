@@ -10,16 +10,16 @@ import torch
 from accelerate import Accelerator
 from scipy import stats
 
-from forget_mi.data.batches import Examples, make_loader, on_device
+from forget_mi.data.batches import Examples, device_loader, make_loader
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.devices import placed
-from forget_mi.training.loop import default_loss, hold_still, make_optimizer
+from forget_mi.training.devices import to_device
+from forget_mi.training.loop import default_loss, eval_frozen_layers, make_optimizer
 from forget_mi.training.prediction import predict
 
 RELEARNING_RATE = 1e-4
 
 
-PASSES = 4
+RELEARNING_PASSES = 4
 
 
 def relearning_curve(
@@ -28,7 +28,7 @@ def relearning_curve(
     """Mean cross-entropy (fused, evaluation mode) on some records after 0, 1, ... passes of training on them (passes +
     1 numbers, in nats): the training loss, AdamW at RELEARNING_RATE, batches of 32, batch norm as it is. The model is
     left alone."""
-    pupil = placed(copy.deepcopy(model), accelerator).requires_grad_(True)
+    pupil = to_device(copy.deepcopy(model), accelerator).requires_grad_(True)
     optimizer = make_optimizer(pupil, RELEARNING_RATE, 0.0)
     torch.manual_seed(seed)
 
@@ -38,8 +38,8 @@ def relearning_curve(
     curve = [loss()]
     for done in range(passes):
         pupil.train()
-        hold_still(pupil, all_batch_norm=True)
-        for batch in on_device(make_loader(examples, 32, seed=1000 * seed + done), accelerator):
+        eval_frozen_layers(pupil, all_batch_norm=True)
+        for batch in device_loader(make_loader(examples, 32, seed=1000 * seed + done), accelerator):
             with accelerator.autocast():
                 value = default_loss(pupil, batch)
             value.backward()
@@ -59,7 +59,9 @@ def passes_to(curve: np.ndarray, level: float) -> float:
     return 0.0 if at == 0 else float(at - 1 + (curve[at - 1] - level) / (curve[at - 1] - curve[at]))
 
 
-def stranger_samples(strangers: Examples, like: Examples, samples: int, seed: int) -> list[Examples]:
+def stranger_samples(
+    strangers: Examples, like: Examples, samples: int, seed: int
+) -> list[Examples]:
     """Sets of records of whole patients drawn from strangers, each of about as many records as `like`."""
     patients = strangers.patients.numpy()
     found = []
@@ -71,13 +73,13 @@ def stranger_samples(strangers: Examples, like: Examples, samples: int, seed: in
     return found
 
 
-def relearning(
+def relearning_speed(
     model: ImageTextModel,
     forget: Examples,
     strangers: Examples,
     level: float,
     *,
-    passes: int = PASSES,
+    passes: int = RELEARNING_PASSES,
     samples: int = 6,
     seed: int,
     accelerator: Accelerator,
@@ -90,7 +92,10 @@ def relearning(
     patients. curves: set, pass, loss.
     """
     sets = {"D_f": forget}
-    sets |= {f"D_t {k + 1}": each for k, each in enumerate(stranger_samples(strangers, forget, samples, seed))}
+    sets |= {
+        f"D_t {k + 1}": each
+        for k, each in enumerate(stranger_samples(strangers, forget, samples, seed))
+    }
     curves = {
         name: relearning_curve(model, each, passes=passes, seed=seed, accelerator=accelerator)
         for name, each in sets.items()
@@ -98,6 +103,15 @@ def relearning(
     needed = {name: passes_to(curve, level) for name, curve in curves.items()}
     mine, others = needed.pop("D_f"), np.array(list(needed.values()))
     half = stats.t.ppf(0.975, len(others) - 1) * others.std(ddof=1) * np.sqrt(1 + 1 / len(others))
-    result = {"forget": mine, "strangers": others.mean(), "low": others.mean() - half, "high": others.mean() + half}
-    lines = [{"set": n, "pass": at, "loss": loss} for n, curve in curves.items() for at, loss in enumerate(curve)]
+    result = {
+        "forget": mine,
+        "strangers": others.mean(),
+        "low": others.mean() - half,
+        "high": others.mean() + half,
+    }
+    lines = [
+        {"set": n, "pass": at, "loss": loss}
+        for n, curve in curves.items()
+        for at, loss in enumerate(curve)
+    ]
     return result, pd.DataFrame(lines)

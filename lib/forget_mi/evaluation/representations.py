@@ -19,7 +19,9 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
 
 
-def representation_table(audits: Mapping[str, ModelAudit], references: Sequence[str]) -> pd.DataFrame:
+def representation_table(
+    audits: Mapping[str, ModelAudit], references: Sequence[str]
+) -> pd.DataFrame:
     """A row a model, reference, tower and set (forget, test): linear CKA of their embeddings."""
     rows = []
     for name, audit in audits.items():

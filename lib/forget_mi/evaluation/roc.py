@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # With fewer patients on either side no interval is given: a percentile bootstrap of so few says nothing.
-FEWEST = 8
+MIN_PATIENTS = 8
 
 
 class Roc:
@@ -22,7 +22,9 @@ class Roc:
             group[len(members) :],
         )
 
-    def auc(self, members: np.ndarray | None = None, strangers: np.ndarray | None = None) -> np.ndarray:
+    def auc(
+        self, members: np.ndarray | None = None, strangers: np.ndarray | None = None
+    ) -> np.ndarray:
         """The area: the chance that a member scores above a stranger, ties counting one half. NaN without weight on
         either side."""
         tpr, fpr = self._rates(members, strangers)
@@ -38,15 +40,17 @@ class Roc:
         # A hair more than asked for, so that 1 of 100 is 1 % in floating point too.
         return np.where(rate <= fpr + 1e-12, tpr, 0).max(-1) + 0 * rate[..., -1]
 
-    def _rates(self, members: np.ndarray | None, strangers: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _rates(
+        self, members: np.ndarray | None, strangers: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         rates = []
         for weights, group in ((members, self._of_members), (strangers, self._of_strangers)):
             weights = np.ones(len(group)) if weights is None else np.asarray(weights, float)
             order = np.argsort(group, kind="stable")
             starts = np.searchsorted(group[order], np.arange(self._groups + 1))
-            total = np.concatenate([np.zeros((*weights.shape[:-1], 1)), weights[..., order].cumsum(-1)], -1)[
-                ..., starts
-            ]
+            total = np.concatenate(
+                [np.zeros((*weights.shape[:-1], 1)), weights[..., order].cumsum(-1)], -1
+            )[..., starts]
             with np.errstate(invalid="ignore"):
                 rates.append(total / total[..., -1:])
         return rates[0], rates[1]

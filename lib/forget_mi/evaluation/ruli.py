@@ -33,4 +33,6 @@ def likelihood_ratios(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray
 
 
 def _log_density(margins: np.ndarray, models: np.ndarray) -> np.ndarray:
-    return norm.logpdf(margins, models.mean(0), max(float(np.sqrt(models.var(0, ddof=1).mean())), 1e-6))
+    return norm.logpdf(
+        margins, models.mean(0), max(float(np.sqrt(models.var(0, ddof=1).mean())), 1e-6)
+    )

@@ -11,44 +11,52 @@ from scipy import stats
 ORIGINAL, RETRAINED = "original", "retrained"
 
 
-def with_approach(comparison: pd.DataFrame) -> pd.DataFrame:
+def add_approach_column(comparison: pd.DataFrame) -> pd.DataFrame:
     """The rows of comparison.csv with a column `approach`: original, retrained (all of them), or the model's name."""
-    names = comparison.method.map({"original": ORIGINAL, "retrain": RETRAINED}).fillna(comparison.model)
+    names = comparison.method.map({"original": ORIGINAL, "retrain": RETRAINED}).fillna(
+        comparison.model
+    )
     return comparison.assign(approach=names)
 
 
-def order_of(approaches: Sequence[str], first: str | None = None) -> list[str]:
+def sort_approaches(approaches: Sequence[str], first: str | None = None) -> list[str]:
     """The original, then `first`, then the other approaches by name, then the retrained models."""
     others = sorted(set(approaches) - {ORIGINAL, RETRAINED, first})
     return [name for name in [ORIGINAL, first, *others, RETRAINED] if name in set(approaches)]
 
 
-def summary(comparison: pd.DataFrame, columns: Mapping[str, str], first: str | None = None) -> pd.DataFrame:
+def summary(
+    comparison: pd.DataFrame, columns: Mapping[str, str], first: str | None = None
+) -> pd.DataFrame:
     """Mean and standard deviation over seeds (over all retrained models of all seeds) as text, '0.46 (0.06)', by
     size of request and approach.
 
     columns: of the comparison, to their titles. One value alone has no spread. Index: request, approach.
     """
-    rows = with_approach(comparison)
+    rows = add_approach_column(comparison)
     lines = {}
     for fraction, part in rows.groupby("forget_fraction", sort=True):
-        for approach in order_of(part.approach, first):
+        for approach in sort_approaches(part.approach, first):
             these = part[part.approach == approach]
-            lines[f"{100 * fraction:.3g}%", approach] = {title: _spread(these[c]) for c, title in columns.items()}
+            lines[f"{100 * fraction:.3g}%", approach] = {
+                title: _spread(these[c]) for c, title in columns.items()
+            }
     table = pd.DataFrame(lines).T
     table.index.names = ["request", "approach"]
     return table
 
 
 def _spread(values: pd.Series) -> str:
-    return f"{values.mean():.2f} ({values.std():.2f})" if len(values) > 1 else f"{values.mean():.2f}"
+    return (
+        f"{values.mean():.2f} ({values.std():.2f})" if len(values) > 1 else f"{values.mean():.2f}"
+    )
 
 
 def gaps_to_retrained(comparison: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Signed difference of each model to the mean of the retrained models of its own run, a row a model and measure:
     approach, forget_fraction, seed, measure, gap. A retrained model is compared with the others of its run; where there
     is no other, its gap is NaN."""
-    rows = with_approach(comparison).reset_index(drop=True)
+    rows = add_approach_column(comparison).reset_index(drop=True)
     rows["row"] = rows.index
     long = rows.melt(["row", "approach", "forget_fraction", "seed"], list(measures), "measure")
     run = ["forget_fraction", "seed", "measure"]
@@ -69,7 +77,7 @@ def paired_differences(
     independent); difference, low, high: mean over seeds and Student's t interval. With one seed there is no interval
     (NaN). Columns: approach, seeds, difference, low, high; sorted by difference.
     """
-    rows = with_approach(comparison)
+    rows = add_approach_column(comparison)
     rows = rows[~rows.approach.isin([ORIGINAL, RETRAINED])]
     values = rows.pivot_table(index=["seed", "forget_fraction"], columns="approach", values=column)
     lines = []
@@ -78,9 +86,21 @@ def paired_differences(
             break
         by_seed = (values[approach] - values[reference]).groupby("seed").mean().dropna()
         n = len(by_seed)
-        half = stats.t.ppf((1 + level) / 2, n - 1) * by_seed.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
+        half = (
+            stats.t.ppf((1 + level) / 2, n - 1) * by_seed.std(ddof=1) / np.sqrt(n)
+            if n > 1
+            else float("nan")
+        )
         mean = by_seed.mean()
-        lines.append({"approach": approach, "seeds": n, "difference": mean, "low": mean - half, "high": mean + half})
+        lines.append(
+            {
+                "approach": approach,
+                "seeds": n,
+                "difference": mean,
+                "low": mean - half,
+                "high": mean + half,
+            }
+        )
     table = pd.DataFrame(lines, columns=["approach", "seeds", "difference", "low", "high"])
     return table.sort_values("difference", ignore_index=True)
 
@@ -88,8 +108,10 @@ def paired_differences(
 def mean_ranks(comparison: pd.DataFrame, column: str = "mean_gap") -> pd.DataFrame:
     """Rank of each approach by a column (1: smallest) within each seed and request, averaged; the original and the
     retrained models take no part. Columns: approach, mean_rank, best, worst."""
-    rows = with_approach(comparison)
+    rows = add_approach_column(comparison)
     rows = rows[~rows.approach.isin([ORIGINAL, RETRAINED])]
     ranks = rows.groupby(["seed", "forget_fraction"])[column].rank()
-    table = ranks.groupby(rows.approach).agg(mean_rank="mean", best="min", worst="max").reset_index()
+    table = (
+        ranks.groupby(rows.approach).agg(mean_rank="mean", best="min", worst="max").reset_index()
+    )
     return table.sort_values("mean_rank", ignore_index=True)

@@ -12,9 +12,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from forget_mi.attacks import ATTACKS
 from forget_mi.attacks.base import Evidence, Scores, margins, mean_where
-from forget_mi.evaluation.attack_table import LEVELS, Draws, Key, Patients, at_level, patients_of
+from forget_mi.attacks.registry import ATTACKS
+from forget_mi.evaluation.attack_rates import (
+    LEVELS,
+    BootstrapWeights,
+    Key,
+    Patients,
+    at_level,
+    patients_of,
+)
 from forget_mi.evaluation.roc import Roc
 from forget_mi.training.prediction import Tower
 
@@ -31,7 +38,7 @@ UNDIRECTED = ("u_lira",)
 CHECKED = (*ATTACKS, "svc")
 
 
-def checks(
+def verdict_checks(
     scores: Mapping[Key, Scores],
     references: Mapping[str, Mapping[Key, Scores]],
     patients: Patients,
@@ -54,16 +61,19 @@ def checks(
     rows = []
     for kind in LEVELS:
         who = at_level(next(iter(scores.values())), patients, kind)[1]
-        drawn = Draws.of(who, draws, seed)
+        drawn = BootstrapWeights.sample(who, draws, seed)
 
-        def auc(found: Scores, kind: str = kind, drawn: Draws = drawn) -> np.ndarray:
+        def auc(found: Scores, kind: str = kind, drawn: BootstrapWeights = drawn) -> np.ndarray:
             return Roc(*at_level(found, patients, kind)[0]).auc(*drawn)
 
         for key in chosen:
             mine = auc(scores[key])
             others = [auc(each[key]) for each in references.values() if key in each]
             others = others or [np.full(len(mine), 0.5)]
-            rows.append({"attack": key[0], "tower": key[1], "level": kind} | _row(mine, others, z, patients.enough))
+            rows.append(
+                {"attack": key[0], "tower": key[1], "level": kind}
+                | _row(mine, others, z, patients.enough)
+            )
             if key[0] in UNDIRECTED and rows[-1]["verdict"] in (UNDER, OVER):
                 rows[-1]["verdict"] = TOLD if rows[-1]["verdict"] == UNDER else SAME
     return pd.DataFrame(rows)
@@ -72,25 +82,34 @@ def checks(
 def margin_checks(
     evidence: Evidence, references: Mapping[str, Evidence], *, draws: int, level: float, seed: int
 ) -> pd.DataFrame:
-    """A row a tower, columns as in `checks` (attack 'margin', level 'sample'): value, the mean margin on D_f less that
+    """A row a tower, columns as in `verdict_checks` (attack 'margin', level 'sample'): value, the mean margin on D_f less that
     on D_t, in nats.
 
     Reference: the same of the retrained models; without any, of what shadow models say that never saw the record
     (each record's mean over them), where there are some.
     """
     patients, towers = patients_of(evidence), evidence.forget.towers
-    drawn = Draws.of(patients, draws, seed)
+    drawn = BootstrapWeights.sample(patients, draws, seed)
     z = norm.ppf(1 - (1 - level) / (2 * len(towers)))
 
     def difference(forget: np.ndarray, test: np.ndarray) -> np.ndarray:
-        return (drawn.forget @ forget) / drawn.forget.sum(1) - (drawn.test @ test) / drawn.test.sum(1)
+        return (drawn.forget @ forget) / drawn.forget.sum(1) - (drawn.test @ test) / drawn.test.sum(
+            1
+        )
 
     rows = []
     for tower in towers:
         if references:
-            others = [difference(margins(e.forget, tower), margins(e.test, tower)) for e in references.values()]
+            others = [
+                difference(margins(e.forget, tower), margins(e.test, tower))
+                for e in references.values()
+            ]
         elif evidence.shadows is not None:
-            others = [difference(*(never_seen(evidence, side, tower) for side in ("forget", "test")))]
+            others = [
+                difference(
+                    *(mean_unseen_margin(evidence, side, tower) for side in ("forget", "test"))
+                )
+            ]
         else:
             return pd.DataFrame()
         mine = difference(margins(evidence.forget, tower), margins(evidence.test, tower))
@@ -99,7 +118,7 @@ def margin_checks(
     return pd.DataFrame(rows)
 
 
-def never_seen(evidence: Evidence, side: str, tower: Tower) -> np.ndarray:
+def mean_unseen_margin(evidence: Evidence, side: str, tower: Tower) -> np.ndarray:
     """The mean margin of each record of a set (n) under the shadow models that never saw it."""
     shadows = evidence.shadows[side]
     found = np.stack([margins(p, tower) for p in shadows.predictions])
@@ -120,7 +139,7 @@ def _row(mine: np.ndarray, others: Sequence[np.ndarray], z: float, enough: bool)
     return row | {"low": low, "high": high, "verdict": verdict}
 
 
-def overall(table: pd.DataFrame) -> str:
+def overall_verdict(table: pd.DataFrame) -> str:
     """The verdict over all checks of one model: whatever was found, under-forgotten first; else that nothing was, or
     that there are too few patients to say."""
     found = [name for name in (UNDER, OVER, TOLD) if (table.verdict == name).any()]
@@ -129,8 +148,10 @@ def overall(table: pd.DataFrame) -> str:
     return UNKNOWN if len(table) == 0 or (table.verdict == UNKNOWN).all() else SAME
 
 
-def evidence_for(table: pd.DataFrame) -> str:
+def verdict_basis(table: pd.DataFrame) -> str:
     """Which checks a verdict rests on, in words: 'lira (fused, text), loss (fused)'."""
     rows = table[table.verdict.isin([UNDER, OVER, TOLD])]
-    found = rows.groupby("attack", sort=False).tower.agg(lambda towers: ", ".join(dict.fromkeys(towers)))
+    found = rows.groupby("attack", sort=False).tower.agg(
+        lambda towers: ", ".join(dict.fromkeys(towers))
+    )
     return ", ".join(f"{attack} ({towers})" for attack, towers in found.items())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forget_mi.config import imported
+from forget_mi.config import import_object
 from forget_mi.errors import InputError
 from forget_mi.models.config import ModelConfig
 from forget_mi.models.image_text import ImageTextModel
@@ -45,14 +45,18 @@ class AdaptedTower(Tower):
 
     def blocks(self) -> list[nn.Module]:
         """The longest list of layers in the network."""
-        sequences = [m for m in self.network.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
+        sequences = [
+            m for m in self.network.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))
+        ]
         return [b for b in max(sequences, key=len, default=[]) if b is not self.head]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """z and its logits."""
         # For this call only: a hook that stays would be copied with the model, and see the copy's original.
         seen = []
-        handle = self.head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+        handle = self.head.register_forward_pre_hook(
+            lambda module, arguments: seen.append(arguments[0])
+        )
         try:
             output = self.network(*self.prepare(*inputs))
         finally:
@@ -75,7 +79,14 @@ class AdaptedImage(AdaptedTower):
     """Someone's image network. channels: that it takes; one-channel images are repeated. mean, std: by which images in
     [0, 1] are normalised before, a number or one a channel."""
 
-    def __init__(self, network: nn.Module, head: str | None = None, channels: int | None = None, mean=0.0, std=1.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        head: str | None = None,
+        channels: int | None = None,
+        mean=0.0,
+        std=1.0,
+    ):
         super().__init__(network, head)
         first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
         self.channels = channels or (first.in_channels if first is not None else 1)
@@ -118,8 +129,12 @@ def adapt(
     Raises InputError for no network at all, a head that is not there, and towers that tell different classes apart.
     """
     if image is None and text is None:
-        raise InputError("adapt: neither an image nor a text network was given; one tower is enough, none is not")
-    towers = "both" if image is not None and text is not None else "image" if text is None else "text"
+        raise InputError(
+            "adapt: neither an image nor a text network was given; one tower is enough, none is not"
+        )
+    towers = (
+        "both" if image is not None and text is not None else "image" if text is None else "text"
+    )
     image_tower = None if image is None else AdaptedImage(image, image_head, channels, mean, std)
     text_tower = None if text is None else AdaptedText(text, text_head)
     if towers == "both" and image_tower.head.out_features != text_tower.head.out_features:
@@ -141,14 +156,21 @@ class WholeModel(nn.Module):
     image_tower = text_tower = None  # they can't be told apart
     is_adapted = False
 
-    def __init__(self, model: nn.Module, settings: ModelConfig, classes: int, widths: tuple[int, int]):
+    def __init__(
+        self, model: nn.Module, settings: ModelConfig, classes: int, widths: tuple[int, int]
+    ):
         super().__init__()
-        self.model, self.settings, self.classes, self.widths = model, settings, classes, tuple(widths)
+        self.model, self.settings, self.classes, self.widths = (
+            model,
+            settings,
+            classes,
+            tuple(widths),
+        )
         self.max_tokens = settings.max_tokens if self.widths[1] else 0
 
     def forward(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
         """Both towers' logits and embeddings."""
-        return as_output(self.model(images, input_ids, attention_mask))
+        return as_model_output(self.model(images, input_ids, attention_mask))
 
     def towers(self) -> list:
         """Raises InputError: its layers are its own business."""
@@ -158,7 +180,7 @@ class WholeModel(nn.Module):
         )
 
 
-def as_output(said: Any) -> ModelOutput:
+def as_model_output(said: Any) -> ModelOutput:
     """What a model of one's own says as a ModelOutput.
 
     Raises InputError that says what is missing, and what can't be done without it.
@@ -200,7 +222,7 @@ def from_factory(settings: ModelConfig, classes: int) -> ImageTextModel | WholeM
     Raises InputError where it can't be imported or called, or makes something else.
     """
     what = f"parameter model.factory = {settings.factory!r}"
-    function = imported(settings.factory, "model.factory")
+    function = import_object(settings.factory, "model.factory")
     try:
         made = function(classes=classes, **settings.arguments)
     except TypeError as error:
@@ -208,12 +230,16 @@ def from_factory(settings: ModelConfig, classes: int) -> ImageTextModel | WholeM
             f"{what}: can't be called with classes and {settings.arguments or 'no arguments'} ({error})"
         ) from None
     if isinstance(made, Mapping):
-        made = adapt(**{"max_tokens": settings.max_tokens, "joint_seed": settings.joint_seed, **made})
+        made = adapt(
+            **{"max_tokens": settings.max_tokens, "joint_seed": settings.joint_seed, **made}
+        )
     if isinstance(made, ImageTextModel):
         made.settings = settings
         return made
     if not isinstance(made, nn.Module):
-        raise InputError(f"{what}: makes a {type(made).__name__}; a torch module or a mapping of networks is allowed")
+        raise InputError(
+            f"{what}: makes a {type(made).__name__}; a torch module or a mapping of networks is allowed"
+        )
     missing = [name for name in ("classes", "widths") if not hasattr(made, name)]
     if missing:
         raise InputError(

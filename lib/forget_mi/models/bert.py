@@ -13,12 +13,16 @@ class FirstTokenLayer(BertLayer):
     first: what the library calls cross-attention, with this layer's own weights.
     """
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: object, **__: object
+    ) -> Tensor:
         """What the layer says of the first token."""
         first = hidden_states[:, :1]
         if attention_mask is not None:  # (batch, 1, queries, keys)
             attention_mask = attention_mask[:, :, :1]
-        context, _ = BertCrossAttention.forward(self.attention.self, first, hidden_states, attention_mask)
+        context, _ = BertCrossAttention.forward(
+            self.attention.self, first, hidden_states, attention_mask
+        )
         return self.feed_forward_chunk(self.attention.output(context, first))
 
 

@@ -43,11 +43,17 @@ def build_model(
     if settings.dual_encoder is not None:
         return _dual_encoder(settings, classes, text_config)
     # In this order, on which the weights drawn from a seed depend.
-    encoder = None if settings.towers == "image" else _text_encoder(settings, vocabulary, text_config)
+    encoder = (
+        None if settings.towers == "image" else _text_encoder(settings, vocabulary, text_config)
+    )
     image_tower = None if settings.towers == "text" else _image_tower(settings, classes)
     text_tower = None if encoder is None else TextTower(encoder, settings.dropout, classes)
     model = ImageTextModel(settings, image_tower, text_tower)
-    if settings.towers == "both" and image_tower.width != text_tower.width and settings.image_network is None:
+    if (
+        settings.towers == "both"
+        and image_tower.width != text_tower.width
+        and settings.image_network is None
+    ):
         raise InputError(
             f"the text tower is {text_tower.width} wide and the image tower {image_tower.width}: both "
             "embeddings need the same width; change model.image_channels or model.image_pool"
@@ -67,10 +73,14 @@ def reinitialized(model: ImageTextModel | WholeModel, seed: int) -> ImageTextMod
         )
     config = text_config_of(model)
     vocabulary = getattr(config, "vocab_size", 0)
-    return build_model(replace(model.settings, image_weights=None), model.classes, vocabulary, seed, config)
+    return build_model(
+        replace(model.settings, image_weights=None), model.classes, vocabulary, seed, config
+    )
 
 
-def _text_encoder(settings: ModelConfig, vocabulary: int, config: PretrainedConfig | None) -> nn.Module:
+def _text_encoder(
+    settings: ModelConfig, vocabulary: int, config: PretrainedConfig | None
+) -> nn.Module:
     from transformers import AutoModel, BertConfig
 
     if config is not None:
@@ -96,8 +106,12 @@ def _text_encoder(settings: ModelConfig, vocabulary: int, config: PretrainedConf
 
 def _image_tower(settings: ModelConfig, classes: int) -> Tower:
     if settings.image_network is not None:
-        return network_tower(settings.image_network, classes, settings.image_inputs, settings.image_weights)
-    return ImageTower(settings.image_channels, settings.image_stem_stride, settings.image_pool, classes)
+        return network_tower(
+            settings.image_network, classes, settings.image_inputs, settings.image_weights
+        )
+    return ImageTower(
+        settings.image_channels, settings.image_stem_stride, settings.image_pool, classes
+    )
 
 
 def text_config_of(model: ImageTextModel) -> PretrainedConfig | None:

@@ -17,7 +17,10 @@ def model_card(model: ImageTextModel, facts: Mapping[str, Any]) -> str:
     """A README with the header that model hubs read: what the model was trained on (by name only), which requests it
     served (counted, hashed), what the audit found, how it is used without this library, licence and limits."""
     environment = Environment(
-        loader=PackageLoader("forget_mi.models", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("forget_mi.models", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     given = {
         "name": "Model",
@@ -33,7 +36,9 @@ def model_card(model: ImageTextModel, facts: Mapping[str, Any]) -> str:
         "version": __version__,
         "classes": model.classes,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "image": named if isinstance(image, (NetworkTower, ImageTower)) or not image else type(image).__name__,
+        "image": named
+        if isinstance(image, (NetworkTower, ImageTower)) or not image
+        else type(image).__name__,
         "text": "none" if text is None else type(getattr(text, "encoder", text)).__name__,
         "plain_image": _plain_image(model),
         "plain_text": _plain_text(model),

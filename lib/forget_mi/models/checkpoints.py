@@ -14,12 +14,17 @@ from forget_mi.files import replace_when_whole, sha256_of, write_text
 from forget_mi.models.build import build_model, text_config_of
 from forget_mi.models.config import ModelConfig
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.tokenizers import vocabulary_of
+from forget_mi.models.tokenizers import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WEIGHTS, MANIFEST, CONFIG, TEXT_CONFIG = "model.safetensors", "manifest.json", "config.json", "text_config"
+WEIGHTS, MANIFEST, CONFIG, TEXT_CONFIG = (
+    "model.safetensors",
+    "manifest.json",
+    "config.json",
+    "text_config",
+)
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,23 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, model: ImageTextModel, tokenizer: PreTrainedTokenizerBase | None, manifest: dict[str, Any]
+    folder: Path,
+    model: ImageTextModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    manifest: dict[str, Any],
 ) -> None:
     """Write the folder under a temporary name, then rename it. The weights' SHA-256 joins the manifest.
 
-    Raises InputError for a model that was given as an object (`tensors_of`).
+    Raises InputError for a model that was given as an object (`contiguous_state_dict`).
     """
     from safetensors.torch import save_file
 
     with replace_when_whole(folder) as temporary:
         temporary.mkdir(parents=True)
-        save_file(tensors_of(model), temporary / WEIGHTS)
+        save_file(contiguous_state_dict(model), temporary / WEIGHTS)
         write_text(
-            temporary / CONFIG, json.dumps({"classes": model.classes, "model": asdict(model.settings)}, indent=2)
+            temporary / CONFIG,
+            json.dumps({"classes": model.classes, "model": asdict(model.settings)}, indent=2),
         )
         if (text_config := text_config_of(model)) is not None:
             text_config.save_pretrained(temporary / TEXT_CONFIG)
@@ -96,14 +105,16 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
     has = {name: (folder / name).is_dir() for name in ("tokenizer", TEXT_CONFIG)}
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer") if has["tokenizer"] else None
     text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG) if has[TEXT_CONFIG] else None
-    ours = replace(settings, image_weights=None)  # the checkpoint's weights replace what they would be
-    model = build_model(ours, saved["classes"], vocabulary_of(tokenizer), 0, text_config)
+    ours = replace(
+        settings, image_weights=None
+    )  # the checkpoint's weights replace what they would be
+    model = build_model(ours, saved["classes"], vocabulary_size(tokenizer), 0, text_config)
     model.settings = settings
     model.load_state_dict(load_file(weights))
     return Checkpoint(model.eval(), tokenizer, manifest)
 
 
-def tensors_of(model: ImageTextModel) -> dict[str, Any]:
+def contiguous_state_dict(model: ImageTextModel) -> dict[str, Any]:
     """A model's state as safetensors takes it: on CPU, contiguous, none sharing memory with another.
 
     Raises InputError for a model that was given as an object: nothing says how it is built when it is read again.
@@ -113,4 +124,7 @@ def tensors_of(model: ImageTextModel) -> dict[str, Any]:
             "a model of networks that were given as objects can't be saved so that it can be read again; name the "
             "factory that builds it (model.factory), or save model.image_tower.network and model.text_tower.network"
         )
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    return {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in model.state_dict().items()
+    }

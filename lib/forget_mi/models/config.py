@@ -54,7 +54,9 @@ class ModelConfig:
 
     def __post_init__(self):
         if len(self.image_channels) < 2:
-            raise InputError(f"parameter model.image_channels = {self.image_channels}: needs a stem and a stage")
+            raise InputError(
+                f"parameter model.image_channels = {self.image_channels}: needs a stem and a stage"
+            )
         if self.text_width % self.text_heads:
             raise InputError(
                 f"parameter model.text_heads = {self.text_heads}: must divide model.text_width = {self.text_width}"
@@ -71,7 +73,11 @@ class ModelConfig:
         if name == "original":
             return self.weights
         number = int(name.rpartition("-")[2]) if name.startswith("retrained-") else 0
-        return self.retrained_weights[number - 1] if 0 < number <= len(self.retrained_weights) else None
+        return (
+            self.retrained_weights[number - 1]
+            if 0 < number <= len(self.retrained_weights)
+            else None
+        )
 
     @property
     def builtin(self) -> bool:

@@ -30,20 +30,29 @@ class ModelContract(Protocol):
         logits (batch, classes) and an embedding (batch, width) of each tower."""
 
 
-def problems_of_model(model: nn.Module, examples: Examples, classes: int, tokenizer: Any = None) -> list[str]:
+def problems_of_model(
+    model: nn.Module, examples: Examples, classes: int, tokenizer: Any = None
+) -> list[str]:
     """What keeps a model from being made to forget, each in a sentence; empty where nothing does.
 
     examples: some records, of which the first few are shown to it. classes: that the cohort has. tokenizer: that made
     their tokens.
     """
     if not isinstance(model, nn.Module):
-        return [f"is a {type(model).__name__}, not a torch module: it has no parameters that could be changed"]
+        return [
+            f"is a {type(model).__name__}, not a torch module: it has no parameters that could be changed"
+        ]
     found = []
     if model.training:
-        found.append("is in training mode, in which dropout and batch norm change what it says; call model.eval()")
+        found.append(
+            "is in training mode, in which dropout and batch norm change what it says; call model.eval()"
+        )
     missing = [name for name in ("classes", "max_tokens", "widths") if not hasattr(model, name)]
     if missing:
-        return [*found, f"lacks {', '.join(missing)} (see contract.ModelContract, or contract.adapt, which adds them)"]
+        return [
+            *found,
+            f"lacks {', '.join(missing)} (see contract.ModelContract, or contract.adapt, which adds them)",
+        ]
     if model.classes != classes:
         found.append(f"tells {model.classes} classes apart, the cohort has {classes}")
     if tokenizer is not None:
@@ -62,7 +71,9 @@ def _problems_of_outputs(model: nn.Module, examples: Examples, classes: int) -> 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batch = examples.__getitems__(range(min(4, len(examples))))
     inputs = [batch[name].to(device) for name in ("images", "input_ids", "attention_mask")]
-    shapes = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in ("images", "input_ids", "attention_mask"))
+    shapes = ", ".join(
+        f"{name} {tuple(batch[name].shape)}" for name in ("images", "input_ids", "attention_mask")
+    )
     training = model.training
     model.eval()
     try:
@@ -81,12 +92,18 @@ def _problems_of_outputs(model: nn.Module, examples: Examples, classes: int) -> 
         there = model.widths[0 if name.startswith("image") else 1] > 0
         expected = (n, width if there else 0)
         if tuple(value.shape) != expected:
-            found.append(f"{name} has shape {tuple(value.shape)}, not {expected} (records, {name.split('_')[1]})")
+            found.append(
+                f"{name} has shape {tuple(value.shape)}, not {expected} (records, {name.split('_')[1]})"
+            )
         elif not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).any(-1).sum())
             found.append(f"{name} holds NaN or infinity for {bad} of {n} records")
-    if not found and any(not torch.allclose(a, b, atol=1e-5) for a, b in zip(said, again, strict=True)):
-        found.append("answers differently when asked twice in evaluation mode: something in it is still random")
+    if not found and any(
+        not torch.allclose(a, b, atol=1e-5) for a, b in zip(said, again, strict=True)
+    ):
+        found.append(
+            "answers differently when asked twice in evaluation mode: something in it is still random"
+        )
     return found
 
 

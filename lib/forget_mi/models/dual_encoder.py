@@ -40,9 +40,13 @@ class DualEncoderImage(Tower):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """z_img and its logits."""
         if self.side is not None and tuple(images.shape[-2:]) != (self.side, self.side):
-            images = nn.functional.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+            images = nn.functional.interpolate(
+                images, size=(self.side, self.side), mode="bilinear", antialias=True
+            )
         channels = getattr(self.encoder.config, "num_channels", 3)
-        embedding = self.projection(_pooled(self.encoder(pixel_values=images.expand(-1, channels, -1, -1))))
+        embedding = self.projection(
+            _pooled(self.encoder(pixel_values=images.expand(-1, channels, -1, -1)))
+        )
         return embedding, self.head(embedding)
 
 
@@ -76,11 +80,17 @@ def _pooled(output: Any) -> Tensor:
     return pooled.flatten(1) if pooled.ndim > 2 else pooled
 
 
-def _dual_encoder(settings: ModelConfig, classes: int, config: PretrainedConfig | None) -> ImageTextModel:
+def _dual_encoder(
+    settings: ModelConfig, classes: int, config: PretrainedConfig | None
+) -> ImageTextModel:
     from transformers import AutoModel
 
     folder = settings.dual_encoder
-    both = AutoModel.from_config(config) if config is not None else _from_pretrained(AutoModel, folder, "dual_encoder")
+    both = (
+        AutoModel.from_config(config)
+        if config is not None
+        else _from_pretrained(AutoModel, folder, "dual_encoder")
+    )
     parts = ("vision_model", "text_model", "visual_projection", "text_projection")
     missing = [part for part in parts if not hasattr(both, part)]
     if missing:
@@ -88,8 +98,14 @@ def _dual_encoder(settings: ModelConfig, classes: int, config: PretrainedConfig 
             f"parameter model.dual_encoder = {folder!r}: a {type(both).__name__} has no {', '.join(missing)}; "
             "allowed are CLIP-shaped models, with both sides and their projections"
         )
-    image, text = (kind(both, both.config.projection_dim, classes) for kind in (DualEncoderImage, DualEncoderText))
-    image, text = (None if settings.towers == "text" else image), (None if settings.towers == "image" else text)
+    image, text = (
+        kind(both, both.config.projection_dim, classes)
+        for kind in (DualEncoderImage, DualEncoderText)
+    )
+    image, text = (
+        (None if settings.towers == "text" else image),
+        (None if settings.towers == "image" else text),
+    )
     model = ImageTextModel(settings, image, text)
     model.dual_config = both.config
     return model

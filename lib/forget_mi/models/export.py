@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 OUTPUTS = ("probabilities", "image_logits", "text_logits")
 
 
-class Served(nn.Module):
+class ServingModule(nn.Module):
     """What a server answers: (probabilities of the fused prediction, image_logits, text_logits), each (batch, classes),
     or (batch, 0) for a tower that is not there. images (batch, 1, height, width) in [0, 1]; input_ids, attention_mask
     int64 (batch, tokens)."""
@@ -33,13 +33,21 @@ class Served(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities and logits."""
         said = self.model(images, input_ids, attention_mask)
-        return fused_probabilities(said.image_logits, said.text_logits), said.image_logits, said.text_logits
+        return (
+            fused_probabilities(said.image_logits, said.text_logits),
+            said.image_logits,
+            said.text_logits,
+        )
 
 
-def export_model(model: ImageTextModel, folder: str | Path, batch: Batch, formats: tuple[str, ...]) -> dict[str, float]:
+def export_model(
+    model: ImageTextModel, folder: str | Path, batch: Batch, formats: tuple[str, ...]
+) -> dict[str, float]:
     """Write the model into a folder in some of FORMATS; return by format the largest difference to what the model
     itself says. Batch size is free in all; so is the number of tokens.
 
@@ -53,8 +61,10 @@ def export_model(model: ImageTextModel, folder: str | Path, batch: Batch, format
     if unknown or not formats:
         raise InputError(f"format {(unknown or [None])[0]!r}: allowed are {', '.join(FORMATS)}")
     if len(batch["images"]) < 3:
-        raise InputError(f"{len(batch['images'])} records to check an export with; at least 3 are needed")
-    served = Served(model).cpu().eval()
+        raise InputError(
+            f"{len(batch['images'])} records to check an export with; at least 3 are needed"
+        )
+    served = ServingModule(model).cpu().eval()
     inputs = tuple(batch[name].cpu() for name in ("images", "input_ids", "attention_mask"))
     two = tuple(tensor[:2] for tensor in inputs)
     # With another number of records and of tokens: what was traced must not have been taken for a constant.
@@ -69,15 +79,19 @@ def export_model(model: ImageTextModel, folder: str | Path, batch: Batch, format
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as beside:
             written = Path(beside) / path.name
             said = WRITERS[name](served, two, other, written)
-            apart = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(expected, said, strict=True))
+            apart = max(
+                float(np.abs(a - b).max(initial=0.0)) for a, b in zip(expected, said, strict=True)
+            )
             if not apart <= TOLERANCE:
-                raise RuntimeError(f"{path}: would differ from the model by {apart:.2g} (allowed {TOLERANCE})")
+                raise RuntimeError(
+                    f"{path}: would differ from the model by {apart:.2g} (allowed {TOLERANCE})"
+                )
             written.replace(path)
         differences[name] = apart
     return differences
 
 
-def _torchscript(served: Served, two: tuple, other: tuple, path: Path) -> list[np.ndarray]:
+def _torchscript(served: ServingModule, two: tuple, other: tuple, path: Path) -> list[np.ndarray]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(served, two, check_trace=False), path)
@@ -92,18 +106,20 @@ def _dynamic(two: tuple) -> tuple:
     return {0: records}, text, text
 
 
-def _torch_export(served: Served, two: tuple, other: tuple, path: Path) -> list[np.ndarray]:
+def _torch_export(served: ServingModule, two: tuple, other: tuple, path: Path) -> list[np.ndarray]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(torch.export.export(served, two, dynamic_shapes=_dynamic(two)), path)
         return [tensor.numpy() for tensor in torch.export.load(path).module()(*other)]
 
 
-def _onnx(served: Served, two: tuple, other: tuple, path: Path) -> list[np.ndarray]:
+def _onnx(served: ServingModule, two: tuple, other: tuple, path: Path) -> list[np.ndarray]:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise InputError("format 'onnx': needs onnx, onnxscript and onnxruntime; pip install them") from None
+        raise InputError(
+            "format 'onnx': needs onnx, onnxscript and onnxruntime; pip install them"
+        ) from None
     names = ("images", "input_ids", "attention_mask")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -113,7 +129,10 @@ def _onnx(served: Served, two: tuple, other: tuple, path: Path) -> list[np.ndarr
         )  # fmt: skip
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     wanted = {node.name for node in session.get_inputs()}
-    return session.run(None, {name: value.numpy() for name, value in zip(names, other, strict=True) if name in wanted})
+    return session.run(
+        None,
+        {name: value.numpy() for name, value in zip(names, other, strict=True) if name in wanted},
+    )
 
 
 WRITERS = {"torchscript": _torchscript, "torch_export": _torch_export, "onnx": _onnx}

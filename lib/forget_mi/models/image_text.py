@@ -36,12 +36,18 @@ class ImageTextModel(nn.Module):
     @property
     def widths(self) -> tuple[int, int]:
         """Of z_img and z_txt; 0 where there is no such tower."""
-        return tuple(0 if tower is None else tower.width for tower in (self.image_tower, self.text_tower))
+        return tuple(
+            0 if tower is None else tower.width for tower in (self.image_tower, self.text_tower)
+        )
 
     def forward(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
         """Both towers' logits and embeddings."""
-        nothing = images.new_zeros(images.shape[0], 0)  # not len(): an export would take it for a constant
-        image_embedding, image_logits = (nothing, nothing) if self.image_tower is None else self.image_tower(images)
+        nothing = images.new_zeros(
+            images.shape[0], 0
+        )  # not len(): an export would take it for a constant
+        image_embedding, image_logits = (
+            (nothing, nothing) if self.image_tower is None else self.image_tower(images)
+        )
         text_embedding, text_logits = nothing, nothing
         if self.text_tower is not None:
             text_embedding, text_logits = self.text_tower(input_ids, attention_mask)

@@ -20,13 +20,23 @@ class JointEmbedding(nn.Module):
     where a tower is missing, image_width or text_width is 0, and so is its term.
     """
 
-    def __init__(self, width: int, seed: int, image_width: int | None = None, text_width: int | None = None):
+    def __init__(
+        self, width: int, seed: int, image_width: int | None = None, text_width: int | None = None
+    ):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        image_width, text_width = (width if own is None else own for own in (image_width, text_width))
-        shapes = {"image_weight": image_width, "text_weight": text_width, "gate_weight": image_width + text_width}
+        image_width, text_width = (
+            width if own is None else own for own in (image_width, text_width)
+        )
+        shapes = {
+            "image_weight": image_width,
+            "text_weight": text_width,
+            "gate_weight": image_width + text_width,
+        }
         for name, inputs in shapes.items():
-            self.register_buffer(name, torch.randn(width, inputs, generator=generator) / max(inputs, 1) ** 0.5)
+            self.register_buffer(
+                name, torch.randn(width, inputs, generator=generator) / max(inputs, 1) ** 0.5
+            )
 
     def forward(self, z: Embeddings) -> Tensor:
         """J(z), (batch, width)."""
@@ -47,7 +57,9 @@ def joint_embedding_of(model: ImageTextModel) -> JointEmbedding:
             "MultiDelete needs one width; project one of them, or choose a method that does without "
             "(held_out_targets, scrub, ...)"
         )
-    return JointEmbedding(max(image, text), model.settings.joint_seed, image_width=image, text_width=text)
+    return JointEmbedding(
+        max(image, text), model.settings.joint_seed, image_width=image, text_width=text
+    )
 
 
 def joint_embedding_or_none(model: ImageTextModel) -> JointEmbedding | None:

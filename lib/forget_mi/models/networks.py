@@ -35,7 +35,9 @@ class NetworkTower(Tower):
         parts = [part for part in self.network.children() if any(True for _ in part.parameters())]
         while len(parts) == 1 and list(parts[0].children()):
             parts = list(parts[0].children())
-        blocks = [b for part in parts for b in (part if isinstance(part, nn.Sequential) else [part])]
+        blocks = [
+            b for part in parts for b in (part if isinstance(part, nn.Sequential) else [part])
+        ]
         return [block for block in blocks if any(True for _ in block.parameters())]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +46,9 @@ class NetworkTower(Tower):
         return embedding, self.head(embedding)
 
 
-def network_tower(name: str, classes: int, channels: int = 3, weights: str | None = None) -> NetworkTower:
+def network_tower(
+    name: str, classes: int, channels: int = 3, weights: str | None = None
+) -> NetworkTower:
     """An image tower from 'torchvision:NAME' or 'timm:NAME'.
 
     channels: 1 or 3; with 1 the first convolution's weights are summed over its inputs. weights: a local file with the
@@ -70,7 +74,11 @@ def network_tower(name: str, classes: int, channels: int = 3, weights: str | Non
             buffer.copy_(values if channels == 3 else values.mean())
         # A second output layer (distilled networks have one) is of no use here.
         names = tuple(f"{name}." for name in (head_name, f"{head_name}_dist"))
-        head = {key.removeprefix(names[0]): state.pop(key) for key in list(state) if key.startswith(names)}
+        head = {
+            key.removeprefix(names[0]): state.pop(key)
+            for key in list(state)
+            if key.startswith(names)
+        }
         load_weights(network, state, weights)
         if len(head.get("bias", ())) == classes and head["weight"].flatten(1).shape[1] == width:
             tower.head.load_state_dict({"weight": head["weight"].flatten(1), "bias": head["bias"]})
@@ -84,9 +92,13 @@ def _torchvision(kind: str, name: str) -> tuple[nn.Module, str]:
 
     known = models.list_models(module=models)
     if kind not in known:
-        raise InputError(f"parameter model.image_network = {name!r}: torchvision has {', '.join(known)}")
+        raise InputError(
+            f"parameter model.image_network = {name!r}: torchvision has {', '.join(known)}"
+        )
     # The side branches of the Inception family are trained beside the network, and answer with more than logits.
-    extra = {"aux_logits": False, "init_weights": True} if kind in ("googlenet", "inception_v3") else {}
+    extra = (
+        {"aux_logits": False, "init_weights": True} if kind in ("googlenet", "inception_v3") else {}
+    )
     return models.get_model(kind, weights=None, **extra), models.get_model_weights(kind).DEFAULT.url
 
 
@@ -94,10 +106,14 @@ def _timm(kind: str, name: str) -> tuple[nn.Module, str]:
     try:
         import timm
     except ModuleNotFoundError:
-        raise InputError(f"parameter model.image_network = {name!r}: needs timm; pip install timm") from None
+        raise InputError(
+            f"parameter model.image_network = {name!r}: needs timm; pip install timm"
+        ) from None
     if not timm.is_model(kind):
         near = timm.list_models(f"*{kind[:6]}*")[:8]
-        raise InputError(f"parameter model.image_network = {name!r}: timm knows no such network; near are {near}")
+        raise InputError(
+            f"parameter model.image_network = {name!r}: timm knows no such network; near are {near}"
+        )
     network = timm.create_model(kind, pretrained=False)
     return network, network.pretrained_cfg.get("url") or f"https://huggingface.co/timm/{kind}"
 

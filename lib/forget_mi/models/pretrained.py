@@ -15,12 +15,18 @@ from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.models.build import build_model, text_config_of
 from forget_mi.models.card import model_card
-from forget_mi.models.checkpoints import MANIFEST, TEXT_CONFIG, WEIGHTS, load_checkpoint, tensors_of
+from forget_mi.models.checkpoints import (
+    MANIFEST,
+    TEXT_CONFIG,
+    WEIGHTS,
+    contiguous_state_dict,
+    load_checkpoint,
+)
 from forget_mi.models.config import ModelConfig
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.released import is_released, load_released
 from forget_mi.models.state_dicts import load_weights, read_state_dict
-from forget_mi.models.tokenizers import build_tokenizer, vocabulary_of
+from forget_mi.models.tokenizers import build_tokenizer, vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,14 +50,21 @@ def save_pretrained(
 
     with replace_when_whole(folder) as temporary:
         temporary.mkdir(parents=True)
-        save_file(tensors_of(model), temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(contiguous_state_dict(model), temporary / WEIGHTS, metadata={"format": "pt"})
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if (text_config := text_config_of(model)) is not None:
             text_config.save_pretrained(temporary / TEXT_CONFIG)
         # Paths of the machine that it was trained on are nobody's business.
-        settings = replace(model.settings, weights=None, retrained_weights=(), image_weights=None, tokenizer=None)
-        config = {"model_type": KIND, "forget_mi": __version__, "classes": model.classes, "model": asdict(settings)}
+        settings = replace(
+            model.settings, weights=None, retrained_weights=(), image_weights=None, tokenizer=None
+        )
+        config = {
+            "model_type": KIND,
+            "forget_mi": __version__,
+            "classes": model.classes,
+            "model": asdict(settings),
+        }
         write_text(temporary / CONFIG, json.dumps(config, indent=2) + "\n")
         write_text(temporary / CARD, model_card(model, card or {}))
 
@@ -70,11 +83,17 @@ def from_pretrained(folder: str | Path) -> tuple[ImageTextModel, PreTrainedToken
     except FileNotFoundError:
         raise InputError(f"{folder}: holds no {CONFIG}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG}: is no configuration of a {KIND} model ({error!r})") from None
+        raise InputError(
+            f"{folder / CONFIG}: is no configuration of a {KIND} model ({error!r})"
+        ) from None
     has_text = settings.towers != "image" and (folder / TEXT_CONFIG).is_dir()
     text_config = AutoConfig.from_pretrained(folder / TEXT_CONFIG) if has_text else None
-    tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").is_file() else None
-    model = build_model(settings, classes, vocabulary_of(tokenizer), 0, text_config)
+    tokenizer = (
+        AutoTokenizer.from_pretrained(folder)
+        if (folder / "tokenizer_config.json").is_file()
+        else None
+    )
+    model = build_model(settings, classes, vocabulary_size(tokenizer), 0, text_config)
     load_weights(model, read_state_dict(folder / WEIGHTS), folder / WEIGHTS)
     return model.eval(), tokenizer
 
@@ -86,7 +105,10 @@ def weights_file(path: str | Path) -> Path:
     Raises InputError where nothing of the kind is there.
     """
     path = Path(path)
-    found = next((file for file in (path, path / WEIGHTS, path / "pytorch_model.bin") if file.is_file()), None)
+    found = next(
+        (file for file in (path, path / WEIGHTS, path / "pytorch_model.bin") if file.is_file()),
+        None,
+    )
     if found is None:
         raise InputError(
             f"parameter model.weights = {str(path)!r}: there is neither a file with a state dict nor a folder with "
@@ -111,7 +133,7 @@ def load_trained(
         tokenizer = _tokenizer_beside(path, settings)
         if tokenizer is None and settings.builtin and settings.towers != "image":
             raise _no_tokenizer(path)
-        model = build_model(settings, classes, vocabulary_of(tokenizer), seed=0)
+        model = build_model(settings, classes, vocabulary_size(tokenizer), seed=0)
         load_weights(model, read_state_dict(path), path)
     elif is_released(path):
         model, tokenizer = load_released(path).model, None

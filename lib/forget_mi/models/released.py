@@ -59,15 +59,19 @@ def load_released(folder: str | Path) -> Released:
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: holds no {name}; a released folder has {CONFIG} and {WEIGHTS}")
+            raise InputError(
+                f"{folder}: holds no {name}; a released folder has {CONFIG} and {WEIGHTS}"
+            )
     try:
         values = json.loads((folder / CONFIG).read_text())
         config = BertConfig(**values)
         classes = int(values.get("num_labels") or len(values["id2label"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG}: is no configuration of a BERT with num_labels ({error!r})") from None
+        raise InputError(
+            f"{folder / CONFIG}: is no configuration of a BERT with num_labels ({error!r})"
+        ) from None
     state = read_state_dict(folder / WEIGHTS)
-    renamed = {our_name(key): key for key in state if our_name(key) is not None}
+    renamed = {renamed_key(key): key for key in state if renamed_key(key) is not None}
     settings = replace(
         NAMED["paper"], image_channels=channels_of(state, folder), text_pretrained=None, text_width=config.hidden_size,
         text_layers=config.num_hidden_layers, text_heads=config.num_attention_heads,
@@ -79,7 +83,7 @@ def load_released(folder: str | Path) -> Released:
     return Released(model.eval(), used, tuple(key for key in state if key not in set(used)))
 
 
-def our_name(key: str) -> str | None:
+def renamed_key(key: str) -> str | None:
     """What a tensor of theirs is called here; None for what nothing uses."""
     for old, new in OLD.items():
         if key.endswith(old):
@@ -94,8 +98,15 @@ def our_name(key: str) -> str | None:
 
 def channels_of(state: dict[str, Tensor], folder: Path) -> tuple[int, ...]:
     """Of the stem and of each stage, from the shapes in the file."""
-    numbers = [int(m[1]) for key in state if (m := re.fullmatch(r"img_model\.layer(\d+)\.0\.conv1\.weight", key))]
-    keys = ["img_model.conv1.weight", *(f"img_model.layer{n}.0.conv1.weight" for n in sorted(numbers))]
+    numbers = [
+        int(m[1])
+        for key in state
+        if (m := re.fullmatch(r"img_model\.layer(\d+)\.0\.conv1\.weight", key))
+    ]
+    keys = [
+        "img_model.conv1.weight",
+        *(f"img_model.layer{n}.0.conv1.weight" for n in sorted(numbers)),
+    ]
     missing = [key for key in keys if key not in state]
     if missing or len(keys) == 1:
         raise InputError(

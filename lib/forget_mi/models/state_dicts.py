@@ -25,20 +25,34 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file of weights")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, "cpu", weights_only=True)
+        )
     except SafetensorError as error:
-        raise InputError(f"{path}: is no whole safetensors file ({error}; {path.stat().st_size} bytes)") from None
+        raise InputError(
+            f"{path}: is no whole safetensors file ({error}; {path.stat().st_size} bytes)"
+        ) from None
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: is refused, since reading it would run code of its own ({reason[:160]})") from None
+        raise InputError(
+            f"{path}: is refused, since reading it would run code of its own ({reason[:160]})"
+        ) from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: can't be read ({reason[:160]}; {path.stat().st_size} bytes)") from None
+        raise InputError(
+            f"{path}: can't be read ({reason[:160]}; {path.stat().st_size} bytes)"
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no state dict (names to tensors) but {type(state).__name__}")
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise InputError(
+            f"{path}: holds no state dict (names to tensors) but {type(state).__name__}"
+        )
     return dict(state)
 
 
@@ -50,7 +64,9 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
     own = module.state_dict()
     for key, tensor in state.items():
         if key in own and own[key].shape != tensor.shape:
-            raise InputError(f"{source}: {key} has shape {tuple(tensor.shape)}, the model's is {tuple(own[key].shape)}")
+            raise InputError(
+                f"{source}: {key} has shape {tuple(tensor.shape)}, the model's is {tuple(own[key].shape)}"
+            )
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own]
     if missing or unknown:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def build_tokenizer(settings: ModelConfig, training_reports: Sequence[str]) -> PreTrainedTokenizerBase | None:
+def build_tokenizer(
+    settings: ModelConfig, training_reports: Sequence[str]
+) -> PreTrainedTokenizerBase | None:
     """The pretrained tower's own tokenizer, or a WordPiece one trained on the given reports (training reports only:
     a vocabulary remembers words too). None for a model that reads none."""
     if settings.towers == "image":
@@ -40,7 +42,7 @@ def build_tokenizer(settings: ModelConfig, training_reports: Sequence[str]) -> P
     )
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase | None) -> int:
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase | None) -> int:
     """How many tokens a text tower must know; 0 without a tokenizer."""
     return 0 if tokenizer is None else len(tokenizer)
 
@@ -56,7 +58,14 @@ def wordpiece_vocabulary(reports: Sequence[str], size: int) -> dict[str, int]:
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = BertWordPieceTokenizer(lowercase=True)
-    letters = sorted({letter for report in reports for letter in trainer.normalize(report) if not letter.isspace()})
+    letters = sorted(
+        {
+            letter
+            for report in reports
+            for letter in trainer.normalize(report)
+            if not letter.isspace()
+        }
+    )
     trainer.train_from_iterator(
         list(reports),
         vocab_size=size,
@@ -80,7 +89,7 @@ def check_vocabulary(encoder: nn.Module | None, vocabulary: int) -> None:
 
 def _from_pretrained(kind: type, name: str, parameter: str = "text_pretrained"):
     try:
-        return kind.from_pretrained(in_package(name, parameter))
+        return kind.from_pretrained(resolve_package_path(name, parameter))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -90,7 +99,7 @@ def _from_pretrained(kind: type, name: str, parameter: str = "text_pretrained"):
         ) from None
 
 
-def in_package(name: str, parameter: str) -> str:
+def resolve_package_path(name: str, parameter: str) -> str:
     """The folder that 'package:NAME/folder' names, in an installed Python package; other names as they are. Raises
     InputError where there is none."""
     if not name.startswith("package:"):
@@ -99,7 +108,11 @@ def in_package(name: str, parameter: str) -> str:
 
     package, _, folder = name.removeprefix("package:").partition("/")
     spec = find_spec(package) if package.isidentifier() else None
-    path = Path(spec.submodule_search_locations[0]) / folder if spec and spec.submodule_search_locations else None
+    path = (
+        Path(spec.submodule_search_locations[0]) / folder
+        if spec and spec.submodule_search_locations
+        else None
+    )
     if path is None or not path.is_dir():
         raise InputError(
             f"parameter model.{parameter} = {name!r}: no such package is installed, or it has no such folder"

@@ -43,7 +43,9 @@ class ImageTower(Tower):
         self.bn1 = nn.BatchNorm2d(stem)
         widths = [stem, *stages]
         self.stages = nn.ModuleList(
-            nn.Sequential(_residual_block(before, after, stride=2), _residual_block(after, after, stride=1))
+            nn.Sequential(
+                _residual_block(before, after, stride=2), _residual_block(after, after, stride=1)
+            )
             for before, after in zip(widths, stages, strict=False)
         )
         self.pool = nn.AdaptiveAvgPool2d(pool)
@@ -70,7 +72,9 @@ def _residual_block(before: int, after: int, stride: int) -> nn.Module:
 
     downsample = None
     if stride != 1 or before != after:
-        downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        downsample = nn.Sequential(
+            nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+        )
     return BasicBlock(before, after, stride, downsample)
 
 
@@ -84,7 +88,9 @@ class TextTower(Tower):
     def __init__(self, encoder: nn.Module, dropout: float, classes: int):
         super().__init__()
         if getattr(encoder.config, "model_type", "") == "bert":
-            from forget_mi.models.bert import read_first_token_only  # BERT takes more than a second to import
+            from forget_mi.models.bert import (
+                read_first_token_only,  # BERT takes more than a second to import
+            )
 
             read_first_token_only(encoder)
         self.encoder = encoder
@@ -110,4 +116,6 @@ class TextTower(Tower):
 
 def layers_of(encoder: nn.Module) -> list[nn.Module]:
     """The layers of a transformer in order: its longest list of modules."""
-    return list(max((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), key=len, default=[]))
+    return list(
+        max((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), key=len, default=[])
+    )

@@ -7,19 +7,32 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from forget_mi.attacks.base import Scores
-from forget_mi.evaluation.statistics import RETRAINED, order_of
+from forget_mi.evaluation.statistics import RETRAINED, sort_approaches
 from forget_mi.evaluation.verdicts import OVER, SAME, TOLD, UNDER, UNKNOWN
-from forget_mi.plots.style import COLOURS, SIDE_COLOURS, colour_of, palette_of, shown_once
+from forget_mi.plots.style import (
+    COLOURS,
+    SIDE_COLOURS,
+    approach_palette,
+    finish_figure,
+    model_colour,
+)
 
-VERDICT_COLOURS = {UNDER: "#D55E00", OVER: "#CC79A7", TOLD: "#E69F00", SAME: "#009E73", UNKNOWN: "#999999"}
+VERDICT_COLOURS = {
+    UNDER: "#D55E00",
+    OVER: "#CC79A7",
+    TOLD: "#E69F00",
+    SAME: "#009E73",
+    UNKNOWN: "#999999",
+}
 
 
-def low_fpr_roc(scores: Mapping[str, Scores], title: str, colours: Mapping[str, str] | None = None) -> Figure:
+def low_fpr_roc(
+    scores: Mapping[str, Scores], title: str, colours: Mapping[str, str] | None = None
+) -> Figure:
     """ROC curves twice: as usual, and with both axes logarithmic, where the records that are found with hardly a
     stranger accused can be seen. A line a model (or attack); the dotted line is guessing."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
@@ -28,7 +41,7 @@ def low_fpr_roc(scores: Mapping[str, Scores], title: str, colours: Mapping[str, 
         truth = np.repeat([1, 0], [len(found.forget), len(found.test)])
         false, true, _ = roc_curve(truth, np.concatenate(found), drop_intermediate=False)
         smallest = min(smallest, 1 / len(found.test))
-        colour = colours[name] if colours else colour_of(name)
+        colour = colours[name] if colours else model_colour(name)
         for axis in axes:
             style = ["-", "--", ":", "-."][number % 4]
             # On a logarithmic axis 0 is drawn at half of the smallest share there is.
@@ -40,7 +53,7 @@ def low_fpr_roc(scores: Mapping[str, Scores], title: str, colours: Mapping[str, 
         axis.set(xlabel="strangers accused (FPR)", ylabel="members found (TPR)", title=title)
     axes[1].set(xscale="log", yscale="log", xlim=(smallest / 2, 1), ylim=(smallest / 2, 1.05))
     axes[0].legend(fontsize=8)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def patients_strip(tables: Mapping[str, pd.DataFrame], column: str, title: str) -> Figure:
@@ -49,13 +62,15 @@ def patients_strip(tables: Mapping[str, pd.DataFrame], column: str, title: str) 
     figure, axis = plt.subplots(figsize=(8, 0.8 + 0.5 * len(tables)))
     for at, (name, table) in enumerate(tables.items()):
         jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(table))
-        axis.scatter(table[column], at + jitter, color=colour_of(name), alpha=0.7, s=28, lw=0)
-        axis.plot([table[column].mean()] * 2, [at - 0.35, at + 0.35], color=colour_of(name), lw=3)
+        axis.scatter(table[column], at + jitter, color=model_colour(name), alpha=0.7, s=28, lw=0)
+        axis.plot(
+            [table[column].mean()] * 2, [at - 0.35, at + 0.35], color=model_colour(name), lw=3
+        )
     axis.axvline(0.5, color=COLOURS["neutral"], lw=1, ls=":")
     axis.set_yticks(range(len(tables)), list(tables))
     axis.set(xlabel=title, xlim=(-0.03, 1.03))
     axis.invert_yaxis()
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def verdict_gaps(table: pd.DataFrame, title: str) -> Figure:
@@ -68,18 +83,24 @@ def verdict_gaps(table: pd.DataFrame, title: str) -> Figure:
         axis.plot([row.low, row.high], [at, at], color=colour, lw=2)
         axis.plot(row.gap, at, "o", color=colour, ms=4)
     axis.axvline(0, color=COLOURS["neutral"], lw=1)
-    axis.set_yticks(range(len(rows)), [f"{r.attack}, {r.tower}, {r.level}" for r in rows.itertuples()], fontsize=8)
+    axis.set_yticks(
+        range(len(rows)),
+        [f"{r.attack}, {r.tower}, {r.level}" for r in rows.itertuples()],
+        fontsize=8,
+    )
     for name in [v for v in VERDICT_COLOURS if (rows.verdict == v).any()]:
         axis.plot([], [], "o-", color=VERDICT_COLOURS[name], label=name)
     axis.legend(fontsize=8, loc="best")
     axis.set(xlabel="gap in AUC to the reference", title=title, ylim=(len(rows) - 0.5, -0.5))
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def relearning_curves(curves: pd.DataFrame, level: float) -> Figure:
     """A panel a model: the loss on D_f over passes of training on it, beside that on as many records of strangers."""
     models = list(dict.fromkeys(curves.model))
-    figure, axes = plt.subplots(1, len(models), figsize=(3.4 * len(models), 3), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(models), figsize=(3.4 * len(models), 3), sharey=True, squeeze=False
+    )
     for axis, model in zip(axes[0], models, strict=True):
         for name, part in curves[curves.model == model].groupby("set", sort=False):
             mine = name == "D_f"
@@ -92,12 +113,14 @@ def relearning_curves(curves: pd.DataFrame, level: float) -> Figure:
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_ylabel("cross-entropy (nats)")
     axes[0][0].legend(fontsize=8)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def score_histograms(scores: Mapping[str, Scores], title: str) -> Figure:
     """A panel a model: how an attack scores D_f and D_t. Where a model has forgotten, both lie on one another."""
-    figure, axes = plt.subplots(1, len(scores), figsize=(3.4 * len(scores), 2.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(scores), figsize=(3.4 * len(scores), 2.8), sharey=True, squeeze=False
+    )
     for axis, (name, found) in zip(axes[0], scores.items(), strict=True):
         everything = np.concatenate(found)
         edges = np.linspace(*np.quantile(everything, [0.01, 0.99]), 22)
@@ -105,32 +128,23 @@ def score_histograms(scores: Mapping[str, Scores], title: str) -> Figure:
             inside = np.clip(values, edges[0], edges[-1])
             label = "$D_t$" if side == "test" else "$D_f$"
             weights = np.full(len(values), 1 / len(values))
-            axis.hist(inside, edges, weights=weights, alpha=0.6, color=SIDE_COLOURS[side], label=label)
+            axis.hist(
+                inside, edges, weights=weights, alpha=0.6, color=SIDE_COLOURS[side], label=label
+            )
         axis.set(title=name, xlabel=title)
     axes[0][0].set_ylabel("share of records")
     axes[0][0].legend(fontsize=8)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
-def drift_curves(drifts: Mapping[str, pd.DataFrame], titles: Mapping[str, str]) -> Figure:
-    """A panel a column of `deletion.drift`, over the requests that a model served; a line a model."""
-    figure, axes = plt.subplots(1, len(titles), figsize=(3.2 * len(titles), 3), squeeze=False)
-    colours = dict(zip(drifts, sns.color_palette("colorblind", len(drifts)), strict=True))
-    for axis, (column, title) in zip(axes[0], titles.items(), strict=True):
-        for name, table in drifts.items():
-            axis.plot(table.request, table[column], "o-", ms=4, color=colours[name], label=name)
-        axis.set(title=title, xlabel="requests served")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0][0].legend(fontsize=8)
-    return shown_once(figure)
-
-
-def attacks_by_approach(table: pd.DataFrame, first: str | None = None, attack: str = "strongest") -> Figure:
+def attacks_by_approach(
+    table: pd.DataFrame, first: str | None = None, attack: str = "strongest"
+) -> Figure:
     """A row an approach, a point and interval the AUC of an attack (figures/audit.csv), by record and by patient; the
     dotted line is what forgetting should give, the band the retrained models' interval."""
     rows = table[table.attack == attack]
-    order = order_of(rows.model, first)
-    palette = palette_of(order)
+    order = sort_approaches(rows.model, first)
+    palette = approach_palette(order)
     figure, axes = plt.subplots(1, 2, figsize=(10, 1.2 + 0.3 * len(order)), sharey=True)
     for axis, level in zip(axes, ("sample", "patient"), strict=True):
         part = rows[rows.level == level].set_index("model")
@@ -142,11 +156,14 @@ def attacks_by_approach(table: pd.DataFrame, first: str | None = None, attack: s
                 axis.axvspan(row.auc_low, row.auc_high, color=palette[name], alpha=0.12, lw=0)
         axis.axvline(0.5, color=COLOURS["neutral"], lw=1, ls=":")
         axis.set_yticks(range(len(order)), order)
-        axis.set(xlabel=f"AUC of the {attack} attack", title="by record" if level == "sample" else "by patient")
+        axis.set(
+            xlabel=f"AUC of the {attack} attack",
+            title="by record" if level == "sample" else "by patient",
+        )
     axes[0].invert_yaxis()
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
-def order_for_pictures(names: Sequence[str]) -> list[str]:
+def models_to_plot(names: Sequence[str]) -> list[str]:
     """The original, the unlearned models, the first retrained model: what fits into one picture."""
     return [name for name in names if not name.startswith("retrained") or name == "retrained-1"]

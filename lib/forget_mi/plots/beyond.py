@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
-from forget_mi.plots.style import COLOURS, colour_of, palette_of, shown_once
+from forget_mi.plots.style import COLOURS, approach_palette, finish_figure, model_colour
 
 OURS = "held_out_targets"
 
@@ -18,18 +18,27 @@ OURS = "held_out_targets"
 def frontier(table: pd.DataFrame) -> Figure:
     """Closeness to the retrained models, and what LiRA finds, against the share of retraining's work: a line a method,
     mean over seeds; the band is where retrained models lie among themselves."""
-    panels = {"mean_gap": "mean gap to the retrained models", "lira_patient_auc": "LiRA by patient (AUC)"}
+    panels = {
+        "mean_gap": "mean gap to the retrained models",
+        "lira_patient_auc": "LiRA by patient (AUC)",
+    }
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))
     methods = [name for name in table.approach.unique() if name not in ("original", "retrained")]
-    colours = palette_of(methods)
+    colours = approach_palette(methods)
     gold = table[table.approach == "retrained"]
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
         spread = gold.groupby("seed")[column].mean()
-        low, high = (0, spread.max()) if column == "mean_gap" else (gold[column].min(), gold[column].max())
+        low, high = (
+            (0, spread.max()) if column == "mean_gap" else (gold[column].min(), gold[column].max())
+        )
         axis.axhspan(low, high, color=COLOURS["neutral"], alpha=0.2, lw=0)
         axis.text(0.215, high, "retrained", ha="right", va="bottom", fontsize=8, color="0.35")
         for name in methods:
-            line = table[table.approach == name].groupby("budget")[["share_of_retraining", column]].mean()
+            line = (
+                table[table.approach == name]
+                .groupby("budget")[["share_of_retraining", column]]
+                .mean()
+            )
             strong = name == OURS
             axis.plot(
                 line.share_of_retraining, line[column], "o-", label=name, color="black" if strong else colours[name],
@@ -40,10 +49,10 @@ def frontier(table: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
-def sequence(table: pd.DataFrame) -> Figure:
+def request_sequence(table: pd.DataFrame) -> Figure:
     """Ten requests in a row: what is left of the earlier patients (their margin over the retrained models'), the loss
     of test AUC and the cost so far; a line a method, mean over seeds, the band from the lowest to the highest seed."""
     panels = {
@@ -56,18 +65,23 @@ def sequence(table: pd.DataFrame) -> Figure:
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
         for name, part in table.groupby("approach", sort=False):
             by_request = part.groupby("request")[column]
-            colour = "black" if name == OURS else colour_of(name)
+            colour = "black" if name == OURS else model_colour(name)
             axis.fill_between(
-                by_request.mean().index, by_request.min(), by_request.max(), color=colour, alpha=0.15, lw=0
+                by_request.mean().index,
+                by_request.min(),
+                by_request.max(),
+                color=colour,
+                alpha=0.15,
+                lw=0,
             )
             axis.plot(by_request.mean(), "o-", ms=3, color=colour, label=name)
         axis.set(xlabel="request", ylabel=title)
     axes[0].axhline(0, color=COLOURS["neutral"], lw=1, ls=":")
     axes[0].legend(fontsize=8)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
-def places(points: Mapping[str, np.ndarray], original: str = "original") -> Figure:
+def probability_directions(points: Mapping[str, np.ndarray], original: str = "original") -> Figure:
     """Where several models put the same records: predicted probabilities (records, classes) of each, projected on the
     two directions in which they differ most; an arrow from the original's mean to each other's."""
     stacked = np.concatenate(list(points.values()))
@@ -80,18 +94,29 @@ def places(points: Mapping[str, np.ndarray], original: str = "original") -> Figu
         axis.scatter(*p.T, s=12, alpha=0.25, color=colour, lw=0)
         axis.plot(*p.mean(0), "o", ms=11, color=colour, mec="white", label=name, zorder=4)
         if name != original:
-            axis.annotate("", p.mean(0), flat[original].mean(0), arrowprops={"arrowstyle": "->", "color": colour})
+            axis.annotate(
+                "",
+                p.mean(0),
+                flat[original].mean(0),
+                arrowprops={"arrowstyle": "->", "color": colour},
+            )
     axis.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
     axis.legend(fontsize=8)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def margins_by_source(margins: Mapping[str, np.ndarray]) -> Figure:
     """How sure of the forgotten patients' labels each source is: a row a source, a box over the records."""
     figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(margins)))
-    axis.boxplot(list(margins.values()), vert=False, widths=0.6, showfliers=False, medianprops={"color": "black"})
+    axis.boxplot(
+        list(margins.values()),
+        vert=False,
+        widths=0.6,
+        showfliers=False,
+        medianprops={"color": "black"},
+    )
     axis.set_yticks(range(1, len(margins) + 1), list(margins))
     axis.invert_yaxis()
     axis.axvline(0, color=COLOURS["neutral"], lw=1, ls=":")
     axis.set(xlabel="margin of the record's label (nats)")
-    return shown_once(figure)
+    return finish_figure(figure)

@@ -10,23 +10,28 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from forget_mi.data.cohort import Cohort
-from forget_mi.plots.style import shown_once
+from forget_mi.plots.style import finish_figure
 
 
 def sample_images(cohort: Cohort, per_class: int = 4, seed: int = 0) -> Figure:
     """A row a class, `per_class` images of different patients each; class and study severity as titles."""
     rng = np.random.default_rng(seed)
     figure, axes = plt.subplots(
-        len(cohort.classes), per_class, figsize=(2 * per_class, 2.1 * len(cohort.classes)), squeeze=False
+        len(cohort.classes),
+        per_class,
+        figsize=(2 * per_class, 2.1 * len(cohort.classes)),
+        squeeze=False,
     )
     for label, line in enumerate(axes):
-        rows = cohort.table[cohort.table.label == label].drop_duplicates("patient_id").index.to_numpy()
+        rows = (
+            cohort.table[cohort.table.label == label].drop_duplicates("patient_id").index.to_numpy()
+        )
         for axis in line:
             axis.set_axis_off()
         for axis, row in zip(line, rng.permutation(rows), strict=False):
             axis.imshow(cohort.images[row, 0], cmap="gray", vmin=0, vmax=255)
             axis.set_title(cohort.classes[label], fontsize=9)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def patient_images(cohort: Cohort, patient: str) -> Figure:
@@ -37,12 +42,17 @@ def patient_images(cohort: Cohort, patient: str) -> Figure:
         axis.imshow(cohort.images[row, 0], cmap="gray", vmin=0, vmax=255)
         axis.set_title(cohort.classes[cohort.table.label[row]], fontsize=9)
         axis.set_axis_off()
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def label_balance(cohort: Cohort) -> Figure:
     """Share of each class on each side of the split."""
-    shares = cohort.table.groupby("split").label.value_counts(normalize=True).rename("share").reset_index()
+    shares = (
+        cohort.table.groupby("split")
+        .label.value_counts(normalize=True)
+        .rename("share")
+        .reset_index()
+    )
     shares["class"] = [cohort.classes[label] for label in shares.label]
     figure, axis = plt.subplots(figsize=(7, 3))
     sns.barplot(
@@ -50,7 +60,7 @@ def label_balance(cohort: Cohort) -> Figure:
         hue_order=["train", "validation", "test"], palette=["#0072B2", "#E69F00", "#56B4E9"],
     )  # fmt: skip
     axis.set(xlabel="", ylabel="share of images")
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def pictures(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
@@ -60,4 +70,4 @@ def pictures(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
         axis.imshow(image, cmap="gray", vmin=0, vmax=1 if np.max(image) <= 1 else 255)
         axis.set_title(title, fontsize=9)
         axis.set_axis_off()
-    return shown_once(figure)
+    return finish_figure(figure)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from forget_mi.metrics import binary_auc
-from forget_mi.plots.style import COLOURS, SIDE_COLOURS, colour_of, shown_once
+from forget_mi.plots.style import COLOURS, SIDE_COLOURS, finish_figure, model_colour
 
 
 def loss_histograms(losses: pd.DataFrame, models: Sequence[str], tower: str = "fused") -> Figure:
@@ -19,20 +19,26 @@ def loss_histograms(losses: pd.DataFrame, models: Sequence[str], tower: str = "f
     both lie on one another."""
     columns = min(len(models), 4)
     lines = -(-len(models) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(3.8 * columns, 3 * lines), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.8 * columns, 3 * lines), sharey=True, squeeze=False
+    )
     edges = np.linspace(0, max(3.0, float(losses[tower].quantile(0.98))), 25)
     for axis in axes.flat[len(models) :]:
         axis.set_axis_off()
     for axis, model in zip(axes.flat, models, strict=False):
         for side, name in (("test", "$D_t$"), ("forget", "$D_f$")):
-            values = losses[tower][(losses.model == model) & (losses.set == side)].clip(upper=edges[-1])
+            values = losses[tower][(losses.model == model) & (losses.set == side)].clip(
+                upper=edges[-1]
+            )
             weights = np.full(len(values), 1 / len(values))
-            axis.hist(values, edges, weights=weights, alpha=0.6, color=SIDE_COLOURS[side], label=name)
+            axis.hist(
+                values, edges, weights=weights, alpha=0.6, color=SIDE_COLOURS[side], label=name
+            )
         axis.set(title=model, xlabel=f"cross-entropy ({tower})")
     for axis in axes[:, 0]:
         axis.set_ylabel("share of records")
     axes[0][0].legend()
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
 def roc_curves(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
@@ -41,26 +47,35 @@ def roc_curves(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) 
     for name, (members, strangers) in scores.items():
         truth = np.concatenate([np.ones(len(members)), np.zeros(len(strangers))])
         false, true, _ = roc_curve(truth, np.concatenate([members, strangers]))
-        axis.plot(false, true, color=colour_of(name), label=f"{name} ({binary_auc(members, strangers):.2f})")
+        axis.plot(
+            false,
+            true,
+            color=model_colour(name),
+            label=f"{name} ({binary_auc(members, strangers):.2f})",
+        )
     axis.plot([0, 1], [0, 1], color=COLOURS["neutral"], lw=1, ls=":")
     axis.set(xlabel="strangers accused (FPR)", ylabel="members found (TPR)", title=title)
     axis.legend(fontsize=8)
-    return shown_once(figure)
+    return finish_figure(figure)
 
 
-def measures_with_intervals(table: pd.DataFrame, measures: Mapping[str, str], tower: str = "fused") -> Figure:
+def measures_with_intervals(
+    table: pd.DataFrame, measures: Mapping[str, str], tower: str = "fused"
+) -> Figure:
     """A panel a measure, a point and interval a model; the band is the range of the retrained models."""
     chosen = table[table.tower == tower]
     height = max(2.8, 0.8 + 0.27 * chosen.model.nunique())
-    figure, axes = plt.subplots(1, len(measures), figsize=(2.9 * len(measures), height), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(measures), figsize=(2.9 * len(measures), height), sharey=True, squeeze=False
+    )
     for axis, (measure, title) in zip(axes[0], measures.items(), strict=True):
         rows = chosen[chosen.measure == measure].iloc[::-1]
         for at, row in enumerate(rows.itertuples()):
-            axis.plot([row.low, row.high], [at, at], color=colour_of(row.model), lw=2)
-            axis.plot(row.value, at, "o", color=colour_of(row.model))
+            axis.plot([row.low, row.high], [at, at], color=model_colour(row.model), lw=2)
+            axis.plot(row.value, at, "o", color=model_colour(row.model))
         retrained = rows.value[rows.model.str.startswith("retrained")]
         if len(retrained):
             axis.axvspan(retrained.min(), retrained.max(), color=COLOURS["retrained"], alpha=0.15)
         axis.set_yticks(range(len(rows)), rows.model)
         axis.set(title=title)
-    return shown_once(figure)
+    return finish_figure(figure)

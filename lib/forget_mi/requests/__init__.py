@@ -1,1 +1,13 @@
-"""x"""
+"""Requests: a model in use, the ledger of the deletion requests that it served, the report, the model card."""
+
+from forget_mi.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "served_model": "ServedModel",
+        "serving": "serve",
+        "report": "write_report",
+        "card": "pack_model",
+    },
+)

@@ -17,7 +17,15 @@ from matplotlib.figure import Figure
 
 from forget_mi import plots
 from forget_mi.attacks.base import Scores
-from forget_mi.evaluation.verdicts import OVER, SAME, TOLD, UNDER, UNKNOWN, evidence_for, overall
+from forget_mi.evaluation.verdicts import (
+    OVER,
+    SAME,
+    TOLD,
+    UNDER,
+    UNKNOWN,
+    overall_verdict,
+    verdict_basis,
+)
 from forget_mi.files import write_text
 from forget_mi.models.checkpoints import read_manifest
 from forget_mi.plots import audit as audit_plots
@@ -36,16 +44,23 @@ MEANING = {
 WORST = 5
 
 
-def write_report(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str]) -> dict[str, Any]:
+def write_report(
+    run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str]
+) -> dict[str, Any]:
     """Write report.html and report.json into a request's run folder, from what its audit left; return the facts.
 
     entry: of the ledger. hashed: a patient's id as it may be shown.
     """
     facts = report_facts(run, entry, hashed)
     plots.set_style()
-    figures = [(title, text, embedded(figure)) for title, text, figure in report_figures(run, facts)]
+    figures = [
+        (title, text, embedded(figure)) for title, text, figure in report_figures(run, facts)
+    ]
     environment = Environment(
-        loader=PackageLoader("forget_mi.requests", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("forget_mi.requests", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(facts=facts, figures=figures)
     write_text(run.folder / "report.html", page)
@@ -53,7 +68,9 @@ def write_report(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str
     return facts
 
 
-def report_facts(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str]) -> dict[str, Any]:
+def report_facts(
+    run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str]
+) -> dict[str, Any]:
     """Everything that the report says, JSON-ready; a number that could not be had is None."""
     audit, name, cohort = run.stage("04_audit"), entry["approach"], run.cohort()
     unlearned = json.loads((run.stage("03_unlearn") / name / "model" / "manifest.json").read_text())
@@ -61,11 +78,13 @@ def report_facts(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str
     about = json.loads((audit / "manifest.json").read_text())
     share = unlearned["seconds"] / original["seconds"]
     checks = _of(audit / "checks.csv", name)
-    verdict = overall(checks)
+    verdict = overall_verdict(checks)
     attacks = pd.read_csv(audit / "attacks.csv")
     attacks = attacks[attacks.tower.isin(["fused", "any"])]
     measures = pd.read_csv(audit / "audit.csv")
-    useful = measures[(measures.tower == "fused") & measures.measure.isin(["test_auc", "test_f1", "retain_auc"])]
+    useful = measures[
+        (measures.tower == "fused") & measures.measure.isin(["test_auc", "test_f1", "retain_auc"])
+    ]
     earlier = audit / "earlier.csv"
     return {
         "cohort": {"source": run.params.cohort["source"], "synthetic": bool(cohort.synthetic)},
@@ -81,10 +100,12 @@ def report_facts(run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str
         "models": {"before": entry["original_sha256"], "after": entry["unlearned_sha256"]},
         "verdict": verdict,
         "meaning": " ".join(MEANING[part] for part in verdict.split(" and ")),
-        "rests_on": evidence_for(checks),
+        "rests_on": verdict_basis(checks),
         "attacks": records(attacks.drop(columns="tower")),
         "usefulness": records(useful[["model", "measure", "value", "low", "high"]]),
-        "worst_patients": worst_patients(_of(audit / "patients.csv", name), cohort.table.patient_id.unique(), hashed),
+        "worst_patients": worst_patients(
+            _of(audit / "patients.csv", name), cohort.table.patient_id.unique(), hashed
+        ),
         "relearning": records(_of(audit / "relearning.csv", name).drop(columns="model"))[0]
         if run.params.audit.relearning
         else None,
@@ -120,7 +141,12 @@ def worst_patients(
     """The patients who stand out most: hashed id, records, and the share of strangers who score below them."""
     first = next(c for c in table if c not in ("model", "patient", "records"))
     return [
-        {"patient": hashed(codes[row["patient"]]), "records": int(row["records"]), "attack": first, "above": row[first]}
+        {
+            "patient": hashed(codes[row["patient"]]),
+            "records": int(row["records"]),
+            "attack": first,
+            "above": row[first],
+        }
         for _, row in table.head(WORST).iterrows()
     ]
 
@@ -160,12 +186,16 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
         (
             "Check by check",
             "The gap of each attack to its reference, with intervals that hold for all checks together.",
-            audit_plots.verdict_gaps(_of(audit / "checks.csv", name).query("level == 'sample'"), "by record"),
+            audit_plots.verdict_gaps(
+                _of(audit / "checks.csv", name).query("level == 'sample'"), "by record"
+            ),
         ),
     ]
     if facts["relearning"]:
         curves = pd.read_csv(audit / "relearning_curves.csv")
-        drawn = audit_plots.relearning_curves(curves[curves.model.isin(models)], float(curves.level.iloc[0]))
+        drawn = audit_plots.relearning_curves(
+            curves[curves.model.isin(models)], float(curves.level.iloc[0])
+        )
         told = "How fast the model learns the requested patients again, beside as many strangers."
         found.append(("Learning them again", told, drawn))
     if (audit / "earlier.csv").is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,16 +12,17 @@ from typing import Any
 import yaml
 
 from forget_mi.data.cohort import Cohort
-from forget_mi.data.pseudonyms import run_salt
-from forget_mi.data.requests import Request, check_request, in_cohort, read_forget_csv
+from forget_mi.data.requests import Request, check_request, cohort_ids, read_forget_csv
 from forget_mi.errors import InputError
 from forget_mi.evaluation.audit import FORGOTTEN
-from forget_mi.files import replace_when_whole, write_text
-from forget_mi.models.checkpoints import MANIFEST, WEIGHTS
-from forget_mi.requests.erasure import DELETED, DELETING, without_records
+from forget_mi.files import write_text
+from forget_mi.models.checkpoints import MANIFEST
 from forget_mi.runs.params import SECTIONS, Params, resolve
-from forget_mi.runs.project import shown
-from forget_mi.runs.run import OUTPUTS, Run
+from forget_mi.runs.project import display_path
+from forget_mi.runs.run import Run
+from forget_mi.runs.salt import run_salt
+
+DELETED = "deleted"  # the side of rows whose records were destroyed
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class ServedModel:
         trained = self.folder / "02_train"
         if not (trained / "manifest.json").is_file():
             raise InputError(
-                f"MODEL {shown(self.folder)}: holds no trained model (02_train is missing or unfinished); run "
+                f"MODEL {display_path(self.folder)}: holds no trained model (02_train is missing or unfinished); run "
                 "notebooks 01_cohort and 02_train on it, or name another run folder"
             )
         values = yaml.safe_load((trained / "params.yaml").read_text())
-        return resolve(_sections(values), values["profile"])
+        return resolve(profile_sections(values), values["profile"])
 
     @property
     def ledger(self) -> list[dict[str, Any]]:
@@ -52,13 +52,16 @@ class ServedModel:
         try:
             return json.loads(path.read_text())["requests"]
         except (ValueError, KeyError) as error:
-            raise InputError(f"{shown(path)}: is damaged ({error}); restore it before any request is served") from None
+            raise InputError(
+                f"{display_path(path)}: is damaged ({error}); restore it before any request is served"
+            ) from None
 
     def served(self) -> dict[str, dict[str, Any]]:
         """By hashed id, the entry of each patient whose request was served."""
         return {patient: entry for entry in self.ledger for patient in entry["patients"]}
 
-    def _add(self, entry: Mapping[str, Any]) -> None:
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Append an entry to the ledger."""
         path = self.folder / "requests" / "ledger.json"
         write_text(path, json.dumps({"requests": [*self.ledger, entry]}, indent=2) + "\n")
 
@@ -79,55 +82,9 @@ class ServedModel:
         cohort = Run(self.folder, self.params).cohort()
         gone = cohort.table.patient_id.map(self.hashed).isin(self.served())
         there = gone & (cohort.table.split != DELETED)
-        return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~there, FORGOTTEN)))
-
-    def delete_records(self) -> int:
-        """Destroy what is still there of the patients whose requests were served; return how many records that were.
-
-        In every copy of the cohort below the run their images are blanked, their reports and ids replaced; executed
-        notebooks, which show pictures and reports, the weights of every model but those in use, which knew some of
-        them, and what models said of single records are removed. No later request or audit reads them (they are on the
-        side 'deleted'). Shadow models belong to the cohort as it was; an audit with them needs new ones.
-
-        Killed on the way, it goes on the next time: what is to be replaced by what is kept in DELETING until all is.
-
-        Raises InputError where no request was served.
-        """
-        served = self.served()
-        if not served:
-            raise InputError(f"MODEL {shown(self.folder)}: no request was served; there are no records to delete")
-        in_use = {
-            self.checkpoint(),
-            *(self.reference(name) for name in Run(self.folder, self.params).reference_seeds()),
-        }
-        journal = self.folder / DELETING
-        begun = json.loads(journal.read_text()) if journal.is_file() else {"deleted": 0, "renamed": {}}
-        deleted, renamed = begun["deleted"], begun["renamed"]
-        ids = self.cohort().table.patient_id.unique()
-        renamed |= {name: self.hashed(name) for name in ids if self.hashed(name) in served}
-        for path in sorted(self.folder.rglob("cohort.json")):
-            before = Cohort.load(path.parent)
-            after, count = without_records(before, before.table.patient_id.map(self.hashed).isin(served), self.hashed)
-            if count:
-                renamed[before.fingerprint] = after.fingerprint
-                deleted = max(deleted, count)
-                write_text(journal, json.dumps({"deleted": deleted, "renamed": renamed}))
-                with replace_when_whole(path.parent) as whole:
-                    after.save(whole)
-        for path in self.folder.rglob("*.ipynb"):
-            path.unlink()
-        for path in self.folder.rglob(WEIGHTS):
-            if path.parent not in in_use:
-                path.unlink()
-        for path in self.folder.rglob(OUTPUTS):
-            path.unlink()
-        # Fingerprints and ids that manifests, profiles and tables name.
-        names = re.compile(r"\b(" + "|".join(map(re.escape, renamed)) + r")\b") if renamed else None
-        for path in self.folder.rglob("*") if names else ():
-            if path.suffix in (".json", ".yaml", ".csv") and path.parent.name != "cohort" and path != journal:
-                write_text(path, names.sub(lambda found: renamed[found[0]], path.read_text()))
-        journal.unlink(missing_ok=True)
-        return deleted
+        return replace(
+            cohort, table=cohort.table.assign(split=cohort.table.split.where(~there, FORGOTTEN))
+        )
 
     def hashed(self, patient: str) -> str:
         """A patient's id as ledger and reports show it."""
@@ -140,7 +97,9 @@ class ServedModel:
         """
         if self.params.cohort.get("ids") == "hashed":
             cohort = replace(cohort, salt=run_salt(self.folder))
-        request = Request(f"request-{len(self.ledger) + 1:03d}", in_cohort(cohort, read_forget_csv(patients)))
+        request = Request(
+            f"request-{len(self.ledger) + 1:03d}", cohort_ids(cohort, read_forget_csv(patients))
+        )
         served = self.served()
         for number, patient in enumerate(request.patients, start=1):
             if entry := served.get(self.hashed(patient)):
@@ -151,7 +110,7 @@ class ServedModel:
         return check_request(cohort, request)
 
 
-def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+def profile_sections(values: Mapping[str, Any]) -> dict[str, Any]:
     """Resolved params as a profile's file has them: the method inside its section."""
     sections = {name: values[name] for name in SECTIONS if name in values}
     return {**sections, "unlearning": {"method": values["method"], **values["unlearning"]}}

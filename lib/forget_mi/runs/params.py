@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import Field
 
-from forget_mi import unlearning
 from forget_mi.config import build, config
-from forget_mi.data import cohorts
+from forget_mi.data.cohorts.registry import cohort_settings
 from forget_mi.data.requests import RequestConfig
 from forget_mi.data.splits import SplitConfig
 from forget_mi.errors import InputError
-from forget_mi.evaluation.audit import AuditConfig
+from forget_mi.evaluation.config import AuditConfig
 from forget_mi.models.config import ModelConfig, model_config
 from forget_mi.runs.project import ROOT
-from forget_mi.training.devices import DeviceConfig
-from forget_mi.training.loop import TrainingConfig
-from forget_mi.training.references import ReferenceConfig
-from forget_mi.training.shadows import ShadowConfig
-from forget_mi.unlearning import approaches, parts_of
+from forget_mi.training.config import DeviceConfig, ReferenceConfig, ShadowConfig, TrainingConfig
+
+SECTIONS = (
+    "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "beside",
+    "audit", "shadows", "device", "tuning", "sweep",
+)  # fmt: skip
+# Sections of earlier versions, and what to do about them.
+REMOVED = {
+    "keep_outputs": "outputs of the original are no longer kept from run to run; delete the line"
+}
+MODEL_PATHS = ("image_weights", "dual_encoder", "weights", "retrained_weights", "tokenizer")
 
 
 @config
@@ -42,16 +47,12 @@ class SweepConfig:
     beyond: tuple[Annotated[int, Field(ge=0)], ...] = (3, 4, 5)
 
     def __post_init__(self):
-        for approach in self.approaches:
-            parts_of(approach)
         for name in ("fractions", "seeds", "beyond"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
-                raise InputError(f"parameter sweep.{name} = {list(values)}: needs at least one value, each once")
-
-    def chosen(self) -> tuple[str, ...]:
-        """The approaches by name."""
-        return self.approaches or tuple(name for name in approaches() if name != "retrain")
+                raise InputError(
+                    f"parameter sweep.{name} = {list(values)}: needs at least one value, each once"
+                )
 
 
 @config
@@ -70,28 +71,17 @@ class TuningConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-SECTIONS = (
-    "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "beside",
-    "keep_outputs", "audit", "shadows", "device", "tuning", "sweep",
-)  # fmt: skip
-
-
-MODEL_PATHS = ("image_weights", "dual_encoder", "weights", "retrained_weights", "tokenizer")
-
-
 @dataclass(frozen=True)
 class Params:
     """Every parameter of a run, checked.
 
     seed: of the split, the request, the training and the unlearning, unless their sections say otherwise. cohort: the
-    settings of the source, with its name. retrained: how many models are retrained without the request; more than one
-    shows how far two honest models lie apart, and 0 is what a real user has. references: models that teach some methods
+    settings of the source, with its name. retrained: how many models are retrained without the request; two or more
+    show how far honest models lie apart, and 0 is what a real user has. references: models that teach some methods
     what a stranger looks like. shadows: the models that teach the attacks of the audit. method, unlearning: the
-    unlearning method and its settings. beside: other approaches that notebook 03 is run for as well, to be compared
-    with it (with what was tuned for them where the method's own settings are tuned ones). keep_outputs: whether what
-    the original model says of those who stay is kept beside it and not asked again by the next run of notebook 03. A
-    method then no longer pays for it, and numbers differ in their last digits with what was kept, so comparisons leave
-    it off. tuning: how make tune chooses them. sweep: what make sweep compares.
+    unlearning method and its settings. beside: other approaches that notebook 03 runs as well, for comparison, with
+    what was tuned for them where the method's own settings are tuned ones. tuning: how make tune chooses settings.
+    sweep: what make sweep compares.
     """
 
     profile: str
@@ -106,7 +96,6 @@ class Params:
     method: str
     unlearning: Any
     beside: tuple[str, ...]
-    keep_outputs: bool
     audit: AuditConfig
     shadows: ShadowConfig
     device: DeviceConfig
@@ -116,87 +105,115 @@ class Params:
     def as_dict(self, *names: str) -> dict[str, Any]:
         """Plain values, JSON- and YAML-ready, of the named sections or of all."""
         names = names or tuple(self.__dataclass_fields__)
-        return {name: plain(getattr(self, name)) for name in names}
+        return {name: to_plain(getattr(self, name)) for name in names}
 
     def to_yaml(self) -> str:
         """The resolved params as a YAML text."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A config, path or tuple as what JSON and YAML can hold."""
     if is_dataclass(value):
-        return {name: plain(item) for name, item in asdict(value).items()}
+        return {name: to_plain(item) for name, item in asdict(value).items()}
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: to_plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
 def resolve(values: Mapping[str, Any], profile: str) -> Params:
     """Check a profile's mapping and fill in defaults. A section's seed defaults to the run's seed; the cohort's does
-    not, so that runs with different seeds share their patients."""
+    not, so that runs with different seeds share their patients.
+
+    Raises InputError that names the parameter, its value and what is allowed. The unlearning methods, whose import
+    takes seconds, are checked last.
+    """
     values = copy.deepcopy(dict(values))
-    unknown = [name for name in values if name not in SECTIONS]
-    if unknown:
-        raise InputError(f"unknown section {unknown[0]!r} in profile {profile}; allowed are {', '.join(SECTIONS)}")
+    for name in values:
+        if name in REMOVED:
+            raise InputError(f"section {name!r} in profile {profile}: {REMOVED[name]}")
+        if name not in SECTIONS:
+            raise InputError(
+                f"unknown section {name!r} in profile {profile}; allowed are {', '.join(SECTIONS)}"
+            )
     seed = _whole_number(values.get("seed", 0), "seed", 0)
-    method, method_values = unlearning_values(values.get("unlearning"))
-    references = build(ReferenceConfig, {"seed": seed, **(values.get("references") or {})}, "references")
-    settings_of_method = build(unlearning.find(method).Config, method_values, "unlearning")
-    if references.folds == 0 and unlearning.needs_references(method, getattr(settings_of_method, "setting", None)):
+    request = resolve_paths(values.get("request"), "csv") or {"fraction": 0.1}
+    checked = {
+        "cohort": _cohort(values.get("cohort"), profile),
+        "split": build(SplitConfig, {"seed": seed, **(values.get("split") or {})}, "split"),
+        "request": build(RequestConfig, {"seed": seed, **request}, "request"),
+        "model": model_config(resolve_paths(values.get("model"), *MODEL_PATHS)),
+        "training": build(TrainingConfig, values.get("training"), "training"),
+        "retrained": _whole_number(values.get("retrained", 2), "retrained", 0),
+        "references": build(
+            ReferenceConfig, {"seed": seed, **(values.get("references") or {})}, "references"
+        ),
+        "audit": build(AuditConfig, values.get("audit"), "audit"),
+        "shadows": build(ShadowConfig, values.get("shadows"), "shadows"),
+        "device": build(DeviceConfig, values.get("device"), "device"),
+        "tuning": build(TuningConfig, values.get("tuning"), "tuning"),
+        "sweep": build(SweepConfig, values.get("sweep"), "sweep"),
+        "beside": _approaches(values.get("beside"), "beside"),
+    }
+    _approaches(list(checked["sweep"].approaches), "sweep.approaches")
+    method, settings = _unlearning(values.get("unlearning"), checked["references"])
+    return Params(profile=profile, seed=seed, method=method, unlearning=settings, **checked)
+
+
+def _cohort(section: Any, profile: str) -> dict[str, Any]:
+    """The source's name and its checked settings."""
+    section = resolve_paths(section, "root", "reports")
+    source = section.get("source")
+    kind, _ = cohort_settings(source)
+    needs_root = any(field.name == "root" and field.default is MISSING for field in fields(kind))
+    if needs_root and section.get("root") is None:
+        raise InputError(
+            f"parameter cohort.root: profile {profile} needs the folder with its data: DATA=<folder> with make, --data "
+            "<folder> on the command line, or cohort.root in the profile's file"
+        )
+    settings = build(
+        kind, {name: value for name, value in section.items() if name != "source"}, "cohort"
+    )
+    return {"source": source, **to_plain(settings)}
+
+
+def _unlearning(section: Any, references: ReferenceConfig) -> tuple[str, Any]:
+    """The method and its checked settings."""
+    from forget_mi.unlearning.registry import get_method, needs_references
+
+    method, values = unlearning_values(section)
+    settings = build(get_method(method).Config, values, "unlearning")
+    if references.folds == 0 and needs_references(method, getattr(settings, "setting", None)):
         raise InputError(
             f"parameter references.folds = 0: method {method} learns from reference models; at least 2 folds are needed"
         )
-    source = (values.get("cohort") or {}).get("source")
-    settings, _ = cohorts.cohort_settings(anchored(values.get("cohort"), "root", "reports"))
-    request = anchored(values.get("request"), "csv") or {"fraction": 0.1}
-    return Params(
-        profile=profile,
-        seed=seed,
-        cohort={"source": source, **plain(settings)},
-        split=build(SplitConfig, {"seed": seed, **(values.get("split") or {})}, "split"),
-        request=build(RequestConfig, {"seed": seed, **request}, "request"),
-        model=model_config(anchored(values.get("model"), *MODEL_PATHS)),
-        training=build(TrainingConfig, values.get("training"), "training"),
-        retrained=_whole_number(values.get("retrained", 2), "retrained", 0),
-        references=references,
-        method=method,
-        unlearning=settings_of_method,
-        beside=_approaches(values.get("beside")),
-        keep_outputs=_yes_or_no(values.get("keep_outputs", False), "keep_outputs"),
-        audit=build(AuditConfig, values.get("audit"), "audit"),
-        shadows=build(ShadowConfig, values.get("shadows"), "shadows"),
-        device=build(DeviceConfig, values.get("device"), "device"),
-        tuning=build(TuningConfig, values.get("tuning"), "tuning"),
-        sweep=build(SweepConfig, values.get("sweep"), "sweep"),
-    )
+    return method, settings
 
 
-def _approaches(names: Any) -> tuple[str, ...]:
+def _approaches(names: Any, parameter: str) -> tuple[str, ...]:
     if names is None:
         return ()
     if not isinstance(names, list):
-        raise InputError(f"parameter beside = {names!r}: a list of approaches is allowed")
-    for name in names:
-        unlearning.parts_of(name)
+        raise InputError(f"parameter {parameter} = {names!r}: a list of approaches is allowed")
+    if names:
+        from forget_mi.unlearning.registry import parse_approach
+
+        for name in names:
+            parse_approach(name)
     return tuple(names)
 
 
 def _whole_number(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"parameter {name} = {value!r}: a whole number of at least {least} is allowed")
+        raise InputError(
+            f"parameter {name} = {value!r}: a whole number of at least {least} is allowed"
+        )
     return value
 
 
-def _yes_or_no(value: Any, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"parameter {name} = {value!r}: true or false is allowed")
-    return value
-
-
-def anchored(section: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+def resolve_paths(section: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
     """A section whose paths `names`, if relative, are taken from the project's folder: notebooks run in another one."""
     section = dict(section or {})
     for name in names:
@@ -214,12 +231,14 @@ def unlearning_values(section: Mapping[str, Any] | None) -> tuple[str, dict[str,
     tuned: the name of a file in params/tuned/, from which the settings that make tune chose for this approach are
     taken; what the section itself says goes before them.
     """
+    from forget_mi.unlearning.registry import get_method  # imports torch: see `resolve`
+
     values = {"method": "forget_mi", **(section or {})}
     method, tuned = values.pop("method"), values.pop("tuned", None)
     if tuned is None:
         return method, values
     known = tuned_settings(tuned)
-    default = getattr(unlearning.find(method).Config(), "setting", "")
+    default = getattr(get_method(method).Config(), "setting", "")
     setting = values.get("setting", default)
     return method, {**known.get(f"{method}-{setting}" if setting else method, {}), **values}
 
@@ -229,12 +248,16 @@ def tuned_settings(name: str) -> dict[str, dict[str, Any]]:
     path = ROOT / "params" / "tuned" / f"{name}.yaml"
     if not path.is_file():
         files = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise InputError(f"parameter unlearning.tuned = {name!r}: there is no {path}; known: {', '.join(files)}")
+        raise InputError(
+            f"parameter unlearning.tuned = {name!r}: there is no {path}; known: {', '.join(files)}"
+        )
     return yaml.safe_load(path.read_text()) or {}
 
 
-def with_approach(approach: str, tuned: str | None) -> dict[str, Any]:
+def approach_overrides(approach: str, tuned: str | None) -> dict[str, Any]:
     """What a run overrides to use an approach, with what was tuned for it in params/tuned/<tuned>.yaml."""
-    method, setting = unlearning.parts_of(approach)
+    from forget_mi.unlearning.registry import parse_approach  # imports torch: see `resolve`
+
+    method, setting = parse_approach(approach)
     section = {"method": method, "setting": setting, "tuned": tuned}
     return {"unlearning": {key: value for key, value in section.items() if value is not None}}

@@ -16,11 +16,22 @@ from forget_mi.runs.project import ROOT
 def load_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> Params:
     """Read a profile by its name in params/ or by a path, change what `overrides` says, check everything.
 
-    overrides: dotted names to values, {'unlearning.epochs': 4}.
+    overrides: dotted names to values, {'unlearning.epochs': 4}. One of request.fraction, request.patients and
+    request.csv replaces the profile's request.
     Raises InputError that names the file or parameter, its value, and what is allowed.
     """
-    values = read_yaml(profile)
-    for name, value in (overrides or {}).items():
+    values, overrides = read_yaml(profile), overrides or {}
+    # A request is given in one way: one that is overridden takes the place of the profile's.
+    ways = [f"request.{way}" for way in ("fraction", "patients", "csv")]
+    if any(overrides.get(way) is not None for way in ways) and isinstance(
+        values.get("request"), dict
+    ):
+        values["request"] = {
+            name: value
+            for name, value in values["request"].items()
+            if f"request.{name}" not in ways
+        }
+    for name, value in overrides.items():
         set_dotted(values, name, value)
     return resolve(values, Path(profile).stem)
 
@@ -34,9 +45,13 @@ def read_yaml(profile: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml"))
-        raise InputError(f"profile {str(profile)!r}: there is no {path}; known profiles: {', '.join(known)}") from None
+        raise InputError(
+            f"profile {str(profile)!r}: there is no {path}; known profiles: {', '.join(known)}"
+        ) from None
     except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: can't be read as YAML ({' '.join(str(error).split())})") from None
+        raise InputError(
+            f"{path}: can't be read as YAML ({' '.join(str(error).split())})"
+        ) from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no mapping of sections ({', '.join(SECTIONS)})")
     return values

@@ -12,7 +12,7 @@ from forget_mi.files import write_text
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path for messages and outputs: relative to the project where it lies in it."""
     path = Path(path)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
@@ -23,6 +23,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 
-def progress_wanted() -> bool:
+def show_progress() -> bool:
     """Progress bars are drawn unless FORGET_MI_PROGRESS=0, as when notebooks are executed to be committed."""
     return os.environ.get("FORGET_MI_PROGRESS", "1") != "0"

@@ -27,7 +27,11 @@ def first_difference(old: Any, new: Any, name: str) -> tuple[str, Any, Any]:
 def provenance() -> dict[str, Any]:
     """Code version (git commit where there is one, and the library's fingerprint), package versions, machine, time."""
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     return {
         "code": {"commit": commit or None, "library": code_fingerprint()},

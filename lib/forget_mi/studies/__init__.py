@@ -1,1 +1,14 @@
-"""x"""
+"""Studies: the sweep and its workflow, tuning, the results of the docs, and what goes past the paper."""
+
+from forget_mi.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "sweep": "Sweep compared_runs open_sweep",
+        "tuning": "save_search search tuning_cases tuning_folder",
+        "tuning_score": "TuningCase TuningPredictions score_terms withhold",
+        "study": "Study",
+        "costs": "yearly_cost",
+    },
+)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forget_mi import unlearning
 from forget_mi.attacks import lira
 from forget_mi.attacks.base import margins
 from forget_mi.data.cohort import Cohort, rows_of
@@ -23,15 +22,17 @@ from forget_mi.evaluation.roc import by_patient
 from forget_mi.metrics import binary_auc
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.image_text import ImageTextModel
+from forget_mi.runs.models import load_model
 from forget_mi.runs.run import open_run
 from forget_mi.studies.budgets import ablation, frontier
 from forget_mi.studies.many_models import many_against_many, many_run
 from forget_mi.studies.sequence import sequence
-from forget_mi.studies.study import Forgotten, Study, settings_of, train_study
+from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
 from forget_mi.studies.sweep import Sweep
+from forget_mi.unlearning.registry import parse_approach
 
 
-def references_told(study: Study, forgotten: Forgotten) -> pd.DataFrame:
+def reference_leakage(study: Study, forgotten: UnlearningResult) -> pd.DataFrame:
     """LiRA on each reference model before and after a request: D_f as far as it knew it, against D_t. A row a reference
     and moment: reference, when (before, after), records, lira_auc, lira_patient_auc; .5 is a model that never had the
     patients."""
@@ -44,8 +45,8 @@ def references_told(study: Study, forgotten: Forgotten) -> pd.DataFrame:
         if len(forget) == 0:
             continue
         for when, model in (("before", saved.model), ("after", forgotten.references[name].model)):
-            seen = [study.says(replace(saved, model=model), side) for side in (forget, test)]
-            scores = [lira.likelihood_ratio(p, study.shadows.of(side), "fused")
+            seen = [study.predictions(replace(saved, model=model), side) for side in (forget, test)]
+            scores = [lira.likelihood_ratio(p, study.shadows.select(side), "fused")
                       for p, side in zip(seen, (forget, test), strict=True)]  # fmt: skip
             by_one = [by_patient(s, p.patients)[0] for s, p in zip(scores, seen, strict=True)]
             rows.append({"reference": name, "when": when, "seed": study.run.params.seed, "records": len(forget),
@@ -73,17 +74,23 @@ def other_study_auc(study: Study, model: Checkpoint | ImageTextModel) -> float:
     asked = study.cohort.table.patient_id.isin(study.request.patients).to_numpy()
     others = np.flatnonzero(asked & (study.cohort.table.split == OTHER).to_numpy())
     sides = (others, rows_of(study.cohort, "test"))
-    return binary_auc(*(margins(study.says(model, side), "fused") for side in sides))
+    return binary_auc(*(margins(study.predictions(model, side), "fused") for side in sides))
 
 
 def completeness(study: Study, model: Checkpoint | ImageTextModel) -> np.ndarray:
     """IAM of each record of D_f (n)."""
     records = study.request.forget_rows(study.cohort)
-    seen = [study.says(which, records) for which in (model, study.original)]
-    return iam.completeness(*seen, study.shadows.of(records), "fused")
+    seen = [study.predictions(which, records) for which in (model, study.original)]
+    return iam.completeness(*seen, study.shadows.select(records), "fused")
 
 
-COMPARED_HERE = ("held_out_targets", "forget_mi-held_out", "forget_mi-multimodal", "forget_mi-no_noise", "fine_tune")
+COMPARED_HERE = (
+    "held_out_targets",
+    "forget_mi-held_out",
+    "forget_mi-multimodal",
+    "forget_mi-no_noise",
+    "fine_tune",
+)
 
 
 BUDGETS = (0.02, 0.05, 0.1, 0.2)
@@ -92,7 +99,16 @@ BUDGETS = (0.02, 0.05, 0.1, 0.2)
 REQUESTS_IN_A_ROW = 10
 
 
-FRONTIER = (*COMPARED_HERE, "neg_grad_plus", "scrub-last", "cf_k", "eu_k", "multi_delete", "salun", "ssd")
+FRONTIER = (
+    *COMPARED_HERE,
+    "neg_grad_plus",
+    "scrub-last",
+    "cf_k",
+    "eu_k",
+    "multi_delete",
+    "salun",
+    "ssd",
+)
 
 
 MANY = 20
@@ -116,7 +132,9 @@ def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
     fractions = sweep.grid.fractions if part == "requests" else [max(sweep.grid.fractions)]
     studies = [request_run(sweep, seed, fraction) for fraction in fractions]
     if part == "requests":
-        return pd.concat([requests_part(study, sweep.tuned) for study in studies], ignore_index=True)
+        return pd.concat(
+            [requests_part(study, sweep.tuned) for study in studies], ignore_index=True
+        )
     make = {"frontier": frontier_part, "ablation": ablation, "sequence": sequence_part}[part]
     return make(studies[0], sweep.tuned)
 
@@ -137,14 +155,24 @@ def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
     """One request by each of COMPARED_HERE, with IAM (median over D_f) and, where references took part, what LiRA says
     of them after the request (the worse of them)."""
     rows = []
-    for line, name in zip(study.gold_rows(), ["original", *study.run.retrained_seeds()], strict=True):
-        found = float(np.nanmedian(completeness(study, study.run.trained(name, study.cohort))))
+    for line, name in zip(
+        study.baseline_rows(), ["original", *study.run.retrained_seeds()], strict=True
+    ):
+        found = float(
+            np.nanmedian(
+                completeness(study, load_model(study.run, name, study.cohort, finished=False))
+            )
+        )
         rows.append(line | {"iam_median": found})
     for approach in COMPARED_HERE:
-        found = study.forget(unlearning.parts_of(approach)[0], settings_of(study.run, approach, tuned))
-        row = study.row(approach, found) | {"iam_median": float(np.nanmedian(completeness(study, found.model)))}
+        found = study.forget(
+            parse_approach(approach)[0], approach_settings(study.run, approach, tuned)
+        )
+        row = study.row(approach, found) | {
+            "iam_median": float(np.nanmedian(completeness(study, found.model)))
+        }
         if found.references:
-            told = references_told(study, found)
+            told = reference_leakage(study, found)
             for when, group in told.groupby("when"):
                 row[f"reference_lira_{when}"] = float(group.lira_auc.mean())
         rows.append(row)
@@ -155,7 +183,9 @@ def sequence_part(study: Study, tuned: str | None) -> pd.DataFrame:
     """REQUESTS_IN_A_ROW requests one after another, by held-out targets and by Forget-MI."""
     return pd.concat(
         [
-            sequence(study, approach, settings_of(study.run, approach, tuned), REQUESTS_IN_A_ROW)
+            sequence(
+                study, approach, approach_settings(study.run, approach, tuned), REQUESTS_IN_A_ROW
+            )
             for approach in ("held_out_targets", "forget_mi-multimodal")
         ],
         ignore_index=True,
@@ -182,11 +212,24 @@ def other_part(sweep: Sweep, seed: int, folder: Path) -> pd.DataFrame:
     """The same patient's other study; a row a model: the columns of `Study.row`, and other_study_auc."""
     study = other_run(sweep, seed, folder)
     rows = []
-    for line, name in zip(study.gold_rows(), ["original", *study.run.retrained_seeds()], strict=True):
-        rows.append(line | {"other_study_auc": other_study_auc(study, study.run.trained(name, study.cohort))})
+    for line, name in zip(
+        study.baseline_rows(), ["original", *study.run.retrained_seeds()], strict=True
+    ):
+        rows.append(
+            line
+            | {
+                "other_study_auc": other_study_auc(
+                    study, load_model(study.run, name, study.cohort, finished=False)
+                )
+            }
+        )
     for approach in COMPARED_HERE:
-        found = study.forget(unlearning.parts_of(approach)[0], settings_of(study.run, approach, sweep.tuned))
-        rows.append(study.row(approach, found) | {"other_study_auc": other_study_auc(study, found.model)})
+        found = study.forget(
+            parse_approach(approach)[0], approach_settings(study.run, approach, sweep.tuned)
+        )
+        rows.append(
+            study.row(approach, found) | {"other_study_auc": other_study_auc(study, found.model)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -199,15 +242,15 @@ def many_part(sweep: Sweep, folder: Path, models: int = MANY) -> pd.DataFrame:
 
         def keep(name: str, model: Checkpoint | ImageTextModel, study: Study = study) -> None:
             seen.setdefault(name, []).append(
-                margins(study.says(model, study.request.forget_rows(study.cohort)), "fused")
+                margins(study.predictions(model, study.request.forget_rows(study.cohort)), "fused")
             )
 
         keep("original", study.original)
         for name in study.run.retrained_seeds():
-            keep("retrained", study.run.trained(name, study.cohort))
+            keep("retrained", load_model(study.run, name, study.cohort, finished=False))
         for approach in COMPARED_HERE:
-            settings = settings_of(study.run, approach, sweep.tuned)
-            keep(approach, study.forget(unlearning.parts_of(approach)[0], settings).model)
+            settings = approach_settings(study.run, approach, sweep.tuned)
+            keep(approach, study.forget(parse_approach(approach)[0], settings).model)
     # One half of the retrained models from each seed, so that no seed is on one side only.
     retrained = seen.pop("retrained")
     retrained = retrained[0::2] + retrained[1::2]

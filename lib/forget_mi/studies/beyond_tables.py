@@ -14,7 +14,7 @@ from forget_mi.plots import beyond as beyond_plots
 from forget_mi.runs.project import ROOT, write_table
 from forget_mi.runs.run import Run
 from forget_mi.studies import beyond
-from forget_mi.studies.documents import write_readme_table
+from forget_mi.studies.documents import write_document_table
 from forget_mi.studies.sweep import Sweep
 
 BEYOND = (
@@ -30,7 +30,9 @@ def rebuild_beyond(sweep: Sweep) -> None:
     table of it."""
     figures, folder = ROOT / "figures", sweep.folder / "beyond"
     tables = {
-        part: pd.concat([pd.read_csv(path) for path in sorted(folder.glob(f"{part}-*.csv"))], ignore_index=True)
+        part: pd.concat(
+            [pd.read_csv(path) for path in sorted(folder.glob(f"{part}-*.csv"))], ignore_index=True
+        )
         for part in beyond.PARTS
     }
     for part in ("frontier", "ablation", "sequence", "other", "many"):
@@ -40,8 +42,8 @@ def rebuild_beyond(sweep: Sweep) -> None:
     write_beyond(table)
     plots.set_style()
     beyond_plots.frontier(tables["frontier"]).savefig(figures / "beyond.png")
-    beyond_plots.sequence(tables["sequence"]).savefig(figures / "beyond_sequence.png")
-    write_readme_table("beyond", beyond_readme(table))
+    beyond_plots.request_sequence(tables["sequence"]).savefig(figures / "beyond_sequence.png")
+    write_document_table("beyond", beyond_rows(table))
 
 
 def write_beyond(rows: pd.DataFrame) -> None:
@@ -55,13 +57,21 @@ def write_beyond(rows: pd.DataFrame) -> None:
 
 def real_rows(run: Run, comparison: pd.DataFrame) -> pd.DataFrame:
     """The rows of figures/beyond.csv that a run of a real cohort gives: one seed, one request, no judging models."""
-    rows = statistics.with_approach(comparison)
-    means = rows.groupby(["approach", "forget_fraction"], sort=False).mean(numeric_only=True).reset_index()
+    rows = statistics.add_approach_column(comparison)
+    means = (
+        rows.groupby(["approach", "forget_fraction"], sort=False)
+        .mean(numeric_only=True)
+        .reset_index()
+    )
     gold = rows[rows.approach == statistics.RETRAINED]
-    seconds = [read_manifest(run.stage("02_train") / name)["seconds"] for name in run.reference_seeds()]
+    seconds = [
+        read_manifest(run.stage("02_train") / name)["seconds"] for name in run.reference_seeds()
+    ]
     taught = means.share_of_references > 0
     means["one_off_trainings"] = np.where(taught, sum(seconds) / gold.seconds.mean(), 0.0)
-    means = means.rename(columns={"approach": "method"}).assign(cohort=run.params.profile, requests=1, seeds=1)
+    means = means.rename(columns={"approach": "method"}).assign(
+        cohort=run.params.profile, requests=1, seeds=1
+    )
     means = means.assign(retrain_gap=gold.mean_gap.mean(), retrained_test_auc=gold.test_auc.mean())
     return means.reindex(columns=list(BEYOND))
 
@@ -71,7 +81,9 @@ def beyond_table(tables: Mapping[str, pd.DataFrame], source: str, profile: str) 
     the retrained models' rows come first."""
     requests = tables["requests"].assign(requests=1)
     last = tables["sequence"].groupby(["approach", "seed"], as_index=False).last()
-    rows = pd.concat([requests, last.assign(requests=beyond.REQUESTS_IN_A_ROW).drop(columns="request")])
+    rows = pd.concat(
+        [requests, last.assign(requests=beyond.REQUESTS_IN_A_ROW).drop(columns="request")]
+    )
     keys = ["approach", "forget_fraction", "requests"]
     means = rows.groupby(keys, sort=False).mean(numeric_only=True).drop(columns="seed")
     means["seeds"] = rows.groupby(keys, sort=False).seed.nunique()
@@ -89,11 +101,15 @@ def beyond_table(tables: Mapping[str, pd.DataFrame], source: str, profile: str) 
         table.loc[at, "original_other_study_auc"] = other["original", largest]
         for column in ("klom_forget_mean", "klom_forget_floor"):
             table.loc[at, column] = many[column].get(row.approach, np.nan)
-    table = table.rename(columns={"approach": "method"}).assign(cohort=profile if source == "synthetic" else source)
-    return table[list(BEYOND)].sort_values(["requests", "forget_fraction"], kind="stable", ignore_index=True)
+    table = table.rename(columns={"approach": "method"}).assign(
+        cohort=profile if source == "synthetic" else source
+    )
+    return table[list(BEYOND)].sort_values(
+        ["requests", "forget_fraction"], kind="stable", ignore_index=True
+    )
 
 
-def beyond_readme(table: pd.DataFrame) -> pd.DataFrame:
+def beyond_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The README's form of figures/beyond.csv: the methods that are compared here, nearest first within each size."""
     lines = []
     order = table.sort_values(["requests", "forget_fraction", "mean_gap"], kind="stable")
@@ -109,8 +125,12 @@ def beyond_readme(table: pd.DataFrame) -> pd.DataFrame:
             "test AUC": f"{row.test_auc:.3f}",
             "other study": "" if np.isnan(row.other_study_auc) else f"{row.other_study_auc:.2f}",
             "KLOM": "" if np.isnan(row.klom_forget_mean) else f"{row.klom_forget_mean:.2f}",
-            "share of retraining": "" if np.isnan(row.share_of_retraining) else f"{row.share_of_retraining:.3f}",
-            "references beside": f"{row.share_of_references:.3f}" if row.share_of_references > 0 else "",
+            "share of retraining": ""
+            if np.isnan(row.share_of_retraining)
+            else f"{row.share_of_retraining:.3f}",
+            "references beside": f"{row.share_of_references:.3f}"
+            if row.share_of_references > 0
+            else "",
         }
         lines.append(cells)
     return pd.DataFrame(lines)

@@ -10,35 +10,42 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forget_mi import unlearning
 from forget_mi.runs.run import Run
-from forget_mi.studies.study import Forgotten, Study, settings_of, train_study
+from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
+from forget_mi.unlearning.registry import parse_approach
 
 
 def within_budgets(
     study: Study, approach: str, settings: Any, budgets: Sequence[float]
-) -> dict[float, Forgotten | None]:
+) -> dict[float, UnlearningResult | None]:
     """The approach with as many epochs as each share of retraining's work allows, its stop rule off; None where not
     even one does. Two short runs say what an epoch costs. The references take no part: this is about the model."""
-    method = unlearning.parts_of(approach)[0]
+    method = parse_approach(approach)[0]
     long = {"stop": "never"} if getattr(settings, "stop", "never") != "never" else {}
     if not hasattr(settings, "epochs"):
         found = study.forget(method, settings)
-        return {budget: found if found.work <= budget * study.retraining_work else None for budget in budgets}
+        return {
+            budget: found if found.work <= budget * study.retraining_work else None
+            for budget in budgets
+        }
 
-    def run(epochs: int) -> Forgotten:
+    def run(epochs: int) -> UnlearningResult:
         return study.forget(method, replace(settings, epochs=epochs, **long), alone=True)
 
     one, two = run(1).work, run(2).work
-    affordable = {b: 1 + math.floor((b * study.retraining_work - one) / max(two - one, 1e-9)) for b in budgets}
+    affordable = {
+        b: 1 + math.floor((b * study.retraining_work - one) / max(two - one, 1e-9)) for b in budgets
+    }
     return {budget: run(epochs) if epochs >= 1 else None for budget, epochs in affordable.items()}
 
 
-def frontier(study: Study, tuned: str | None, approaches: Sequence[str], budgets: Sequence[float]) -> pd.DataFrame:
+def frontier(
+    study: Study, tuned: str | None, approaches: Sequence[str], budgets: Sequence[float]
+) -> pd.DataFrame:
     """A row an approach and budget: the columns of `Study.row`, and budget."""
-    rows = [{**line, "budget": np.nan} for line in study.gold_rows()]
+    rows = [{**line, "budget": np.nan} for line in study.baseline_rows()]
     for approach in approaches:
-        settings = settings_of(study.run, approach, tuned)
+        settings = approach_settings(study.run, approach, tuned)
         for budget, found in within_budgets(study, approach, settings, budgets).items():
             if found is not None:
                 rows.append(study.row(approach, found, budget=budget))
@@ -68,25 +75,31 @@ MORE_FOLDS = 4
 RELATIVE_CHANGES = ("learning_rate", "retain_batch", "epochs")
 
 
-def changed(settings: Any, change: Mapping[str, Any]) -> Any:
+def apply_change(settings: Any, change: Mapping[str, Any]) -> Any:
     """Settings with a change of ABLATIONS; those of RELATIVE_CHANGES multiply."""
     values = {}
     for name, value in change.items():
         now = getattr(settings, name)
         product = now * value if name in RELATIVE_CHANGES else value
-        values[name] = max(1, round(product)) if isinstance(now, int) and not isinstance(now, bool) else product
+        values[name] = (
+            max(1, round(product))
+            if isinstance(now, int) and not isinstance(now, bool)
+            else product
+        )
     return replace(settings, **values)
 
 
 def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
     """A row a change of ABLATIONS to held-out targets, and one with reference models on MORE_FOLDS folds: the columns
     of `Study.row`, and change."""
-    settings = settings_of(study.run, "held_out_targets", tuned)
-    tries = [(name, study, changed(settings, change)) for name, change in ABLATIONS.items()]
+    settings = approach_settings(study.run, "held_out_targets", tuned)
+    tries = [(name, study, apply_change(settings, change)) for name, change in ABLATIONS.items()]
     tries.append((f"{MORE_FOLDS} folds", with_folds(study, MORE_FOLDS), settings))
     rows = []
     for name, each, how in tries:
-        row = each.row("held_out_targets", each.forget("held_out_targets", how, alone=True), change=name)
+        row = each.row(
+            "held_out_targets", each.forget("held_out_targets", how, alone=True), change=name
+        )
         rows.append(row | {"one_off_trainings": each.one_off_trainings})
     return pd.DataFrame(rows)
 

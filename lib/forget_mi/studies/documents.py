@@ -15,12 +15,25 @@ def without_zero(text: str) -> str:
     return re.sub(r"\b0\.", ".", text)
 
 
-def write_readme_table(marker: str, table: pd.DataFrame) -> None:
-    """Put a table between two of the README's markers."""
+def write_document_table(marker: str, table: pd.DataFrame) -> None:
+    """Put a table between two markers, in the README and in each page of the docs that has them.
+
+    Raises ValueError where none has.
+    """
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    lines += ["| " + " | ".join(without_zero(cell) for cell in row) + " |" for row in table.itertuples(index=False)]
-    path = ROOT / "README.md"
+    lines += [
+        "| " + " | ".join(without_zero(cell) for cell in row) + " |"
+        for row in table.itertuples(index=False)
+    ]
     begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
-    before, rest = path.read_text().split(begin)
-    after = rest.split(end)[1]
-    write_text(path, f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}")
+    pages = [
+        path
+        for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+        if begin in path.read_text()
+    ]
+    if not pages:
+        raise ValueError(f"no page has the marker {begin}")
+    for path in pages:
+        before, rest = path.read_text().split(begin)
+        after = rest.split(end)[1]
+        write_text(path, f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}")

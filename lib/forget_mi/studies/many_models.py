@@ -17,7 +17,9 @@ from forget_mi.studies.study import Study, train_study
 
 
 def many_against_many(
-    originals: Sequence[np.ndarray], unlearned: Mapping[str, Sequence[np.ndarray]], retrained: Sequence[np.ndarray]
+    originals: Sequence[np.ndarray],
+    unlearned: Mapping[str, Sequence[np.ndarray]],
+    retrained: Sequence[np.ndarray],
 ) -> pd.DataFrame:
     """Distributions over models, record by record. Margins: a list of arrays (records) a kind of model; of the
     retrained, twice as many as of the others, so that one half can be compared with the other.
@@ -55,6 +57,8 @@ def many_against_many(
 
 def many_run(folder: Path, seed: int) -> Study:
     """The profile params/many.yaml with models of a seed, on one split and request."""
-    run = open_run("many", folder / f"seed{seed}", {"seed": seed, "split.seed": 0, "request.seed": 0})
+    run = open_run(
+        "many", folder / f"seed{seed}", {"seed": seed, "split.seed": 0, "request.seed": 0}
+    )
     cohort = split_by_patient(run.source(), run.params.split)
     return train_study(run, cohort, make_request(cohort, run.params.request))

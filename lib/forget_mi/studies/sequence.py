@@ -9,23 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forget_mi import unlearning
 from forget_mi.attacks.base import margins
 from forget_mi.data.cohort import Cohort
 from forget_mi.data.requests import Request
 from forget_mi.errors import InputError
 from forget_mi.evaluation.audit import FORGOTTEN
-from forget_mi.studies.study import Forgotten, Study
-from forget_mi.unlearning.references import Forgot, References
+from forget_mi.runs.models import load_model
+from forget_mi.studies.study import Study, UnlearningResult
+from forget_mi.unlearning.references import References, UnlearnedReference
+from forget_mi.unlearning.registry import parse_approach
 
 
-def parts_of_request(cohort: Cohort, request: Request, parts: int, seed: int) -> list[Request]:
+def split_request(cohort: Cohort, request: Request, parts: int, seed: int) -> list[Request]:
     """A request cut into parts by patient, of about as many images each.
 
     Raises InputError where it names fewer patients than parts.
     """
     if len(request.patients) < parts:
-        raise InputError(f"request {request.name}: {len(request.patients)} patients can't be cut into {parts} requests")
+        raise InputError(
+            f"request {request.name}: {len(request.patients)} patients can't be cut into {parts} requests"
+        )
     train = cohort.table.iloc[request.forget_rows(cohort)]
     images = train.groupby("patient_id", sort=False).size()
     order = np.random.default_rng([seed, 41]).permutation(images.index.to_numpy())
@@ -35,13 +38,17 @@ def parts_of_request(cohort: Cohort, request: Request, parts: int, seed: int) ->
         smallest = int(sizes.argmin())
         found[smallest].append(str(patient))
         sizes[smallest] += images[patient]
-    return [Request(f"{request.name}-part{k + 1}", tuple(sorted(part))) for k, part in enumerate(found)]
+    return [
+        Request(f"{request.name}-part{k + 1}", tuple(sorted(part))) for k, part in enumerate(found)
+    ]
 
 
-def served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
+def mark_served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
     """The cohort once some patients' requests were served: they are on no side that is learned from."""
     gone = cohort.table.patient_id.isin(patients)
-    return replace(cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, FORGOTTEN)))
+    return replace(
+        cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, FORGOTTEN))
+    )
 
 
 def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataFrame:
@@ -55,29 +62,44 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
     whole, now, done = study, study, []
     total, of_references = 0.0, 0.0
     everyone = whole.request.forget_rows(whole.cohort)
-    golden = [whole.says(whole.run.trained(name, whole.cohort), everyone) for name in whole.run.retrained_seeds()]
+    golden = [
+        whole.predictions(load_model(whole.run, name, whole.cohort, finished=False), everyone)
+        for name in whole.run.retrained_seeds()
+    ]
     rows, seconds = [], 0.0
-    for number, part in enumerate(parts_of_request(study.cohort, study.request, parts, study.run.params.seed), 1):
-        now = replace(now, cohort=served(study.cohort, done), request=part)
-        forgotten = now.forget(unlearning.parts_of(approach)[0], settings, seed=study.run.original_seed + 20 * number)
+    for number, part in enumerate(
+        split_request(study.cohort, study.request, parts, study.run.params.seed), 1
+    ):
+        now = replace(now, cohort=mark_served(study.cohort, done), request=part)
+        forgotten = now.forget(
+            parse_approach(approach)[0], settings, seed=study.run.original_seed + 20 * number
+        )
         done += part.patients
         total, seconds = total + forgotten.work, seconds + forgotten.seconds
         of_references += forgotten.work_of_references / whole.retraining_work
         now = replace(
             now,
             original=replace(now.original, model=forgotten.model),
-            references=after(now.references, forgotten.references, part),
+            references=update_references(now.references, forgotten.references, part),
         )
-        row = whole.row(approach, Forgotten(forgotten.model, {}, seconds, total), request=number)
+        row = whole.row(
+            approach, UnlearningResult(forgotten.model, {}, seconds, total), request=number
+        )
         asked = whole.cohort.table.patient_id.iloc[everyone].isin(done).to_numpy()
-        mine = margins(whole.says(forgotten.model, everyone), "fused")[asked].mean()
-        theirs = np.mean([margins(each, "fused")[asked].mean() for each in golden]) if golden else np.nan
+        mine = margins(whole.predictions(forgotten.model, everyone), "fused")[asked].mean()
+        theirs = (
+            np.mean([margins(each, "fused")[asked].mean() for each in golden]) if golden else np.nan
+        )
         row |= {"share_of_references": of_references, "margin_over_retrained": mine - theirs}
-        rows.append(row | {"one_off_trainings": whole.one_off_trainings if forgotten.references else 0.0})
+        rows.append(
+            row | {"one_off_trainings": whole.one_off_trainings if forgotten.references else 0.0}
+        )
     return pd.DataFrame(rows)
 
 
-def after(references: References, forgot: Mapping[str, Forgot], request: Request) -> References:
+def update_references(
+    references: References, forgot: Mapping[str, UnlearnedReference], request: Request
+) -> References:
     """The references once a request was served."""
     gone = {references.hashed(patient) for patient in request.patients}
     return replace(

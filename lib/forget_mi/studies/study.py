@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from accelerate import Accelerator
 
-from forget_mi import unlearning
 from forget_mi.attacks import lira
 from forget_mi.attacks.base import Evidence
 from forget_mi.data.batches import make_examples
 from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.data.requests import Request
-from forget_mi.evaluation.attack_table import at_level, patients_of
+from forget_mi.evaluation.attack_rates import at_level, patients_of
 from forget_mi.evaluation.audit import rows_by_set
 from forget_mi.evaluation.comparison import CLOSENESS, COMPARED, mean_gap
 from forget_mi.evaluation.measures import SETS, measures_of
@@ -24,21 +23,26 @@ from forget_mi.evaluation.roc import Roc
 from forget_mi.metrics import binary_auc
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.image_text import ImageTextModel
+from forget_mi.runs.models import load_model, train_model
+from forget_mi.runs.references import load_references
 from forget_mi.runs.run import Run
+from forget_mi.runs.shadows import shadow_predictions
+from forget_mi.training.devices import make_accelerator
 from forget_mi.training.prediction import Predictions, predict
 from forget_mi.training.shadows import Shadows
 from forget_mi.unlearning.base import UnlearningData
-from forget_mi.unlearning.references import Forgot, References, forget_in_references
+from forget_mi.unlearning.references import References, UnlearnedReference, forget_in_references
+from forget_mi.unlearning.registry import get_method, needs_references
 
 TPR = 0.01
 
 
-class Forgotten(NamedTuple):
+class UnlearningResult(NamedTuple):
     """F_ul, the references afterwards by name (empty where the method needs none), and what each cost: seconds, and
     work in records that went forward and backward."""
 
     model: ImageTextModel
-    references: Mapping[str, Forgot]
+    references: Mapping[str, UnlearnedReference]
     seconds: float
     work: float
 
@@ -66,17 +70,19 @@ class Study:
         """Of a run with a finished 02_train, or of a cohort and request whose models `run.train` has made."""
         cohort = run.cohort() if cohort is None else cohort
         request = run.request() if request is None else request
-        accelerator = run.accelerator()
+        accelerator = make_accelerator(run.params.device)
         return cls(
-            run, cohort, request, accelerator, run.trained("original", cohort), run.references(cohort),
-            run.shadows(cohort, accelerator),
+            run, cohort, request, accelerator, load_model(run, "original", cohort, finished=False), load_references(run, cohort),
+            shadow_predictions(run, cohort, accelerator),
         )  # fmt: skip
 
     @property
     def data(self) -> UnlearningData:
         """What a method is given, without teachers."""
         saved = self.original
-        return UnlearningData.from_cohort(self.cohort, self.request, saved.tokenizer, saved.model.max_tokens)
+        return UnlearningData.from_cohort(
+            self.cohort, self.request, saved.tokenizer, saved.model.max_tokens
+        )
 
     @property
     def retraining_work(self) -> float:
@@ -88,58 +94,73 @@ class Study:
         """What the reference models cost to make, once for all requests, in trainings of F_og (by records seen)."""
         train = self.cohort.table.iloc[rows_of(self.cohort, "train")]
         patients = train.patient_id.map(self.references.hashed)
-        return float(sum(patients.isin(saw).sum() for saw in self.references.saw.values()) / len(train))
+        return float(
+            sum(patients.isin(saw).sum() for saw in self.references.saw.values()) / len(train)
+        )
 
-    def forget(self, method: str, settings: Any, *, seed: int | None = None, alone: bool = False) -> Forgotten:
+    def forget(
+        self, method: str, settings: Any, *, seed: int | None = None, alone: bool = False
+    ) -> UnlearningResult:
         """Serve the request by a method; the references forget as well where it learns from them, unless `alone`."""
         seed = self.run.original_seed if seed is None else seed
         how = {"accelerator": self.accelerator}
-        teaching = unlearning.needs_references(method, getattr(settings, "setting", None))
+        teaching = needs_references(method, getattr(settings, "setting", None))
         data = self.references.teach(self.data, self.cohort) if teaching else self.data
-        model, log = unlearning.find(method).unlearn(
+        model, log = get_method(method).unlearn(
             self.original.model, data, settings, seed=seed, progress=False, **how
         )
         forgot = {}
         if teaching and not alone:
             arguments = (self.references, self.cohort, self.request, method, settings)
             forgot = forget_in_references(*arguments, seed=seed, **how)
-        return Forgotten(model, forgot, log.seconds, log.work)
+        return UnlearningResult(model, forgot, log.seconds, log.work)
 
     @cached_property
     def retrained(self) -> list[dict[str, float]]:
         """The measures of each retrained model."""
-        return [self.measures(self.run.trained(name, self.cohort)) for name in self.run.retrained_seeds()]
+        return [
+            self.measures(load_model(self.run, name, self.cohort, finished=False))
+            for name in self.run.retrained_seeds()
+        ]
 
     def measures(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
         """Of a model: CLOSENESS, and where there are shadow models LiRA
         of D_f against D_t on the fused prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
         evidence = self.evidence(model)
         sides = {side: getattr(evidence, side) for side in SETS}
-        found = {(m.name, tower): m for tower in ("fused", "image") for m in measures_of(sides, tower)}
+        found = {
+            (m.name, tower): m for tower in ("fused", "image") for m in measures_of(sides, tower)
+        }
         row = {name: found[COMPARED[name]].value() for name in CLOSENESS}
         row["retain_loss"] = found["retain_loss", "fused"].value()
         if self.shadows is not None:
             scores = lira.attack(evidence, "fused")
             row["lira_auc"] = binary_auc(*scores)
-            row["lira_patient_auc"] = binary_auc(*at_level(scores, patients_of(evidence), "patient")[0])
+            row["lira_patient_auc"] = binary_auc(
+                *at_level(scores, patients_of(evidence), "patient")[0]
+            )
             row["lira_tpr_at_1pct_fpr"] = float(Roc(*scores).tpr_at_fpr(TPR))
         return row
 
     def evidence(self, model: Checkpoint | ImageTextModel) -> Evidence:
         """What an attacker sees of a model."""
         rows = rows_by_set(self.cohort, self.request)
-        seen = {side: self.says(model, rows[side]) for side in SETS}
+        seen = {side: self.predictions(model, rows[side]) for side in SETS}
         sides = ("forget", "validation", "test")
-        shadows = self.shadows and {side: self.shadows.of(rows[side]) for side in sides}
+        shadows = self.shadows and {side: self.shadows.select(rows[side]) for side in sides}
         return Evidence(*(seen[side] for side in SETS), shadows=shadows)
 
-    def says(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
+    def predictions(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
         """What a model says of some rows (one without a tokenizer of its own has F_og's)."""
-        saved = model if isinstance(model, Checkpoint) else Checkpoint(model, self.original.tokenizer, {})
+        saved = (
+            model
+            if isinstance(model, Checkpoint)
+            else Checkpoint(model, self.original.tokenizer, {})
+        )
         examples = make_examples(self.cohort, rows, saved.tokenizer, saved.model.max_tokens)
         return predict(saved.model, examples, self.accelerator)
 
-    def row(self, approach: str, forgotten: Forgotten, **more: Any) -> dict[str, Any]:
+    def row(self, approach: str, forgotten: UnlearningResult, **more: Any) -> dict[str, Any]:
         """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS to the mean of the
         retrained models), share_of_retraining (of its work: the same on every machine), share_of_references (what their
         forgetting cost beside it), one_off_trainings, seconds."""
@@ -156,30 +177,40 @@ class Study:
     def about(self, approach: str, **more: Any) -> dict[str, Any]:
         """Who a line is about."""
         fraction = self.run.params.request.fraction
-        return {"approach": approach, "seed": self.run.params.seed, "forget_fraction": fraction, **more}
+        return {
+            "approach": approach,
+            "seed": self.run.params.seed,
+            "forget_fraction": fraction,
+            **more,
+        }
 
-    def gold_rows(self) -> list[dict[str, Any]]:
+    def baseline_rows(self) -> list[dict[str, Any]]:
         """A line for F_og, and one a retrained model, with its gap to the mean of the others."""
         others = [[row for row in self.retrained if row is not own] for own in self.retrained]
         lines = [
-            self.about("retrained") | row | {"mean_gap": mean_gap(row, rest), "share_of_retraining": 1.0}
+            self.about("retrained")
+            | row
+            | {"mean_gap": mean_gap(row, rest), "share_of_retraining": 1.0}
             for row, rest in zip(self.retrained, others, strict=True)
         ]
         known = self.measures(self.original)
-        return [self.about("original") | known | {"mean_gap": mean_gap(known, self.retrained)}, *lines]
+        return [
+            self.about("original") | known | {"mean_gap": mean_gap(known, self.retrained)},
+            *lines,
+        ]
 
 
-def settings_of(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
+def approach_settings(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
     """The settings of an approach: what was tuned for it, with changes."""
     from forget_mi.config import build
-    from forget_mi.runs.params import unlearning_values, with_approach
+    from forget_mi.runs.params import approach_overrides, unlearning_values
 
-    method, values = unlearning_values(with_approach(approach, tuned)["unlearning"] | changes)
-    return build(unlearning.find(method).Config, values, "unlearning")
+    method, values = unlearning_values(approach_overrides(approach, tuned)["unlearning"] | changes)
+    return build(get_method(method).Config, values, "unlearning")
 
 
 def train_study(run: Run, cohort: Cohort, request: Request) -> Study:
     """The study of a run whose models are trained where they are not there yet."""
     for name in ("original", *run.retrained_seeds(), *run.reference_seeds()):
-        run.train(name, cohort, request, run.accelerator())
+        train_model(run, name, cohort, request, make_accelerator(run.params.device))
     return Study.open(run, cohort, request)

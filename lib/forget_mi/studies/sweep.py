@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from forget_mi.runs.params import SweepConfig
-
-if TYPE_CHECKING:
-    from forget_mi.runs.params import Params
-    from forget_mi.runs.run import Run
+from forget_mi.runs.params import Params, SweepConfig, approach_overrides
+from forget_mi.runs.profiles import load_profile, read_yaml
+from forget_mi.runs.project import ROOT
+from forget_mi.runs.run import Run, open_run
+from forget_mi.unlearning.registry import approaches
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,29 @@ class Sweep:
         """What is compared."""
         return self.params.sweep
 
+    @property
+    def approaches(self) -> tuple[str, ...]:
+        """The approaches that are compared, by name."""
+        return self.grid.approaches or tuple(name for name in approaches() if name != "retrain")
+
     def names(self) -> dict[str, dict[str, Any]]:
         """The runs by folder name, with what they override. Of each seed, the first goes ahead: it trains the original
         model that the others take over."""
-        # Every approach is a job of its own, none is run beside another, and each pays for what it asks F_og.
-        shared = {**self.overrides, "beside": [], "keep_outputs": False, "audit.approaches": list(self.grid.chosen())}
+        # Every approach is a job of its own, and none runs beside another.
+        shared = {**self.overrides, "beside": [], "audit.approaches": list(self.approaches)}
         largest = max(self.grid.fractions)
         return {
-            f"seed{seed}-{100 * fraction:g}pct": {**shared, "seed": seed, "request.fraction": fraction}
+            f"seed{seed}-{100 * fraction:g}pct": {
+                **shared,
+                "seed": seed,
+                "request.fraction": fraction,
+            }
             | ({"audit.u_lira": self.grid.u_lira} if fraction == largest else {})
             for seed in self.grid.seeds
             for fraction in self.grid.fractions
         }
 
-    def ahead_of(self, name: str) -> str | None:
+    def trains_first(self, name: str) -> str | None:
         """The run that trains the original of this one, or None where that is itself."""
         seed = name.split("-")[0]
         first = next(other for other in self.names() if other.split("-")[0] == seed)
@@ -56,8 +65,6 @@ class Sweep:
 
     def run(self, name: str, approach: str | None = None) -> Run:
         """One of the runs, with the settings of an approach."""
-        from forget_mi.runs.run import open_run
-
         return open_run(self.profile, self.folder / name, self.changes(name, approach))
 
     def changes(self, name: str, approach: str | None = None) -> dict[str, Any]:
@@ -66,14 +73,18 @@ class Sweep:
         changes = dict(self.names()[name])
         if approach is None or approach == self.own:
             return changes
-        from forget_mi.runs.params import with_approach
-
-        changes = {key: value for key, value in changes.items() if not key.startswith("unlearning.")}
-        return changes | with_approach(approach, self.tuned)
+        changes = {
+            key: value for key, value in changes.items() if not key.startswith("unlearning.")
+        }
+        return changes | approach_overrides(approach, self.tuned)
 
     def audited(self) -> list[str]:
         """The runs whose audit is finished."""
-        return [name for name in self.names() if (self.folder / name / "04_audit" / "manifest.json").is_file()]
+        return [
+            name
+            for name in self.names()
+            if (self.folder / name / "04_audit" / "manifest.json").is_file()
+        ]
 
     def failed(self) -> dict[str, str]:
         """The cells that stopped with an error: run/approach to the error."""
@@ -84,7 +95,7 @@ class Sweep:
                 found[f"{path.parents[2].name}/{path.parent.name}"] = outcome["error"]
         return found
 
-    def forget_failures(self) -> None:
+    def clear_failures(self) -> None:
         """Let the cells that failed be tried again."""
         for name in self.failed():
             run, approach = name.split("/")
@@ -101,29 +112,25 @@ def open_sweep(
 
     check: every cell of the grid, before anything runs; raises InputError where one has impossible parameters.
     """
-    from forget_mi.runs.profiles import load_profile, read_yaml
-    from forget_mi.runs.project import ROOT
-    from forget_mi.runs.run import open_run
-
     run = open_run(profile, overrides=overrides)
     where = ROOT / (folder or f"runs/sweep/{run.params.profile}")
     tuned = (read_yaml(profile).get("unlearning") or {}).get("tuned")
     sweep = Sweep(str(profile), dict(overrides or {}), where, run.params, run.unlearned_name, tuned)
     for name in sweep.names() if check else ():
-        for approach in sweep.grid.chosen():
+        for approach in sweep.approaches:
             load_profile(profile, sweep.changes(name, approach))
     return sweep
 
 
 def compared_runs(
-    profile: str | Path, run_dir: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+    profile: str | Path,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Path, list[Run]]:
     """The folder, and the audited runs in it: the run itself, or the runs of a sweep.
 
     Raises InputError where nothing there has been audited, or was audited with other params.
     """
-    from forget_mi.runs.run import open_run
-
     run = open_run(profile, run_dir, overrides)
     runs = [run]
     if not run.stage("04_audit").is_dir():

@@ -23,11 +23,13 @@ from forget_mi.config import build
 from forget_mi.files import sha256_of_text, write_text
 from forget_mi.models.checkpoints import load_checkpoint
 from forget_mi.models.image_text import ImageTextModel
+from forget_mi.runs.models import train_model
 from forget_mi.runs.params import TuningConfig
+from forget_mi.runs.references import load_references
 from forget_mi.source_code import code_fingerprint
-from forget_mi.studies.tuning_score import Case, Seen, score_terms, withhold
-from forget_mi.unlearning import find
+from forget_mi.studies.tuning_score import TuningCase, TuningPredictions, score_terms, withhold
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
+from forget_mi.unlearning.registry import get_method
 from forget_mi.unlearning.search_space import LogUniform, OneOf, SearchSpace, Uniform
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
 
 
-def cases_of(
+def tuning_cases(
     profile: str | Path,
     settings: TuningConfig,
     accelerator: Accelerator,
@@ -43,14 +45,14 @@ def cases_of(
     *,
     folder: Path,
     references: bool = False,
-) -> list[Case]:
+) -> list[TuningCase]:
     """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`; so are the
     reference models, where the method that is tuned needs them."""
     # runs needs the profiles, and they need TuningConfig.
-    from forget_mi.data.pseudonyms import draw_salt
     from forget_mi.data.requests import make_request
     from forget_mi.data.splits import split_by_patient
     from forget_mi.runs.run import open_run
+    from forget_mi.runs.salt import draw_salt
 
     draw_salt(folder)
     cases = []
@@ -62,16 +64,20 @@ def cases_of(
             params = run.params
             cohort = split_by_patient(run.source(), params.split)
             request = make_request(cohort, params.request)
-            run.train("original", cohort, request, accelerator)
-            original = load_checkpoint(run.stage("02_train") / "original", fingerprint=cohort.fingerprint)
-            data = UnlearningData.from_cohort(cohort, request, original.tokenizer, params.model.max_tokens)
+            train_model(run, "original", cohort, request, accelerator)
+            original = load_checkpoint(
+                run.stage("02_train") / "original", fingerprint=cohort.fingerprint
+            )
+            data = UnlearningData.from_cohort(
+                cohort, request, original.tokenizer, params.model.max_tokens
+            )
             if references:
                 for reference in run.reference_seeds():
-                    run.train(reference, cohort, request, accelerator)
-                data = run.references(cohort).teach(data, cohort)
+                    train_model(run, reference, cohort, request, accelerator)
+                data = load_references(run, cohort).teach(data, cohort)
             work = len(data.retain) * params.training.epochs
             data, stay = withhold(data, settings.withheld, run.original_seed)
-            cases.append(Case(name, original.model, data, stay, run.original_seed, work))
+            cases.append(TuningCase(name, original.model, data, stay, run.original_seed, work))
     return cases
 
 
@@ -84,7 +90,9 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
         elif isinstance(choice, (LogUniform, Uniform)):
             log = isinstance(choice, LogUniform)
             # Three significant digits are kept: what is committed is then exactly what was tried.
-            values[name] = float(f"{trial.suggest_float(name, choice.low, choice.high, log=log):.3g}")
+            values[name] = float(
+                f"{trial.suggest_float(name, choice.low, choice.high, log=log):.3g}"
+            )
         else:
             values[name] = trial.suggest_int(name, choice.low, choice.high)
     return values
@@ -93,7 +101,7 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
 def search(
     method: str,
     fixed: Mapping[str, Any],
-    cases: Sequence[Case],
+    cases: Sequence[TuningCase],
     settings: TuningConfig,
     accelerator: Accelerator,
     *,
@@ -113,9 +121,11 @@ def search(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    module = find(method)
+    module = get_method(method)
     space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}
-    before = {case.name: Seen.by(case.original, case, accelerator) for case in cases}
+    before = {
+        case.name: TuningPredictions.of_model(case.original, case, accelerator) for case in cases
+    }
 
     def objective(trial: optuna.Trial) -> float:
         values = {**fixed, **suggest(trial, space)}
@@ -131,7 +141,12 @@ def search(
             if share > settings.budget:
                 trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
                 raise optuna.TrialPruned
-            terms.append(score_terms(before[case.name], Seen.by(unlearned, case, accelerator)) | {"share": share})
+            terms.append(
+                score_terms(
+                    before[case.name], TuningPredictions.of_model(unlearned, case, accelerator)
+                )
+                | {"share": share}
+            )
             means = pd.DataFrame(terms).mean()
             trial.set_user_attr("terms", means.to_dict())
             score = float(means.drop("share").mean())
@@ -145,27 +160,36 @@ def search(
     study = optuna.create_study(
         study_name=method,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=settings.patience, n_warmup_steps=1),
-        storage=_journal(folder, method, [fixed, asdict(settings), [_identity(case) for case in cases]]),
+        storage=_journal(
+            folder, method, [fixed, asdict(settings), [_identity(case) for case in cases]]
+        ),
         load_if_exists=True,
     )
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     done = len([t for t in study.trials if t.state in ended])  # the others were interrupted
     if done == 0:
         study.enqueue_trial(_defaults(module, fixed, space))
-    for number in tqdm(range(done, settings.trials if space else 1), desc=method, unit="trial", disable=not progress):
+    for number in tqdm(
+        range(done, settings.trials if space else 1),
+        desc=method,
+        unit="trial",
+        disable=not progress,
+    ):
         # A sampler a trial: a search that was killed and goes on draws what it would have drawn.
         seed = 1000 * settings.seed + number
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=settings.patience)
         study.optimize(objective, n_trials=1)
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if not finished:
-        raise RuntimeError(f"tuning {method}: no trial stayed within {settings.budget} of retraining")
+        raise RuntimeError(
+            f"tuning {method}: no trial stayed within {settings.budget} of retraining"
+        )
     best = min(finished, key=lambda t: t.value)
     return json.loads(best.user_attrs["settings"]), _table(study.trials, best.number)
 
 
 def _unlearn(
-    module, values: Mapping[str, Any], case: Case, accelerator: Accelerator
+    module, values: Mapping[str, Any], case: TuningCase, accelerator: Accelerator
 ) -> tuple[ImageTextModel, UnlearningLog]:
     return module.unlearn(
         case.original,
@@ -190,7 +214,7 @@ def _defaults(module, fixed: Mapping[str, Any], space: SearchSpace) -> dict[str,
     return values
 
 
-def _identity(case: Case) -> list:
+def _identity(case: TuningCase) -> list:
     weights = hashlib.sha256()
     for model in (case.original, *(reference.model for reference in case.data.references)):
         for name, tensor in sorted(model.state_dict().items()):
@@ -221,14 +245,22 @@ def save_search(folder: Path, best: Mapping[str, Any], trials: pd.DataFrame) -> 
     """Write trials.csv, settings.yaml and, last, outcome.json."""
     write_text(folder / "trials.csv", trials.to_csv(index=False, float_format="%.6g"))
     write_text(folder / "settings.yaml", yaml.safe_dump(dict(best), sort_keys=False))
-    write_text(folder / "outcome.json", json.dumps({"ok": True, "settings": dict(best)}, indent=2) + "\n")
+    write_text(
+        folder / "outcome.json", json.dumps({"ok": True, "settings": dict(best)}, indent=2) + "\n"
+    )
 
 
 def _table(trials: Sequence[optuna.trial.FrozenTrial], best: int) -> pd.DataFrame:
     rows = []
     for trial in trials:
-        score = trial.value if trial.value is not None and trial.user_attrs.get("ended") == "" else float("nan")
+        score = (
+            trial.value
+            if trial.value is not None and trial.user_attrs.get("ended") == ""
+            else float("nan")
+        )
         row = {"trial": trial.number, "chosen": trial.number == best, "score": score}
-        row |= {"ended": trial.user_attrs.get("ended", "interrupted")} | trial.user_attrs.get("terms", {})
+        row |= {"ended": trial.user_attrs.get("ended", "interrupted")} | trial.user_attrs.get(
+            "terms", {}
+        )
         rows.append(row | json.loads(trial.user_attrs.get("settings", "{}")))
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ from forget_mi.unlearning.base import UnlearningData
 
 
 @dataclass(frozen=True)
-class Case:
+class TuningCase:
     """One split and request to tune on: F_og, the data that a method is given, the records D_s of those who stay that
     it is not given, the seed, and the work of retraining (records times epochs)."""
 
@@ -33,11 +33,13 @@ def withhold(data: UnlearningData, share: float, seed: int) -> tuple[UnlearningD
     count = max(1, round(share * len(patients)))
     chosen = np.random.default_rng([seed, 23]).choice(patients, size=count, replace=False)
     away = np.isin(data.retain.patients.numpy(), chosen)
-    return replace(data, retain=data.retain.select(np.flatnonzero(~away))), data.retain.select(np.flatnonzero(away))
+    return replace(data, retain=data.retain.select(np.flatnonzero(~away))), data.retain.select(
+        np.flatnonzero(away)
+    )
 
 
 @dataclass(frozen=True)
-class Seen:
+class TuningPredictions:
     """What a model says of D_f, D_v and D_s: all that the rule looks at. stayers: how many records D_r has in all."""
 
     forget: Predictions
@@ -46,13 +48,18 @@ class Seen:
     stayers: int
 
     @classmethod
-    def by(cls, model: ImageTextModel, case: Case, accelerator: Accelerator) -> Seen:
+    def of_model(
+        cls, model: ImageTextModel, case: TuningCase, accelerator: Accelerator
+    ) -> TuningPredictions:
         """One pass."""
         sets = (case.data.forget, case.data.validation, case.stay)
-        return cls(*(predict(model, each, accelerator) for each in sets), len(case.data.retain) + len(case.stay))
+        return cls(
+            *(predict(model, each, accelerator) for each in sets),
+            len(case.data.retain) + len(case.stay),
+        )
 
 
-def score_terms(original: Seen, unlearned: Seen) -> dict[str, float]:
+def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> dict[str, float]:
     """The seven terms, each 0 at best; the score of a trial is their mean.
 
     Forgotten patients should look like validation patients:
@@ -64,12 +71,20 @@ def score_terms(original: Seen, unlearned: Seen) -> dict[str, float]:
     - lost_auc, lost_f1: what F_ul lost on D_v against F_og; a gain counts nothing.
     - stay: what was lost of the ROC AUC of D_s's losses against D_v's, averaged like `attack`.
     """
-    auc = {name: mean_auc(p.labels, p.probabilities("fused")) for name, p in _three(original, unlearned)}
-    f1 = {name: macro_f1(p.labels, p.probabilities("fused")) for name, p in _three(original, unlearned)}
+    auc = {
+        name: mean_auc(p.labels, p.probabilities("fused"))
+        for name, p in _three(original, unlearned)
+    }
+    f1 = {
+        name: macro_f1(p.labels, p.probabilities("fused"))
+        for name, p in _three(original, unlearned)
+    }
     attacks = _loss_auc(unlearned.forget, unlearned.validation)
-    known = _loss_auc(original.stay, original.validation) - _loss_auc(unlearned.stay, unlearned.validation)
+    known = _loss_auc(original.stay, original.validation) - _loss_auc(
+        unlearned.stay, unlearned.validation
+    )
     return {
-        "member_calls": abs(_calls(unlearned, unlearned.forget) - strangers_called(original)),
+        "member_calls": abs(_calls(unlearned, unlearned.forget) - validation_member_rate(original)),
         "attack": float(np.abs(attacks - 0.5).mean()),
         "forget_auc": abs(auc["forget"] - auc["validation"]),
         "forget_f1": abs(f1["forget"] - f1["validation"]),
@@ -79,25 +94,30 @@ def score_terms(original: Seen, unlearned: Seen) -> dict[str, float]:
     }
 
 
-def strangers_called(seen: Seen) -> float:
+def validation_member_rate(seen: TuningPredictions) -> float:
     """The share of D_v that the attack calls members, each half of its patients judged by the attack that learned from
     the other half."""
     half = seen.validation.patients % 2 == 0
     if half.all() or not half.any():
         half = np.arange(len(half)) % 2 == 0
     called = [
-        _calls(replace(seen, validation=seen.validation.select(~part)), seen.validation.select(part)) * part.mean()
+        _calls(
+            replace(seen, validation=seen.validation.select(~part)), seen.validation.select(part)
+        )
+        * part.mean()
         for part in (half, ~half)
     ]
     return float(sum(called))
 
 
-def _calls(seen: Seen, judged: Predictions) -> float:
+def _calls(seen: TuningPredictions, judged: Predictions) -> float:
     """Share of some records that an SVC trained on D_s = 1 against D_v = 0 calls members. D_s counts as if all of D_r
     were there, as the paper's attack has it."""
     from sklearn.svm import SVC
 
-    losses = np.concatenate([seen.stay.cross_entropy("fused"), seen.validation.cross_entropy("fused")])
+    losses = np.concatenate(
+        [seen.stay.cross_entropy("fused"), seen.validation.cross_entropy("fused")]
+    )
     truth = np.repeat([1, 0], [len(seen.stay), len(seen.validation)])
     weight = {1: seen.stayers / len(seen.stay), 0: 1.0}
     attack = SVC(C=3, kernel="rbf", gamma="auto", class_weight=weight).fit(losses[:, None], truth)
@@ -106,10 +126,14 @@ def _calls(seen: Seen, judged: Predictions) -> float:
 
 def _loss_auc(members: Predictions, strangers: Predictions) -> np.ndarray:
     """ROC AUC of the losses of members against strangers by tower and fused (3)."""
-    return np.array([binary_auc(-members.cross_entropy(t), -strangers.cross_entropy(t)) for t in members.towers])
+    return np.array(
+        [binary_auc(-members.cross_entropy(t), -strangers.cross_entropy(t)) for t in members.towers]
+    )
 
 
-def _three(original: Seen, unlearned: Seen) -> tuple[tuple[str, Predictions], ...]:
+def _three(
+    original: TuningPredictions, unlearned: TuningPredictions
+) -> tuple[tuple[str, Predictions], ...]:
     return (
         ("before", original.validation),
         ("validation", unlearned.validation),

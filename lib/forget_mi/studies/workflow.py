@@ -14,22 +14,28 @@ import pandas as pd
 import yaml
 
 from forget_mi import plots
-from forget_mi.data.pseudonyms import draw_salt
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
 from forget_mi.models.checkpoints import read_manifest
 from forget_mi.runs.chain import NotebookError, run_chain
-from forget_mi.runs.project import ROOT, progress_wanted, shown, write_table
-from forget_mi.runs.run import SHADOWS, open_run
+from forget_mi.runs.project import ROOT, display_path, show_progress, write_table
+from forget_mi.runs.run import open_run
+from forget_mi.runs.salt import draw_salt
+from forget_mi.runs.shadows import SHADOWS, shadow_set
 from forget_mi.studies.beyond import make_part
 from forget_mi.studies.sweep import Sweep, open_sweep
 from forget_mi.studies.tuning import tuning_folder
+from forget_mi.studies.workflow_plot import workflow_figure
+from forget_mi.training.devices import make_accelerator
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 
 
 def run_sweep(
-    profile: str | Path, folder: str | Path | None, overrides: Mapping[str, Any], options: Sequence[str] = ()
+    profile: str | Path,
+    folder: str | Path | None,
+    overrides: Mapping[str, Any],
+    options: Sequence[str] = (),
 ) -> int:
     """Run or finish the sweep of a profile; 0 where every cell of the grid is in its table.
 
@@ -37,9 +43,9 @@ def run_sweep(
     not is named. Raises InputError for an impossible grid before anything runs.
     """
     sweep = open_sweep(profile, folder, overrides)
-    if _only_shows(options):
+    if only_shows(options):
         return _snakemake(sweep, options)
-    sweep.forget_failures()
+    sweep.clear_failures()
     draw_salt(sweep.folder)
     code = _snakemake(sweep, options)
     if code and sweep.audited():
@@ -48,7 +54,7 @@ def run_sweep(
     for cell, error in sweep.failed().items():
         print(f"forget_mi: failed: {cell}: {error}", file=sys.stderr)
     if (sweep.folder / "comparison.csv").is_file():
-        print(f"The comparison lies in {shown(sweep.folder / 'comparison.csv')}.")
+        print(f"The comparison lies in {display_path(sweep.folder / 'comparison.csv')}.")
     return code or int(bool(sweep.failed()))
 
 
@@ -78,72 +84,99 @@ def run_job(
 
 
 def run_tuning(
-    profile: str | Path, folder: str | Path | None, overrides: Mapping[str, Any], options: Sequence[str] = ()
+    profile: str | Path,
+    folder: str | Path | None,
+    overrides: Mapping[str, Any],
+    options: Sequence[str] = (),
 ) -> int:
     """Tune every approach of a profile's sweep, then write params/tuned/<profile>.yaml and figures/tuning.csv (with
     another folder, tuned.yaml and tuning.csv there); 0 where all were tuned."""
     sweep = open_sweep(profile, None, overrides)
     where = tuning_folder(profile, folder)
     code = _snakemake(sweep, ["tuned", *options], tuning=where)
-    if code or _only_shows(options):
+    if code or only_shows(options):
         return code
-    approaches = sweep.grid.chosen()
-    settings = {name: yaml.safe_load((where / name / "settings.yaml").read_text()) for name in approaches}
-    trials = pd.concat([pd.read_csv(where / name / "trials.csv").assign(approach=name) for name in approaches])
+    approaches = sweep.approaches
+    settings = {
+        name: yaml.safe_load((where / name / "settings.yaml").read_text()) for name in approaches
+    }
+    trials = pd.concat(
+        [pd.read_csv(where / name / "trials.csv").assign(approach=name) for name in approaches]
+    )
     own = folder is None
-    tuned = ROOT / "params" / "tuned" / f"{sweep.params.profile}.yaml" if own else where / "tuned.yaml"
+    tuned = (
+        ROOT / "params" / "tuned" / f"{sweep.params.profile}.yaml" if own else where / "tuned.yaml"
+    )
     comment = f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best trial, by 03a's rule.\n"
     write_text(tuned, comment + yaml.safe_dump(settings, sort_keys=False))
     first = ["approach", "trial", "chosen", "score", "ended"]
     columns = first + [name for name in trials if name not in first]
     write_table(ROOT / "figures" / "tuning.csv" if own else where / "tuning.csv", trials[columns])
-    print(f"The chosen settings lie in {shown(tuned)}.")
+    print(f"The chosen settings lie in {display_path(tuned)}.")
     return 0
 
 
-def run_shadows(profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()) -> int:
+def run_shadows(
+    profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()
+) -> int:
     """Train the shadow models of a profile that are missing; 0 where all are there. options: for snakemake.
 
     Raises InputError where the profile asks for none.
     """
     run = open_run(profile, overrides=overrides)
     if run.params.shadows.count == 0:
-        raise InputError(f"profile {profile}: shadows.count is 0; ask for some, as in --set shadows.count=16")
+        raise InputError(
+            f"profile {profile}: shadows.count is 0; ask for some, as in --set shadows.count=16"
+        )
     draw_salt(run.folder)  # the run's own ids of patients
     sweep = open_sweep(profile, run.folder, overrides, check=False)
     code = _snakemake(sweep, ["shadows", *options])
-    if code == 0 and not _only_shows(options):
-        print(f"{run.params.shadows.count} shadow models lie below {shown(SHADOWS)}.")
+    if code == 0 and not only_shows(options):
+        print(f"{run.params.shadows.count} shadow models lie below {display_path(SHADOWS)}.")
     return code
 
 
 def run_shadow(
-    profile: str | Path, run_dir: str | Path, number: int, outcome: Path, overrides: Mapping[str, Any]
+    profile: str | Path,
+    run_dir: str | Path,
+    number: int,
+    outcome: Path,
+    overrides: Mapping[str, Any],
 ) -> None:
     """Train one shadow model where it is not whole already; `outcome` then says which it is."""
     run = open_run(profile, run_dir, overrides)
-    found = run.shadow_set(run.source())
-    found.train(number, run.accelerator(), progress=progress_wanted())
-    where = {"model": shown(found.path(number)), "sha256": read_manifest(found.path(number))["weights_sha256"]}
+    found = shadow_set(run, run.source())
+    found.train(number, make_accelerator(run.params.device), progress=show_progress())
+    where = {
+        "model": display_path(found.path(number)),
+        "sha256": read_manifest(found.path(number))["weights_sha256"],
+    }
     write_text(outcome, json.dumps(where, indent=2) + "\n")
 
 
-def run_beyond(profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()) -> int:
-    """Make the studies past the paper (beyond.PARTS) that are missing, then figures/beyond.csv and what goes with it;
-    0 where all are there. Their runs lie in the folder of the profile's sweep, with seeds of their own."""
-    seeds = open_sweep(profile, None, overrides, check=False).grid.beyond
-    sweep = open_sweep(profile, None, {**overrides, "sweep.seeds": list(seeds)})
+def run_beyond(
+    profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()
+) -> int:
+    """Make the studies past the paper (beyond.PARTS) that are missing; 0 where all are there. Their runs lie in the
+    folder of the profile's sweep, with seeds of their own."""
+    sweep = open_beyond_sweep(profile, overrides)
     draw_salt(sweep.folder)
-    code = _snakemake(sweep, ["beyond", *options])
-    if code == 0 and not _only_shows(options):
-        from forget_mi.studies.beyond_tables import rebuild_beyond
+    return _snakemake(sweep, ["beyond", *options])
 
-        rebuild_beyond(sweep)
-    return code
+
+def open_beyond_sweep(profile: str | Path, overrides: Mapping[str, Any]) -> Sweep:
+    """The profile's sweep with the seeds of the studies past the paper."""
+    seeds = open_sweep(profile, None, overrides, check=False).grid.beyond
+    return open_sweep(profile, None, {**overrides, "sweep.seeds": list(seeds)})
 
 
 def run_beyond_part(
-    profile: str | Path, folder: str | Path, part: str, seed: int, path: Path, overrides: Mapping[str, Any]
+    profile: str | Path,
+    folder: str | Path,
+    part: str,
+    seed: int,
+    path: Path,
+    overrides: Mapping[str, Any],
 ) -> None:
     """Write one part's table."""
     sweep = open_sweep(profile, folder, overrides, check=False)
@@ -154,18 +187,28 @@ def draw_workflow(profile: str | Path, path: Path) -> None:
     """A picture of the workflow's rules, what needs what, and how many jobs each has in the profile's sweep."""
     sweep = open_sweep(profile, None, {})
     dot = _snakemake(sweep, ["--rulegraph", "dot", "--quiet", "all"], capture=True)
-    runs, cells = len(sweep.names()), len(sweep.names()) * len(sweep.grid.chosen())
+    runs, cells = len(sweep.names()), len(sweep.names()) * len(sweep.approaches)
     shadows = sweep.params.shadows.count
-    jobs = {"cohort": runs, "train": runs, "unlearn": cells, "shadow": shadows, "audit": runs, "compare": 1}
+    jobs = {
+        "cohort": runs,
+        "train": runs,
+        "unlearn": cells,
+        "shadow": shadows,
+        "audit": runs,
+        "compare": 1,
+    }
     plots.set_style()
-    plots.workflow(dot, jobs).savefig(path)
+    workflow_figure(dot, jobs).savefig(path)
 
 
-def _only_shows(options: Sequence[str]) -> bool:
+def only_shows(options: Sequence[str]) -> bool:
+    """Whether snakemake is asked to show what it would do."""
     return any(option.startswith(("--dry-run", "-n", "--dag", "--rulegraph")) for option in options)
 
 
-def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False, **config: object) -> int | str:
+def _snakemake(
+    sweep: Sweep, options: Sequence[str], capture: bool = False, **config: object
+) -> int | str:
     """snakemake's exit status, or what it prints. Its own files lie beside the runs. It goes on after a failure, and
     makes again what a killed job left behind. config: what the Snakefile is told beside the sweep."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +217,15 @@ def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False, **co
     config |= {"profile": sweep.profile, "folder": sweep.folder, "overrides": overrides}
     where = ("--cores", "-c", "--jobs", "-j", "--executor", "--workflow-profile")
     command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(sweep.folder)),
+        *(
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(SNAKEFILE),
+            "--directory",
+            str(sweep.folder),
+        ),
         # What takes any number of values comes first: it would swallow a target.
         *("--quiet", "host", "reason", "--keep-going", "--rerun-incomplete", "--nolock"),
         *([] if any(option.startswith(where) for option in options) else ["--cores", "all"]),
@@ -183,5 +234,7 @@ def _snakemake(sweep: Sweep, options: Sequence[str], capture: bool = False, **co
     ]
     environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
     if capture:
-        return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        ).stdout
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

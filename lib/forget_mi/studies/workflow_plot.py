@@ -9,10 +9,10 @@ import matplotlib.pyplot as plt
 import networkx as nx
 from matplotlib.figure import Figure
 
-from forget_mi.plots.style import COLOURS, shown_once
+from forget_mi.plots.style import COLOURS, finish_figure
 
 
-def workflow(dot: str, jobs: Mapping[str, int]) -> Figure:
+def workflow_figure(dot: str, jobs: Mapping[str, int]) -> Figure:
     """A Snakemake rule graph (its --rulegraph output in the dot language), from left to right, with the number of jobs
     of each rule."""
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', dot))
@@ -38,4 +38,4 @@ def workflow(dot: str, jobs: Mapping[str, int]) -> Figure:
         axis.text(x, y, text, ha="center", va="center", fontsize=11, bbox=box)
     axis.set(xlim=(-1.2, 3 * len(order) - 1.8), ylim=(-0.8, 2.4))
     axis.set_axis_off()
-    return shown_once(figure)
+    return finish_figure(figure)

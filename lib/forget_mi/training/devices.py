@@ -2,66 +2,43 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, TorchDynamoPlugin
-from pydantic import Field
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    TorchDynamoPlugin,
+)
 from torch import nn
 
-from forget_mi.config import config
 from forget_mi.errors import InputError
+from forget_mi.training.config import DeviceConfig
 
 
-@config
-class DeviceConfig:
-    """device: auto takes CUDA where there is one. precision: auto is bf16 autocast on CUDA (where the card has it)
-    and fp32 on CPU. channels_last: keep weights and activations of convolutions with the channels innermost; auto is on
-    with CUDA, whose bf16 convolutions ask for it, and on CPU for the built-in image tower (other networks may be
-    slower by it). compile: torch.compile with
-    this backend for training and unlearning steps (on CPU inductor needs a C++ compiler; the first steps are slow).
-    parts: into how many a step's batch is cut, one after another through the model, their gradients added up: what does
-    not fit into memory whole then does. What depends on a whole batch (batch normalisation, the ranking loss) sees a
-    part. deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). threads: CPU
-    threads of one model in training and unlearning, None for as many as there are; with fewer than there are cores,
-    models that don't depend on each other are trained side by side: small ones gain more by that than by threads."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    channels_last: Literal["auto", "on", "off"] = "auto"
-    compile: Literal["no", "inductor", "aot_eager"] = "no"
-    parts: Annotated[int, Field(ge=1, le=1024)] = 1
-    deterministic: bool = True
-    threads: Annotated[int, Field(ge=1)] | None = None
-
-    @property
-    def on_cuda(self) -> bool:
-        """Whether models run on a CUDA device."""
-        return self.device != "cpu" and torch.cuda.is_available()
-
-    def at_once(self) -> int:
-        """How many models are worth being trained side by side: one, unless the params leave cores to others.
-        (LOKY_MAX_CPU_COUNT in the environment says how many cores are ours.)"""
-        from joblib import cpu_count
-
-        together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # started by accelerate as one of several processes
-        return 1 if self.on_cuda or together or self.threads is None else max(1, cpu_count() // self.threads)
+def uses_cuda(settings: DeviceConfig) -> bool:
+    """Whether models run on a CUDA device."""
+    return settings.device != "cpu" and torch.cuda.is_available()
 
 
-def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
+def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Accelerator:
     """The Accelerator that carries device, precision and processes through training and unlearning.
+
+    changes: to the settings, such as threads=None where nothing is timed.
 
     Raises InputError where CUDA is asked for and there is none.
     """
-    settings = settings or DeviceConfig()
-    on_cuda = settings.on_cuda
+    settings = replace(settings or DeviceConfig(), **changes)
+    on_cuda = uses_cuda(settings)
     if settings.device == "cuda" and not on_cuda:
-        raise InputError("parameter device.device = 'cuda': no CUDA device is visible; allowed here are auto and cpu")
+        raise InputError(
+            "parameter device.device = 'cuda': no CUDA device is visible; allowed here are auto and cpu"
+        )
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     precision = settings.precision
@@ -94,22 +71,22 @@ def make_accelerator(settings: DeviceConfig | None = None) -> Accelerator:
     return accelerator
 
 
-def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+def to_device(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The model itself, moved to the accelerator's device and into its memory format.
 
     Raises InputError where channels_last is 'on' for a model that it would crash.
     """
-    if has_channels_last(model, accelerator):
+    if uses_channels_last(model, accelerator):
         return model.to(accelerator.device, memory_format=torch.channels_last)
     return model.to(accelerator.device)
 
 
 # Of a strided 1x1 convolution with fewer input channels, oneDNN writes the gradient past the end of its memory when the
 # channels are innermost (uxlfoundation/oneDNN issue 6035): the process dies, or worse.
-FEWEST_CHANNELS = 16
+MIN_CHANNELS = 16
 
 
-def has_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
+def uses_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
     """Whether the model is to have its channels innermost."""
     choice = getattr(accelerator, "channels_last", "off")
     if accelerator.device.type != "cpu" or choice == "off":
@@ -120,17 +97,19 @@ def has_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
         if isinstance(module, nn.Conv2d)
         and module.kernel_size == (1, 1)
         and max(module.stride) > 1
-        and module.in_channels < FEWEST_CHANNELS
+        and module.in_channels < MIN_CHANNELS
     ]
     if choice == "on" and crashing:
         raise InputError(
             f"parameter device.channels_last = 'on': {crashing[0]} is a strided 1x1 convolution with fewer than "
-            f"{FEWEST_CHANNELS} input channels, whose gradient crashes on a CPU; allowed here are auto and off"
+            f"{MIN_CHANNELS} input channels, whose gradient crashes on a CPU; allowed here are auto and off"
         )
-    return choice == "on" or (not crashing and any(getattr(m, "faster_channels_last", False) for m in model.modules()))
+    return choice == "on" or (
+        not crashing and any(getattr(m, "faster_channels_last", False) for m in model.modules())
+    )
 
 
-def release(accelerator: Accelerator) -> None:
+def clear_accelerator(accelerator: Accelerator) -> None:
     """Let go of models and optimisers that an earlier training registered: they would be saved with, and loaded in
     place of, the next one's state.
 
@@ -143,7 +122,9 @@ def release(accelerator: Accelerator) -> None:
         accelerator.free_memory()
 
 
-def in_turn(parts: Sequence[Any], model: nn.Module, accelerator: Accelerator) -> Iterator[Any]:
+def accumulate_gradients(
+    parts: Sequence[Any], model: nn.Module, accelerator: Accelerator
+) -> Iterator[Any]:
     """A step's parts, each to be taken forward and backward; processes exchange gradients at the last one only."""
     for number, part in enumerate(parts, start=1):
         with nullcontext() if number == len(parts) else accelerator.no_sync(model):

@@ -7,16 +7,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from forget_mi.config import config
-from forget_mi.data.batches import Batch, Examples, cut, make_examples, make_loader, on_device
+from forget_mi.data.batches import (
+    Batch,
+    Examples,
+    device_loader,
+    make_examples,
+    make_loader,
+    split_batch,
+)
 from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.errors import InputError
 from forget_mi.losses import training_loss
@@ -24,8 +29,9 @@ from forget_mi.metrics import mean_auc
 from forget_mi.models.build import build_model
 from forget_mi.models.config import ModelConfig
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.tokenizers import build_tokenizer, vocabulary_of
-from forget_mi.training.devices import in_turn, placed, release
+from forget_mi.models.tokenizers import build_tokenizer, vocabulary_size
+from forget_mi.training.config import TrainingConfig
+from forget_mi.training.devices import accumulate_gradients, clear_accelerator, to_device
 from forget_mi.training.prediction import predict
 from forget_mi.training.state import TrainingLog, TrainingState
 
@@ -33,23 +39,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Loss = Callable[[ImageTextModel, Batch], Tensor]
-
-
-@config
-class TrainingConfig:
-    """epochs: passes over the training set. batch_size. learning_rate: AdamW's peak, after a linear warm-up over
-    `warmup` of the steps, then linear decay to 0. weight_decay. clip: largest gradient norm. translation: images are
-    shifted at random by up to this share of their size. keep: which weights are handed on, those of the last epoch or
-    of the best validation AUC."""
-
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
-    batch_size: Annotated[int, Field(ge=2)] = 32
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    translation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    keep: Literal["last", "best"] = "last"
 
 
 def default_loss(model: ImageTextModel, batch: Batch) -> Tensor:
@@ -84,28 +73,41 @@ def train(
     steps_an_epoch = math.ceil(len(examples) / settings.batch_size)
     optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
     scheduler = linear_schedule(optimizer, settings.epochs * steps_an_epoch, settings.warmup)
-    placed(model, accelerator)
-    release(accelerator)
+    to_device(model, accelerator)
+    clear_accelerator(accelerator)
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     parameters = list(wrapped.parameters())
     state = TrainingState(
-        state_folder, {"settings": asdict(settings), "seed": seed, "examples": len(examples)}, accelerator
+        state_folder,
+        {"settings": asdict(settings), "seed": seed, "examples": len(examples)},
+        accelerator,
     )
     log, best = state.restore()
 
     epochs = range(len(log.epochs), settings.epochs)
     done = len(log.epochs)
-    bar = tqdm(epochs, desc=description, unit="epoch", initial=done, total=settings.epochs, disable=not progress)
+    bar = tqdm(
+        epochs,
+        desc=description,
+        unit="epoch",
+        initial=done,
+        total=settings.epochs,
+        disable=not progress,
+    )
     for epoch in bar:
         started = time.perf_counter()
         epoch_seed = 1_000_003 * seed + epoch
         torch.manual_seed(epoch_seed)
-        loader = on_device(make_loader(examples, settings.batch_size, seed=epoch_seed), accelerator)
+        loader = device_loader(
+            make_loader(examples, settings.batch_size, seed=epoch_seed), accelerator
+        )
         wrapped.train()
         total = torch.zeros((), device=accelerator.device)
         for batch in loader:
             batch["images"] = translate(batch["images"], settings.translation)
-            for part in in_turn(cut(batch, accelerator.parts), wrapped, accelerator):
+            for part in accumulate_gradients(
+                split_batch(batch, accelerator.parts), wrapped, accelerator
+            ):
                 value = loss(wrapped, part) * (len(part["labels"]) / len(batch["labels"]))
                 accelerator.backward(value)
                 total += value.detach()
@@ -116,7 +118,9 @@ def train(
         mean_loss = accelerator.reduce(total, "mean").item() / len(loader)
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):
-            raise FloatingPointError(f"{description}: the loss is {mean_loss} in epoch {epoch + 1}; lower the rate")
+            raise FloatingPointError(
+                f"{description}: the loss is {mean_loss} in epoch {epoch + 1}; lower the rate"
+            )
         held_out = predict(model, validation, accelerator)
         row = {
             "epoch": epoch + 1,
@@ -128,7 +132,10 @@ def train(
         if row["validation_auc"] >= max(e["validation_auc"] for e in log.epochs):
             log.best_epoch = epoch + 1
             if settings.keep == "best":
-                best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+                best = {
+                    name: tensor.detach().cpu().clone()
+                    for name, tensor in model.state_dict().items()
+                }
         state.keep(log, best)
         bar.set_postfix(loss=f"{mean_loss:.3f}", validation_auc=f"{row['validation_auc']:.3f}")
     if settings.keep == "best" and best is not None:
@@ -160,7 +167,7 @@ def train_new(
         )
     studies = cohort.table.study_id.iloc[list(rows)].unique()
     tokenizer = build_tokenizer(model_settings, [cohort.reports[study] for study in studies])
-    model = build_model(model_settings, len(cohort.classes), vocabulary_of(tokenizer), seed)
+    model = build_model(model_settings, len(cohort.classes), vocabulary_size(tokenizer), seed)
     log = train(
         model,
         make_examples(cohort, rows, tokenizer, model.max_tokens),
@@ -185,10 +192,14 @@ def make_optimizer(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, beta2), fused=True)
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, beta2), fused=True
+    )
 
 
-def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
+def linear_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, warmup: float
+) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over a share of the steps, then linear decay to 0."""
     from transformers import get_linear_schedule_with_warmup
 
@@ -209,7 +220,7 @@ def translate(images: Tensor, share: float) -> Tensor:
     return padded[which, 0, rows[:, :, None], columns[:, None, :]][:, None]
 
 
-def hold_still(model: nn.Module, all_batch_norm: bool) -> None:
+def eval_frozen_layers(model: nn.Module, all_batch_norm: bool) -> None:
     """Put into evaluation mode, in place, the layers of which nothing is trained, and batch normalisation (all of it,
     or only there), which then uses and keeps F_og's running statistics: the embeddings of a small batch, half of it
     forgotten records, then mean the same in the loop as afterwards."""

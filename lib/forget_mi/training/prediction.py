@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from forget_mi.data.batches import Examples, make_loader
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.devices import placed
+from forget_mi.training.devices import to_device
 
 Tower = Literal["fused", "image", "text"]
 
@@ -71,29 +71,31 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 # Of an evaluation batch: at most so many records and, by kind of device, so many pixels (on a card 64 records of 512 px
 # or 4 of 2048; on a CPU, where larger batches are slower, 4 or 1).
-MOST_RECORDS = 128
+MAX_RECORDS = 128
 
 
-MOST_PIXELS = {"cpu": 2**20, "cuda": 2**24}
+MAX_PIXELS = {"cpu": 2**20, "cuda": 2**24}
 
 
-def records_at_once(examples: Examples, device: torch.device) -> int:
+def evaluation_batch_size(examples: Examples, device: torch.device) -> int:
     """How many records an evaluation batch takes, so that its memory does not grow with the images' size."""
     pixels = int(np.prod(examples.images.shape[2:]))
-    return max(1, min(MOST_RECORDS, MOST_PIXELS[device.type] // max(1, pixels)))
+    return max(1, min(MAX_RECORDS, MAX_PIXELS[device.type] // max(1, pixels)))
 
 
 @torch.no_grad()
 def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> Predictions:
     """One pass over the examples with the model where the accelerator has it, in evaluation mode (put back
     afterwards)."""
-    placed(model, accelerator)
+    to_device(model, accelerator)
     training = model.training
     model.eval()
     columns: list[torch.Tensor] = []
     done = 0
-    for batch in make_loader(examples, records_at_once(examples, accelerator.device)):
-        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+    for batch in make_loader(examples, evaluation_batch_size(examples, accelerator.device)):
+        batch = {
+            name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()
+        }
         with accelerator.autocast():
             output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
         # Into tensors that are there from the start: small ones of each batch, kept between the large ones that come
@@ -104,5 +106,7 @@ def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator)
         done += len(batch["labels"])
     model.train(training)
     return Predictions(
-        *(column.numpy() for column in columns), labels=examples.labels.numpy(), patients=examples.patients.numpy()
+        *(column.numpy() for column in columns),
+        labels=examples.labels.numpy(),
+        patients=examples.patients.numpy(),
     )

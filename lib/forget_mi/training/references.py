@@ -9,35 +9,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
-from forget_mi.config import config
 from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.errors import InputError
+from forget_mi.training.config import ReferenceConfig
 
 
-@config
-class ReferenceConfig:
-    """folds: into how many the training patients are cut; one reference model is trained without each, so that two
-    cost about one training in all, and more cost folds - 1. 0 for none: methods that learn from them are then refused.
-    seed: of the cut."""
-
-    folds: Annotated[int, Field(ge=0, le=20)] = 2
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    def __post_init__(self):
-        if self.folds == 1:
-            raise InputError("parameter references.folds = 1: 0 (none), or at least 2")
-
-    def names(self) -> list[str]:
-        """reference-1, reference-2, ..."""
-        return [f"reference-{k + 1}" for k in range(self.folds)]
-
-
-def fold_of_patients(cohort: Cohort, settings: ReferenceConfig, known: Mapping[str, Iterable[str]]) -> dict[str, int]:
+def assign_folds(
+    cohort: Cohort, settings: ReferenceConfig, known: Mapping[str, Iterable[str]]
+) -> dict[str, int]:
     """The fold of each training patient, 0 to folds - 1: the one reference model that is not trained on them.
 
     Folds are stratified by the patients' most frequent label. known: by name, the patients that references which are
@@ -62,14 +44,16 @@ def fold_of_patients(cohort: Cohort, settings: ReferenceConfig, known: Mapping[s
         _check_classes(cohort, left.value_counts(), settings)
         cut = StratifiedKFold(len(missing), shuffle=True, random_state=settings.seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # classes with fewer patients than folds: checked above and below
+            warnings.simplefilter(
+                "ignore"
+            )  # classes with fewer patients than folds: checked above and below
             for k, (_, away) in zip(missing, cut.split(left, left), strict=True):
                 folds |= dict.fromkeys(left.index[away], k)
     _check_models(cohort, folds, settings)
     return folds
 
 
-def rows_without(cohort: Cohort, folds: Mapping[str, int], fold: int) -> np.ndarray:
+def rows_outside_fold(cohort: Cohort, folds: Mapping[str, int], fold: int) -> np.ndarray:
     """Training rows of everyone outside of a fold: what its reference model is trained on."""
     train = rows_of(cohort, "train")
     return train[cohort.table.patient_id.iloc[train].map(folds).to_numpy() != fold]

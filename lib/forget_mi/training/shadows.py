@@ -15,45 +15,32 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 from filelock import FileLock
-from pydantic import Field
 
-from forget_mi.config import config
 from forget_mi.data.batches import make_examples
 from forget_mi.data.cohort import Cohort
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of_text, write_text
-from forget_mi.models.checkpoints import MANIFEST, Checkpoint, load_checkpoint, read_manifest, save_checkpoint
+from forget_mi.models.checkpoints import (
+    MANIFEST,
+    Checkpoint,
+    load_checkpoint,
+    read_manifest,
+    save_checkpoint,
+)
 from forget_mi.models.config import ModelConfig
 from forget_mi.source_code import code_fingerprint
-from forget_mi.training.loop import TrainingConfig, train_new
+from forget_mi.training.config import ShadowConfig, TrainingConfig
+from forget_mi.training.loop import train_new
 from forget_mi.training.prediction import Predictions, predict
 
 # Shadow models share no seed with a run's models, which are 1000 x seed + k with k small.
 SEEDS = 900_000
-
-
-@config
-class ShadowConfig:
-    """count: of shadow models, even, so that each patient is in exactly half of them; 0 for none (the attacks that need
-    them are then left out). seed: of the halves. missing: what an audit does where models are missing: 'train' trains
-    them then and there; 'leave_out' does without the attacks that need them, and says so (make shadows trains them)."""
-
-    count: Annotated[int, Field(ge=0, le=512)] = 0
-    seed: Annotated[int, Field(ge=0)] = 0
-    missing: Literal["train", "leave_out"] = "leave_out"
-
-    def __post_init__(self):
-        if self.count % 2 or self.count == 2:
-            raise InputError(
-                f"parameter shadows.count = {self.count}: an even number of at least 4 is allowed (each patient is in "
-                "half of the models, and a spread needs two on either side), or 0 for none"
-            )
 
 
 def balanced_halves(cohort: Cohort, count: int, seed: int) -> np.ndarray:
@@ -92,10 +79,12 @@ class Shadows:
     def __len__(self) -> int:
         return len(self.predictions)
 
-    def of(self, records: np.ndarray) -> Shadows:
+    def select(self, records: np.ndarray) -> Shadows:
         """The same models on some of the records."""
         return Shadows(
-            [p.select(records) for p in self.predictions], self.member[:, records], self.stranger[:, records]
+            [p.select(records) for p in self.predictions],
+            self.member[:, records],
+            self.stranger[:, records],
         )
 
     def save(self, path: Path) -> None:
@@ -115,11 +104,19 @@ class Shadows:
                 stacked = {name: file[name] for name in Predictions.__dataclass_fields__}
                 member, stranger = file["member"], file["stranger"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: can't be read ({error}); remove it, and it is made again") from None
+            raise InputError(
+                f"{path}: can't be read ({error}); remove it, and it is made again"
+            ) from None
         if member.shape[1] != records:
-            raise InputError(f"{path}: holds {member.shape[1]} records, {records} are asked for; remove it")
+            raise InputError(
+                f"{path}: holds {member.shape[1]} records, {records} are asked for; remove it"
+            )
         models = range(len(member))
-        return cls([Predictions(**{name: a[k] for name, a in stacked.items()}) for k in models], member, stranger)
+        return cls(
+            [Predictions(**{name: a[k] for name, a in stacked.items()}) for k in models],
+            member,
+            stranger,
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,9 @@ class ShadowSet:
     def split_for(self, number: int) -> Cohort:
         """The cohort as it is to a shadow model: its half is in training, a fifth of the other patients in validation,
         the rest in test."""
-        away = np.random.default_rng([self.settings.seed, number, 31]).permutation(np.flatnonzero(~self.halves[number]))
+        away = np.random.default_rng([self.settings.seed, number, 31]).permutation(
+            np.flatnonzero(~self.halves[number])
+        )
         watched = np.isin(self._codes, away[: max(1, len(away) // 5)])
         split = np.where(watched, "validation", "test").astype(object)
         split[self.rows_of(number)] = "train"
@@ -167,12 +166,16 @@ class ShadowSet:
         was killed goes on from its last whole epoch; of several processes that ask for it, one trains and the others
         wait."""
         folder, cohort = self.path(number), self.cohort
-        alone = accelerator.num_processes == 1  # several that train as one must not wait for each other
+        alone = (
+            accelerator.num_processes == 1
+        )  # several that train as one must not wait for each other
         with FileLock(folder.with_name(f".{folder.name}.lock")) if alone else nullcontext():
             if not (folder / MANIFEST).is_file():
                 self._train(number, folder, cohort, accelerator, progress)
 
-    def _train(self, number: int, folder: Path, cohort: Cohort, accelerator: Accelerator, progress: bool) -> None:
+    def _train(
+        self, number: int, folder: Path, cohort: Cohort, accelerator: Accelerator, progress: bool
+    ) -> None:
         rows = self.rows_of(number)
         seed = SEEDS + 1000 * self.settings.seed + number
         state = folder.with_name(f".{folder.name}.state")
@@ -190,8 +193,13 @@ class ShadowSet:
         everyone = make_examples(cohort, np.arange(len(cohort)), tokenizer, self.model.max_tokens)
         seen = predict(model, everyone, accelerator)
         member = np.isin(np.arange(len(cohort)), rows)[None]
-        Shadows([seen], member, ~member).save(self._says(number))
-        facts = {"cohort_fingerprint": cohort.fingerprint, "method": "shadow", "seed": seed, "seconds": log.seconds}
+        Shadows([seen], member, ~member).save(self._predictions_path(number))
+        facts = {
+            "cohort_fingerprint": cohort.fingerprint,
+            "method": "shadow",
+            "seed": seed,
+            "seconds": log.seconds,
+        }
         save_checkpoint(folder, model, tokenizer, facts)
         shutil.rmtree(state, ignore_errors=True)
 
@@ -218,16 +226,21 @@ class ShadowSet:
                     f"{self.path(number)}: was trained on another cohort ({fingerprint}; the cohort here is "
                     f"{self.cohort.fingerprint}); remove {self.folder} and train the shadow models again"
                 )
-            seen.append(Shadows.load(self._says(number), len(self.cohort)))
+            seen.append(Shadows.load(self._predictions_path(number), len(self.cohort)))
         member = np.concatenate([each.member for each in seen])
         return Shadows([each.predictions[0] for each in seen], member, ~member)
 
-    def _says(self, number: int) -> Path:
+    def _predictions_path(self, number: int) -> Path:
         return self.folder / f"shadow-{number:02d}.npz"
 
 
-def shadow_set(
-    parent: Path, cohort: Cohort, model: ModelConfig, training: TrainingConfig, settings: ShadowConfig, device: Any
+def open_shadow_set(
+    parent: Path,
+    cohort: Cohort,
+    model: ModelConfig,
+    training: TrainingConfig,
+    settings: ShadowConfig,
+    device: Any,
 ) -> ShadowSet:
     """The shadow models of a cohort below `parent`; shadows.json in their folder says what they were made of.
 
@@ -247,7 +260,9 @@ def shadow_set(
     folder = Path(parent) / f"{cohort.name}-{key}"
     about = folder / "shadows.json"
     if about.is_file() and json.loads(about.read_text()) != made_of:
-        raise InputError(f"{about}: these shadow models were trained with another configuration; remove the folder")
+        raise InputError(
+            f"{about}: these shadow models were trained with another configuration; remove the folder"
+        )
     found = ShadowSet(folder, cohort, model, training, settings)
     if settings.count and not about.is_file():
         write_text(about, json.dumps(made_of, indent=2) + "\n")

@@ -62,5 +62,8 @@ class TrainingState:
                 self.accelerator.save_state(str(temporary / "accelerate"))
                 if best is not None:
                     torch.save(best, temporary / "best.pt")
-                write_text(temporary / "log.json", json.dumps({"identity": self.identity, "log": asdict(log)}))
+                write_text(
+                    temporary / "log.json",
+                    json.dumps({"identity": self.identity, "log": asdict(log)}),
+                )
         self.accelerator.wait_for_everyone()

@@ -17,7 +17,6 @@ from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.data.requests import Request
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.unlearning.kept import KeptOutputs
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,14 @@ class Reference:
     stranger: np.ndarray
 
     @classmethod
-    def on(cls, name: str, saved: Checkpoint, data: UnlearningData, cohort: Cohort, stranger: np.ndarray) -> Reference:
+    def from_checkpoint(
+        cls,
+        name: str,
+        saved: Checkpoint,
+        data: UnlearningData,
+        cohort: Cohort,
+        stranger: np.ndarray,
+    ) -> Reference:
         """A saved reference model on the records of a request."""
         sets = (
             make_examples(cohort, examples.rows.tolist(), saved.tokenizer, saved.model.max_tokens)
@@ -45,8 +51,8 @@ class Reference:
 class UnlearningData:
     """D_f, D_r and D_v, tokenised for the model at hand. There is no test set in it, and no retrained model: a method
     can't look at what it will be judged by. forget_reports: the report text of each record of D_f. references: models
-    that never saw some patients of D_f, where the run has them (see forget_mi.references); together they are strangers
-    to all of D_f. kept: what F_og said of D_r in earlier runs; None where each run is to pay for its own."""
+    that never saw some patients of D_f, where the run has them (see `unlearning.references`); together they are strangers
+    to all of D_f."""
 
     forget: Examples
     retain: Examples
@@ -55,11 +61,10 @@ class UnlearningData:
     tokenizer: object
     max_tokens: int
     references: tuple[Reference, ...] = ()
-    kept: KeptOutputs | None = None
 
     @classmethod
     def from_cohort(
-        cls, cohort: Cohort, request: Request, tokenizer, max_tokens: int, kept: KeptOutputs | None = None
+        cls, cohort: Cohort, request: Request, tokenizer, max_tokens: int
     ) -> UnlearningData:
         """The data of one deletion request."""
         forget_rows = request.forget_rows(cohort)
@@ -74,7 +79,6 @@ class UnlearningData:
             forget_reports=[cohort.report_of(row) for row in forget_rows],
             tokenizer=tokenizer,
             max_tokens=max_tokens,
-            kept=kept,
         )
 
 

@@ -9,8 +9,10 @@ from pydantic import Field
 
 from forget_mi.config import config
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.unlearning import cf_k
+from forget_mi.unlearning import cf_k, fine_tune
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
+from forget_mi.unlearning.layers import last_layers, reinitialize_last, train_only
+from forget_mi.unlearning.loop import UnlearningLoop
 
 
 @config
@@ -34,4 +36,10 @@ def unlearn(
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og: the last k layers of each tower and the heads are drawn anew and trained on D_r, the others
     stay."""
-    return cf_k.train_last(model, data, settings, True, seed, accelerator, "EU-k", progress)
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
+    reinitialize_last(loop.unlearned, settings.k, seed)
+    train_only(loop.unlearned, last_layers(loop.unlearned, settings.k))
+    unlearned, log = fine_tune.train_on_retained(loop, "EU-k")
+    return unlearned.requires_grad_(True), log

@@ -13,8 +13,8 @@ from forget_mi.config import config
 from forget_mi.losses import training_loss
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import retain_only
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import retain_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
 
 
@@ -45,19 +45,20 @@ def unlearn(
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og by minimising L(D_r), the training loss."""
-    torch.manual_seed(seed)
-    original, unlearned = frozen_and_trainable(model, accelerator)
-    log = train_on_retained(
-        unlearned, data, settings, original=original, log=UnlearningLog(), seed=seed, accelerator=accelerator,
-        description="fine-tune", progress=progress,
-    )  # fmt: skip
-    return unlearned, log
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
+    return train_on_retained(loop, "fine-tuning")
 
 
-def train_on_retained(unlearned: ImageTextModel, data: UnlearningData, settings: StepConfig, **how) -> UnlearningLog:
-    """Passes over D_r with the training loss; `how`: the rest of `take_steps`."""
+def train_on_retained(
+    loop: UnlearningLoop, description: str
+) -> tuple[ImageTextModel, UnlearningLog]:
+    """Passes over D_r with the training loss."""
 
-    def loss(_: Half, retain: Half) -> dict[str, torch.Tensor]:
-        return {"total": training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])}
+    def loss(_: BatchOutput, retain: BatchOutput) -> dict[str, torch.Tensor]:
+        return {
+            "total": training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
+        }
 
-    return take_steps(unlearned, data, settings, retain_only(data, settings), loss, **how)
+    return loop.run(retain_sampler(loop.data, loop.settings), loss, description=description)

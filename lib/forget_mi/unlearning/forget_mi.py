@@ -20,12 +20,18 @@ from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.joint_embedding import JointEmbedding, joint_embedding_of
 from forget_mi.models.outputs import Embeddings
 from forget_mi.training.prediction import predict
-from forget_mi.unlearning.base import FORWARD_ONLY, Reference, StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.held_out_targets import mean_over_strangers, say
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.base import (
+    FORWARD_ONLY,
+    Reference,
+    StepConfig,
+    UnlearningData,
+    UnlearningLog,
+)
+from forget_mi.unlearning.held_out_targets import mean_over_references, reference_outputs
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import paired_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Uniform, Whole
-from forget_mi.unlearning.teacher_outputs import OriginalOutputs
+from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
 
 class Weights(NamedTuple):
@@ -58,7 +64,9 @@ class Config(StepConfig):
     The paper's values: sigma .1, text_noise .5, 30 epochs, batch 16, learning rate 1e-4 or 1e-5, weight decay .01.
     """
 
-    setting: Literal["equal", "multimodal", "unimodal", "retention", "no_noise", "held_out"] = "equal"
+    setting: Literal["equal", "multimodal", "unimodal", "retention", "no_noise", "held_out"] = (
+        "equal"
+    )
     mu: Annotated[float, Field(ge=-1, le=1)] = 0.0
     sigma: Annotated[float, Field(ge=0, le=10)] = 0.1
     text_noise: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -97,50 +105,40 @@ def unlearn(
     Each step takes a forget batch and a retain batch through F_ul in one pass, and compares with what F_og said of
     them, computed once.
     """
-    log = UnlearningLog()
-    torch.manual_seed(seed)
-    original, unlearned = frozen_and_trainable(model, accelerator)
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
     joint = joint_embedding_of(model).to(accelerator.device)
-    maximise = settings.setting == "no_noise"
-    if maximise:
-        step_aside(unlearned, settings.start_noise, seed)
+    maximize = settings.setting == "no_noise"
+    if maximize:
+        perturb_weights(loop.unlearned, settings.start_noise, seed)
     if settings.setting == "held_out":
-        forget_targets = held_out_embeddings(original, data, accelerator, log)
+        forget_targets = held_out_embeddings(loop.original, data, accelerator, loop.log)
     else:
-        noisy = data.forget if maximise else noisy_copies(data, settings, seed)
-        corrupted = OriginalOutputs(original, noisy, accelerator, log)
-        everyone = torch.arange(len(data.forget))
-        corrupted.prepare(everyone.numpy())
-        forget_targets = corrupted.at(everyone).embeddings
-    retain_targets = OriginalOutputs(original, data.retain, accelerator, log, data.kept)
+        corrupted = data.forget if maximize else noisy_copies(data, settings, seed)
+        forget_teacher = TeacherOutputs(loop.original, corrupted, accelerator, loop.log)
+        forget_teacher.compute()
+        forget_targets = forget_teacher.at(torch.arange(len(data.forget))).embeddings
+    retain_teacher = TeacherOutputs(loop.original, data.retain, accelerator, loop.log)
 
-    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
+    def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         losses = four_losses(
             forget.output.embeddings,
             Embeddings(*(z[forget.index.to(z.device)] for z in forget_targets)),
             retain.output.embeddings,
-            retain_targets.at(retain.index).embeddings,
+            retain_teacher.at(retain.index).embeddings,
             joint,
-            margin=settings.margin if maximise else None,
+            margin=settings.margin if maximize else None,
         )
         named = dict(zip(["uu", "ur", "mu", "mr"], losses, strict=True))
         return named | {"total": weighted_sum(losses, SETTINGS[settings.setting])}
 
-    take_steps(
-        unlearned,
-        data,
-        settings,
-        paced_by_forget(data, settings),
+    return loop.run(
+        paired_sampler(data, settings),
         loss,
-        original=original,
-        log=log,
-        seed=seed,
-        accelerator=accelerator,
-        before_epoch=retain_targets.prepare_retained,
         description="Forget-MI",
-        progress=progress,
+        before_epoch=retain_teacher.compute_retained,
     )
-    return unlearned, log
 
 
 def four_losses(
@@ -156,8 +154,14 @@ def four_losses(
     margin: where given (setting no_noise), UU and MU become hinge(margin - d) of each record, so that minimising them
     drives its distance up to the margin and no further.
     """
-    uu, mu = unimodal_distance(z_forget, forget_target), multimodal_distance(z_forget, forget_target, joint)
-    ur, mr = unimodal_distance(z_retain, retain_target), multimodal_distance(z_retain, retain_target, joint)
+    uu, mu = (
+        unimodal_distance(z_forget, forget_target),
+        multimodal_distance(z_forget, forget_target, joint),
+    )
+    ur, mr = (
+        unimodal_distance(z_retain, retain_target),
+        multimodal_distance(z_retain, retain_target, joint),
+    )
     if margin is not None:
         uu, mu = relu(margin - uu), relu(margin - mu)
     return uu.mean(), ur.mean(), mu.mean(), mr.mean()
@@ -172,7 +176,11 @@ def noisy_copies(data: UnlearningData, settings: Config, seed: int) -> Examples:
     """D_f with noisy images and noisy reports: one corrupted copy a record, drawn once."""
     images = torch.from_numpy(np.asarray(data.forget.images)).float() / 255
     noisy = noisy_images(images, settings.mu, settings.sigma, torch.Generator().manual_seed(seed))
-    text = tokenize(noisy_reports(data.forget_reports, settings.text_noise, seed), data.tokenizer, data.max_tokens)
+    text = tokenize(
+        noisy_reports(data.forget_reports, settings.text_noise, seed),
+        data.tokenizer,
+        data.max_tokens,
+    )
     f = data.forget
     return Examples(
         images=(noisy * 255).round().to(torch.uint8).numpy(),
@@ -201,10 +209,12 @@ def held_out_embeddings(
     log.work += FORWARD_ONLY * len(data.validation)
 
     def carried(reference: Reference, records: Examples) -> list[Tensor]:
-        here = say(reference, reference.validation, accelerator, log).embeddings
-        there = say(reference, records, accelerator, log).embeddings
+        here = reference_outputs(reference, reference.validation, accelerator, log).embeddings
+        there = reference_outputs(reference, records, accelerator, log).embeddings
         found = []
-        for own, wanted, z in zip(here, (seen.image_embedding, seen.text_embedding), there, strict=True):
+        for own, wanted, z in zip(
+            here, (seen.image_embedding, seen.text_embedding), there, strict=True
+        ):
             if z.shape[1]:  # there is such a tower
                 carry = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 4, 15)))
                 carry.fit(own.cpu().numpy(), wanted)
@@ -212,10 +222,10 @@ def held_out_embeddings(
             found.append(z)
         return found
 
-    return Embeddings(*mean_over_strangers(data, carried))
+    return Embeddings(*mean_over_references(data, carried))
 
 
-def step_aside(model: nn.Module, scale: float, seed: int) -> None:
+def perturb_weights(model: nn.Module, scale: float, seed: int) -> None:
     """Move each weight tensor by Gaussian noise of `scale` times its own standard deviation, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

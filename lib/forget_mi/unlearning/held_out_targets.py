@@ -20,11 +20,17 @@ from forget_mi.losses import classification_loss
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.outputs import ModelOutput
 from forget_mi.training.prediction import predict
-from forget_mi.unlearning.base import FORWARD_ONLY, Reference, StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.base import (
+    FORWARD_ONLY,
+    Reference,
+    StepConfig,
+    UnlearningData,
+    UnlearningLog,
+)
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import paired_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf
-from forget_mi.unlearning.teacher_outputs import OriginalOutputs, as_output
+from forget_mi.unlearning.teacher_outputs import TeacherOutputs, to_model_output
 
 
 @config
@@ -70,40 +76,27 @@ def unlearn(
     with s(x) what the reference models say that never saw the patient of x. Needs `data.references`; raises InputError
     where a record of D_f has none.
     """
-    log = UnlearningLog()
-    torch.manual_seed(seed)
-    original, unlearned = frozen_and_trainable(model, accelerator)
-    forget_targets = held_out(data, accelerator, log)
-    retain_targets = OriginalOutputs(original, data.retain, accelerator, log, data.kept)
-
-    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
-        index = forget.index.to(accelerator.device)
-        towards = ModelOutput(*(t[index] for t in forget_targets))
-        forgotten = divergence(forget.output, towards, settings.squared)
-        retained = divergence(retain.output, retain_targets.at(retain.index), settings.squared)
-        labels = classification_loss(retain.output, retain.batch["labels"])
-        return {
-            "forget": forgotten,
-            "retain": retained,
-            "labels": labels,
-            "total": forgotten + retained + settings.labels * labels,
-        }
-
-    take_steps(
-        unlearned,
-        data,
-        settings,
-        paced_by_forget(data, settings),
-        loss,
-        original=original,
-        log=log,
-        seed=seed,
-        accelerator=accelerator,
-        before_epoch=retain_targets.prepare_retained,
-        description="held-out targets",
-        progress=progress,
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
     )
-    return unlearned, log
+    forget_targets = held_out_outputs(data, accelerator, loop.log)
+    retain_teacher = TeacherOutputs(loop.original, data.retain, accelerator, loop.log)
+
+    def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
+        index = forget.index.to(accelerator.device)
+        target = ModelOutput(*(t[index] for t in forget_targets))
+        forget_loss = divergence(forget.output, target, settings.squared)
+        retain_loss = divergence(retain.output, retain_teacher.at(retain.index), settings.squared)
+        labels = classification_loss(retain.output, retain.batch["labels"])
+        total = forget_loss + retain_loss + settings.labels * labels
+        return {"forget": forget_loss, "retain": retain_loss, "labels": labels, "total": total}
+
+    return loop.run(
+        paired_sampler(data, settings),
+        loss,
+        description="held-out targets",
+        before_epoch=retain_teacher.compute_retained,
+    )
 
 
 def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tensor:
@@ -114,12 +107,18 @@ def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tens
     """
     total = output.text_logits.new_zeros(())
     for said, wanted in zip(output.logits, target.logits, strict=True):
-        total = total + kl_div(said.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean")
-        total = total + squared * mse_loss(said - said.mean(-1, keepdim=True), wanted - wanted.mean(-1, keepdim=True))
+        total = total + kl_div(
+            said.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean"
+        )
+        total = total + squared * mse_loss(
+            said - said.mean(-1, keepdim=True), wanted - wanted.mean(-1, keepdim=True)
+        )
     return total
 
 
-def held_out(data: UnlearningData, accelerator: Accelerator, log: UnlearningLog) -> ModelOutput:
+def held_out_outputs(
+    data: UnlearningData, accelerator: Accelerator, log: UnlearningLog
+) -> ModelOutput:
     """What the references say of D_f, each of the records whose patients it never saw, the mean where there are
     several: logits and embeddings (n, ...). Each reference reads only those records; the log counts them.
 
@@ -127,12 +126,12 @@ def held_out(data: UnlearningData, accelerator: Accelerator, log: UnlearningLog)
     """
 
     def read(reference: Reference, records: Examples) -> ModelOutput:
-        return say(reference, records, accelerator, log)
+        return reference_outputs(reference, records, accelerator, log)
 
-    return ModelOutput(*mean_over_strangers(data, read))
+    return ModelOutput(*mean_over_references(data, read))
 
 
-def mean_over_strangers(
+def mean_over_references(
     data: UnlearningData, read: Callable[[Reference, Examples], Sequence[Tensor]]
 ) -> tuple[Tensor, ...]:
     """What `read` gives of D_f, each tensor (n, ...): of each record the mean over the references that never saw its
@@ -155,10 +154,12 @@ def mean_over_strangers(
     return tuple(sums / count.to(sums.device) for sums in total)
 
 
-def say(reference: Reference, examples: Examples, accelerator: Accelerator, log: UnlearningLog) -> ModelOutput:
-    """What a reference says of some records, in evaluation mode; the log counts them."""
+def reference_outputs(
+    reference: Reference, examples: Examples, accelerator: Accelerator, log: UnlearningLog
+) -> ModelOutput:
+    """A reference's outputs for some records, in evaluation mode; the log counts them."""
     log.work += FORWARD_ONLY * len(examples)
-    return as_output(predict(reference.model, examples, accelerator), accelerator.device)
+    return to_model_output(predict(reference.model, examples, accelerator), accelerator.device)
 
 
 def check_references(data: UnlearningData) -> None:

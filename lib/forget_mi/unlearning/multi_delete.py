@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field
@@ -16,10 +15,10 @@ from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.joint_embedding import joint_embedding_of
 from forget_mi.models.outputs import Embeddings
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import paired_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
-from forget_mi.unlearning.teacher_outputs import OriginalOutputs
+from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
 
 @config
@@ -60,30 +59,47 @@ def unlearn(
 
     Departure: their fusion module is a trained part of their models; here it is J, the fixed joint embedding.
     """
-    log = UnlearningLog()
-    torch.manual_seed(seed)
-    original, unlearned = frozen_and_trainable(model, accelerator)
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
     joint = joint_embedding_of(model).to(accelerator.device)
-    forget_targets = OriginalOutputs(original, data.forget, accelerator, log)
-    forget_targets.prepare(np.arange(len(data.forget)))
-    retain_targets = OriginalOutputs(original, data.retain, accelerator, log, data.kept)
+    forget_teacher = TeacherOutputs(loop.original, data.forget, accelerator, loop.log)
+    forget_teacher.compute()
+    retain_teacher = TeacherOutputs(loop.original, data.retain, accelerator, loop.log)
     generator = torch.Generator().manual_seed(seed)
 
-    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
+    def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         n = len(forget.index)
-        p, q = (forget.index[torch.randint(n, (n,), generator=generator).to(forget.index.device)] for _ in range(2))
-        unrelated = Embeddings(forget_targets.at(p).image_embedding, forget_targets.at(q).text_embedding)
-        z, target = forget.output.embeddings, forget_targets.at(forget.index).embeddings
+        p, q = (
+            forget.index[torch.randint(n, (n,), generator=generator).to(forget.index.device)]
+            for _ in range(2)
+        )
+        unrelated = Embeddings(
+            forget_teacher.at(p).image_embedding, forget_teacher.at(q).text_embedding
+        )
+        z, target = forget.output.embeddings, forget_teacher.at(forget.index).embeddings
         decoupling = mse_loss(joint(z), joint(unrelated))
-        multimodal = mse_loss(joint(retain.output.embeddings), joint(retain_targets.at(retain.index).embeddings))
-        unimodal = sum(mse_loss(mine, theirs) for mine, theirs in zip(z, target, strict=True) if mine.shape[-1])
-        total = settings.decoupling * decoupling + settings.multimodal * multimodal + settings.unimodal * unimodal
-        return {"decoupling": decoupling, "multimodal": multimodal, "unimodal": unimodal, "total": total}
+        multimodal = mse_loss(
+            joint(retain.output.embeddings), joint(retain_teacher.at(retain.index).embeddings)
+        )
+        unimodal = sum(
+            mse_loss(mine, theirs) for mine, theirs in zip(z, target, strict=True) if mine.shape[-1]
+        )
+        total = (
+            settings.decoupling * decoupling
+            + settings.multimodal * multimodal
+            + settings.unimodal * unimodal
+        )
+        return {
+            "decoupling": decoupling,
+            "multimodal": multimodal,
+            "unimodal": unimodal,
+            "total": total,
+        }
 
-    take_steps(
-        unlearned, data, settings, paced_by_forget(data, settings), loss, original=original, log=log, seed=seed,
-        accelerator=accelerator,
-        before_epoch=retain_targets.prepare_retained,
-        description="MultiDelete", progress=progress,
-    )  # fmt: skip
-    return unlearned, log
+    return loop.run(
+        paired_sampler(data, settings),
+        loss,
+        description="MultiDelete",
+        before_epoch=retain_teacher.compute_retained,
+    )

@@ -12,8 +12,8 @@ from forget_mi.config import config
 from forget_mi.losses import classification_loss
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import forget_only
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import forget_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
 
 
@@ -48,14 +48,11 @@ def unlearn(
     Departure: the ranking loss stays out of the ascent; its dot products would grow without bound, and it has nothing
     to do with the labels.
     """
-    torch.manual_seed(seed)
-    original, unlearned = frozen_and_trainable(model, accelerator)
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
 
-    def loss(forget: Half, _: Half) -> dict[str, torch.Tensor]:
+    def loss(forget: BatchOutput, _: BatchOutput) -> dict[str, torch.Tensor]:
         return {"total": -classification_loss(forget.output, forget.batch["labels"])}
 
-    log = take_steps(
-        unlearned, data, settings, forget_only(data, settings), loss, original=original, log=UnlearningLog(),
-        seed=seed, accelerator=accelerator, description="NegGrad", progress=progress,
-    )  # fmt: skip
-    return unlearned, log
+    return loop.run(forget_sampler(data, settings), loss, description="NegGrad")

@@ -12,8 +12,8 @@ from forget_mi.config import config
 from forget_mi.losses import classification_loss, training_loss
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import paired_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Uniform, Whole
 
 
@@ -50,17 +50,14 @@ def unlearn(
     Departures: L on D_f is CE(image) + CE(text), without the ranking loss (see neg_grad); an epoch is a pass over D_f
     with retain records drawn along, so that its cost is the request's, not the cohort's.
     """
-    torch.manual_seed(seed)
-    original, unlearned = frozen_and_trainable(model, accelerator)
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
 
-    def loss(forget: Half, retain: Half) -> dict[str, torch.Tensor]:
-        stay = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
-        leave = classification_loss(forget.output, forget.batch["labels"])
-        total = settings.alpha * stay - (1 - settings.alpha) * leave
-        return {"retain": stay, "forget": leave, "total": total}
+    def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, torch.Tensor]:
+        retain_loss = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
+        forget_loss = classification_loss(forget.output, forget.batch["labels"])
+        total = settings.alpha * retain_loss - (1 - settings.alpha) * forget_loss
+        return {"retain": retain_loss, "forget": forget_loss, "total": total}
 
-    log = take_steps(
-        unlearned, data, settings, paced_by_forget(data, settings), loss, original=original, log=UnlearningLog(),
-        seed=seed, accelerator=accelerator, description="NegGrad+", progress=progress,
-    )  # fmt: skip
-    return unlearned, log
+    return loop.run(paired_sampler(data, settings), loss, description="NegGrad+")

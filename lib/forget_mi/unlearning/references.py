@@ -14,8 +14,8 @@ from forget_mi.data.requests import Request
 from forget_mi.errors import InputError
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.unlearning import find
 from forget_mi.unlearning.base import Reference, UnlearningData, UnlearningLog
+from forget_mi.unlearning.registry import get_method
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class References:
     def __bool__(self) -> bool:
         return len(self.checkpoints) > 0
 
-    def teach(self, data: UnlearningData, cohort: Cohort, without: str | None = None) -> UnlearningData:
+    def teach(
+        self, data: UnlearningData, cohort: Cohort, without: str | None = None
+    ) -> UnlearningData:
         """The data of a request with what teaches a model to forget it: for each record of D_f the references (all but
         `without`) that never saw its patient.
 
@@ -39,22 +41,31 @@ class References:
         patients = cohort.table.patient_id.iloc[data.forget.rows.numpy()]
         names = [name for name in self.checkpoints if name != without]
         stranger = {
-            name: np.array([self.hashed(patient) not in self.saw[name] for patient in patients], dtype=bool)
+            name: np.array(
+                [self.hashed(patient) not in self.saw[name] for patient in patients], dtype=bool
+            )
             for name in names
         }
-        known = ~np.any(list(stranger.values()), axis=0) if names else np.ones(len(patients), dtype=bool)
+        known = (
+            ~np.any(list(stranger.values()), axis=0)
+            if names
+            else np.ones(len(patients), dtype=bool)
+        )
         if known.any():
             raise InputError(
                 f"{' and '.join(names) or 'no reference'}: trained on patient "
                 f"{self.hashed(patients.iloc[int(known.argmax())])}, whom the request names; only a reference "
                 "that never saw the patient can teach: train them again (remove their folders)"
             )
-        teachers = tuple(Reference.on(name, self.checkpoints[name], data, cohort, stranger[name]) for name in names)
+        teachers = tuple(
+            Reference.from_checkpoint(name, self.checkpoints[name], data, cohort, stranger[name])
+            for name in names
+        )
         return replace(data, references=teachers)
 
 
 @dataclass(frozen=True)
-class Forgot:
+class UnlearnedReference:
     """What a request did to one reference: its model afterwards, the log (None where it had not seen the patients)."""
 
     model: ImageTextModel
@@ -75,7 +86,7 @@ def forget_in_references(
     *,
     seed: int,
     accelerator: Accelerator,
-) -> dict[str, Forgot]:
+) -> dict[str, UnlearnedReference]:
     """Each reference without the request's patients that it was trained on, by the method and by the targets of another
     reference (as they were before the request), which never saw them.
 
@@ -84,15 +95,15 @@ def forget_in_references(
     """
     done = {}
     for number, (name, checkpoint) in enumerate(references.checkpoints.items(), start=1):
-        own = cohort_of(references, name, cohort)
+        own = reference_cohort(references, name, cohort)
         mine = tuple(p for p in request.patients if references.hashed(p) in references.saw[name])
         if not mine:
-            done[name] = Forgot(checkpoint.model, None)
+            done[name] = UnlearnedReference(checkpoint.model, None)
             continue
         data = UnlearningData.from_cohort(
             own, Request(request.name, mine), checkpoint.tokenizer, checkpoint.model.max_tokens
         )
-        model, log = find(method).unlearn(
+        model, log = get_method(method).unlearn(
             checkpoint.model,
             references.teach(data, own, without=name),
             replace(settings, least_steps=-(-settings.least_steps // len(references.checkpoints))),
@@ -100,11 +111,11 @@ def forget_in_references(
             accelerator=accelerator,
             progress=False,
         )
-        done[name] = Forgot(model, log)
+        done[name] = UnlearnedReference(model, log)
     return done
 
 
-def cohort_of(references: References, name: str, cohort: Cohort) -> Cohort:
+def reference_cohort(references: References, name: str, cohort: Cohort) -> Cohort:
     """The cohort as it is to one reference: the training patients that it never saw are in none of its sides."""
     saw = cohort.table.patient_id.map(references.hashed).isin(references.saw[name])
     split = cohort.table.split.where((cohort.table.split != "train") | saw, "elsewhere")

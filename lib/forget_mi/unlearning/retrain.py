@@ -7,7 +7,8 @@ from accelerate import Accelerator
 from forget_mi.config import config
 from forget_mi.models.build import reinitialized
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.loop import TrainingConfig, train
+from forget_mi.training.config import TrainingConfig
+from forget_mi.training.loop import train
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 
 

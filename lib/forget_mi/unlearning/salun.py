@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from forget_mi.config import config
-from forget_mi.data.batches import make_loader, on_device
+from forget_mi.data.batches import device_loader, make_loader
 from forget_mi.losses import classification_loss, training_loss
 from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.loop import hold_still
+from forget_mi.training.loop import eval_frozen_layers
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import paced_by_forget
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import paired_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Uniform, Whole
 
 
@@ -58,41 +58,53 @@ def unlearn(
     Departure: the random labels of an epoch are drawn anew, and an epoch is a pass over D_f with retain records drawn
     along.
     """
-    log = UnlearningLog()
-    torch.manual_seed(seed)
-    original, unlearned = frozen_and_trainable(model, accelerator)
-    masks = saliency_masks(unlearned, data, settings, accelerator, log)
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
+    unlearned = loop.unlearned
+    masks = saliency_masks(unlearned, data, settings, accelerator, loop.log)
     generator = torch.Generator().manual_seed(seed)
 
-    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
+    def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         labels = forget.batch["labels"]
         shift = torch.randint(1, unlearned.classes, labels.shape, generator=generator)
-        others = (labels.cpu() + shift) % unlearned.classes
-        leave = classification_loss(forget.output, others.to(labels.device))
-        stay = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
-        return {"forget": leave, "retain": stay, "total": leave + settings.alpha * stay}
+        random_labels = (labels.cpu() + shift) % unlearned.classes
+        forget_loss = classification_loss(forget.output, random_labels.to(labels.device))
+        retain_loss = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
+        return {
+            "forget": forget_loss,
+            "retain": retain_loss,
+            "total": forget_loss + settings.alpha * retain_loss,
+        }
 
-    hooks = [p.register_hook(lambda gradient, m=masks[name]: gradient * m) for name, p in unlearned.named_parameters()]
-    take_steps(
-        unlearned, data, settings, paced_by_forget(data, settings), loss, original=original, log=log, seed=seed,
-        accelerator=accelerator, description="SalUn", progress=progress,
-    )  # fmt: skip
+    hooks = [
+        p.register_hook(lambda gradient, m=masks[name]: gradient * m)
+        for name, p in unlearned.named_parameters()
+    ]
+    result = loop.run(paired_sampler(data, settings), loss, description="SalUn")
     for hook in hooks:
         hook.remove()
-    return unlearned, log
+    return result
 
 
 def saliency_masks(
-    model: ImageTextModel, data: UnlearningData, settings: Config, accelerator: Accelerator, log: UnlearningLog
+    model: ImageTextModel,
+    data: UnlearningData,
+    settings: Config,
+    accelerator: Accelerator,
+    log: UnlearningLog,
 ) -> dict[str, Tensor]:
     """1 where a weight is among the `salient` share of the model with the largest |gradient of L(D_f)|, else 0."""
     model.train()
-    hold_still(model, all_batch_norm=True)
-    for batch in on_device(make_loader(data.forget, 64), accelerator):
+    eval_frozen_layers(model, all_batch_norm=True)
+    for batch in device_loader(make_loader(data.forget, 64), accelerator):
         output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
         (classification_loss(output, batch["labels"]) * len(batch["labels"])).backward()
     log.work += len(data.forget)
-    size = {name: torch.zeros_like(p) if p.grad is None else p.grad.abs() for name, p in model.named_parameters()}
+    size = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.abs()
+        for name, p in model.named_parameters()
+    }
     model.zero_grad()
     everything = torch.cat([s.flatten() for s in size.values()])
     kept = max(1, round(settings.salient * everything.numel()))

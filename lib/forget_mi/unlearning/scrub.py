@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor
@@ -18,10 +17,10 @@ from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.outputs import ModelOutput
 from forget_mi.training.prediction import predict
 from forget_mi.unlearning.base import FORWARD_ONLY, StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.loop import Half, frozen_and_trainable, take_steps
-from forget_mi.unlearning.samplers import Draw, forget_only, retain_only
+from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
+from forget_mi.unlearning.samplers import StepIndices, forget_sampler, retain_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
-from forget_mi.unlearning.teacher_outputs import OriginalOutputs
+from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
 
 @config
@@ -67,45 +66,52 @@ def unlearn(
     rewind: of the models after each epoch, the one whose error on D_f is nearest to the last one's error on comparable
     records that were never seen: D_v.
     """
-    log = UnlearningLog()
-    torch.manual_seed(seed)
-    teacher, student = frozen_and_trainable(model, accelerator)
-    taught_forget = OriginalOutputs(teacher, data.forget, accelerator, log)
-    taught_forget.prepare(np.arange(len(data.forget)))
-    taught_retain = OriginalOutputs(teacher, data.retain, accelerator, log, data.kept)
-    taught_retain.prepare(np.arange(len(data.retain)))
-    over_forget, over_retain = forget_only(data, settings), retain_only(data, settings)
+    loop = UnlearningLoop(
+        model, data, settings, seed=seed, accelerator=accelerator, progress=progress
+    )
+    student, log = loop.unlearned, loop.log
+    forget_teacher = TeacherOutputs(loop.original, data.forget, accelerator, log)
+    forget_teacher.compute()
+    retain_teacher = TeacherOutputs(loop.original, data.retain, accelerator, log)
+    retain_teacher.compute()
+    max_steps, min_steps = forget_sampler(data, settings), retain_sampler(data, settings)
 
-    def draws(rng: np.random.Generator, epoch: int) -> list[Draw]:
-        return (over_forget(rng, epoch) if epoch < settings.max_epochs else []) + over_retain(rng, epoch)
+    def sampler(rng: np.random.Generator, epoch: int) -> list[StepIndices]:
+        return (max_steps(rng, epoch) if epoch < settings.max_epochs else []) + min_steps(
+            rng, epoch
+        )
 
-    def loss(forget: Half, retain: Half) -> dict[str, Tensor]:
+    def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         if forget:
-            divergence = towers_divergence(taught_forget.at(forget.index), forget.output, settings.temperature)
+            divergence = towers_divergence(
+                forget_teacher.at(forget.index), forget.output, settings.temperature
+            )
             return {"forget_divergence": divergence, "total": -divergence}
-        divergence = towers_divergence(taught_retain.at(retain.index), retain.output, settings.temperature)
+        divergence = towers_divergence(
+            retain_teacher.at(retain.index), retain.output, settings.temperature
+        )
         error = classification_loss(retain.output, retain.batch["labels"])
         total = settings.gamma * error + settings.alpha * divergence
         return {"retain_divergence": divergence, "retain_loss": error, "total": total}
 
-    kept: list[dict[str, Tensor]] = []
+    weights_by_epoch: list[dict[str, Tensor]] = []
 
-    def keep(row: dict[str, float]) -> None:
-        kept.append({name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()})
+    def save_weights(row: dict[str, float]) -> None:
+        weights_by_epoch.append(
+            {name: t.detach().cpu().clone() for name, t in student.state_dict().items()}
+        )
         row["forget_error"] = fused_error(student, data.forget, accelerator)
         log.work += FORWARD_ONLY * len(data.forget)
 
-    take_steps(
-        student, data, settings, draws, loss, original=teacher, log=log, seed=seed, accelerator=accelerator,
-        after_epoch=keep if settings.setting == "rewind" else None, description="SCRUB", progress=progress,
-    )  # fmt: skip
-    if settings.setting == "rewind":
+    rewinds = settings.setting == "rewind"
+    loop.run(sampler, loss, description="SCRUB", after_epoch=save_weights if rewinds else None)
+    if rewinds:
         aim = fused_error(student, data.validation, accelerator)
         log.work += FORWARD_ONLY * len(data.validation)
         distances = [abs(row["forget_error"] - aim) for row in log.epochs]
         epoch = int(np.argmin(distances))
-        student.load_state_dict(kept[epoch])
-        log.finish(f"rewound to epoch {epoch + 1} of {len(kept)}")
+        student.load_state_dict(weights_by_epoch[epoch])
+        log.finish(f"rewound to epoch {epoch + 1} of {len(weights_by_epoch)}")
     return student, log
 
 

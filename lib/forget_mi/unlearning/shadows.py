@@ -13,8 +13,8 @@ from forget_mi.data.cohort import Cohort
 from forget_mi.data.requests import Request
 from forget_mi.training.prediction import predict
 from forget_mi.training.shadows import SEEDS, Shadows, ShadowSet
-from forget_mi.unlearning import find, needs_references
 from forget_mi.unlearning.base import Reference, UnlearningData
+from forget_mi.unlearning.registry import get_method, needs_references
 
 
 def draw_shadow_request(
@@ -31,7 +31,9 @@ def draw_shadow_request(
     return Request("shadow", tuple(sizes.index[order[: min(taken, known // 2)]]))
 
 
-def _teachers(shadows: ShadowSet, pupil: int, own: Cohort, data: UnlearningData) -> tuple[Reference, ...]:
+def _teachers(
+    shadows: ShadowSet, pupil: int, own: Cohort, data: UnlearningData
+) -> tuple[Reference, ...]:
     """As few of the other shadow models as it takes, by number from the pupil's on, for each patient of D_f to be a
     stranger to one of them (half of all models are, so there is one)."""
     rows, found = data.forget.rows.numpy(), []
@@ -40,12 +42,16 @@ def _teachers(shadows: ShadowSet, pupil: int, own: Cohort, data: UnlearningData)
         number = (pupil + step) % shadows.settings.count
         stranger = ~np.isin(rows, shadows.rows_of(number))
         if (stranger & left).any():
-            found.append(Reference.on(f"shadow-{number:02d}", shadows.load(number), data, own, stranger))
+            found.append(
+                Reference.from_checkpoint(
+                    f"shadow-{number:02d}", shadows.load(number), data, own, stranger
+                )
+            )
             left &= ~stranger
     return tuple(found)
 
 
-def unlearn_shadows(
+def unlearn_shadow_models(
     shadows: ShadowSet,
     judged: np.ndarray,
     fraction: float,
@@ -71,10 +77,12 @@ def unlearn_shadows(
         for draw in range(requests):
             rng = np.random.default_rng([seed, number, draw, 37])
             request = draw_shadow_request(own, members, judged, round(fraction * len(members)), rng)
-            data = UnlearningData.from_cohort(own, request, checkpoint.tokenizer, shadows.model.max_tokens)
+            data = UnlearningData.from_cohort(
+                own, request, checkpoint.tokenizer, shadows.model.max_tokens
+            )
             if needs_references(method, getattr(settings, "setting", None)):
                 data = replace(data, references=_teachers(shadows, number, own, data))
-            unlearned, _ = find(method).unlearn(
+            unlearned, _ = get_method(method).unlearn(
                 checkpoint.model,
                 data,
                 settings,

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from forget_mi.config import config
-from forget_mi.data.batches import Examples, make_loader, on_device
+from forget_mi.data.batches import Examples, device_loader, make_loader
 from forget_mi.losses import classification_loss
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import frozen_and_trainable
-from forget_mi.unlearning.samplers import draw_in_rounds
+from forget_mi.unlearning.samplers import sample_in_rounds
 from forget_mi.unlearning.search_space import LogUniform, OneOf
 
 
@@ -56,7 +56,7 @@ def unlearn(
     """
     log = UnlearningLog()
     _, unlearned = frozen_and_trainable(model, accelerator)
-    chosen = draw_in_rounds(
+    chosen = sample_in_rounds(
         np.random.default_rng([seed, 17]), len(data.retain), min(settings.records, len(data.retain))
     )
     for_forget = importance(unlearned, data.forget, settings.batch_size, accelerator)
@@ -68,7 +68,9 @@ def unlearn(
         for name, weight in unlearned.named_parameters():
             everyone = share * for_forget[name] + (1 - share) * for_retain[name]
             special = for_forget[name] > settings.alpha * everyone
-            factor = (settings.dampening * everyone / for_forget[name].clamp_min(1e-30)).clamp(max=1)
+            factor = (settings.dampening * everyone / for_forget[name].clamp_min(1e-30)).clamp(
+                max=1
+            )
             weight[special] *= factor[special]
             dampened, total = dampened + int(special.sum()), total + special.numel()
     log.epochs.append({"epoch": 1, "dampened_share": dampened / total})
@@ -82,7 +84,7 @@ def importance(
     model.eval()
     sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     loader = make_loader(examples, batch_size)
-    for batch in on_device(loader, accelerator):
+    for batch in device_loader(loader, accelerator):
         model.zero_grad()
         output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
         classification_loss(output, batch["labels"]).backward()

@@ -23,7 +23,16 @@ CLASSES = ("other", "COVID-19")
 VIEWS = ("PA", "AP", "AP Supine")
 
 
-NEEDED = ("patientid", "offset", "finding", "view", "modality", "folder", "filename", "clinical_notes")
+NEEDED = (
+    "patientid",
+    "offset",
+    "finding",
+    "view",
+    "modality",
+    "folder",
+    "filename",
+    "clinical_notes",
+)
 
 
 @config
@@ -47,7 +56,10 @@ def load(settings: CovidConfig) -> Cohort:
     for row in metadata.to_dict("records"):
         item = row["filename"] or f"metadata.csv line {row['line']}"
         reason = _why_not(row)
-        if reason is None and owner.setdefault(row["filename"], row["patientid"]) != row["patientid"]:
+        if (
+            reason is None
+            and owner.setdefault(row["filename"], row["patientid"]) != row["patientid"]
+        ):
             # One file under two patients would stand on two sides of a split.
             reason = "the same image file stands under another patient"
         elif reason is None and row["filename"] in seen:
@@ -77,7 +89,14 @@ def load(settings: CovidConfig) -> Cohort:
         )
         paths.append(path)
     return cohort_from_files(
-        "covid_chestxray", CLASSES, rows, paths, reports, settings, ineligible=skipped, unusable=unreadable
+        "covid_chestxray",
+        CLASSES,
+        rows,
+        paths,
+        reports,
+        settings,
+        ineligible=skipped,
+        unusable=unreadable,
     )
 
 

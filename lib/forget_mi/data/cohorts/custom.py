@@ -41,25 +41,39 @@ def as_cohort(made: Any, name: str) -> Cohort:
     table, n = made.table.reset_index(drop=True), len(made.table)
     images = np.zeros((n, 1, 0, 0), np.uint8) if made.images is None else made.images
     if len(images.shape) != 4 or images.shape[1] != 1:
-        raise InputError(f"cohort {name}: its images have shape {tuple(images.shape)}, not ({n}, 1, height, width)")
+        raise InputError(
+            f"cohort {name}: its images have shape {tuple(images.shape)}, not ({n}, 1, height, width)"
+        )
     if images.dtype != np.uint8:
-        raise InputError(f"cohort {name}: its images are {images.dtype}; allowed is uint8, 0 to 255")
+        raise InputError(
+            f"cohort {name}: its images are {images.dtype}; allowed is uint8, 0 to 255"
+        )
     reports = made.reports
     if reports is None and "study_id" in table:  # images alone
         reports = dict.fromkeys(table.study_id, "no report")
-    return Cohort(name, table, images, dict(reports or {}), tuple(made.classes), getattr(made, "synthetic", False))
+    return Cohort(
+        name,
+        table,
+        images,
+        dict(reports or {}),
+        tuple(made.classes),
+        getattr(made, "synthetic", False),
+    )
 
 
 @config
-class OwnConfig:
+class CustomConfig:
     """arguments: of the function that makes the cohort. ids: hashed, or plain as they come (of made-up people)."""
 
     arguments: dict[str, Any] = Field(default_factory=dict)
     ids: Literal["hashed", "plain"] = "hashed"
 
 
-def _own(source: str, settings: OwnConfig) -> Cohort:
-    from forget_mi.config import imported
+def load(source: str, settings: CustomConfig) -> Cohort:
+    """The cohort that the function 'package.module:name' returns for the settings' arguments."""
+    from forget_mi.config import import_object
     from forget_mi.data.cohorts.custom import as_cohort
 
-    return as_cohort(imported(source, "cohort.source")(**settings.arguments), source.partition(":")[2])
+    return as_cohort(
+        import_object(source, "cohort.source")(**settings.arguments), source.partition(":")[2]
+    )

@@ -47,7 +47,9 @@ def load(settings: MimicConfig) -> Cohort:
     """
     root = settings.root
     if not readable_folder(root / "files"):
-        raise InputError(f"parameter cohort.root = {str(root)!r}: there is no readable folder {root / 'files'}")
+        raise InputError(
+            f"parameter cohort.root = {str(root)!r}: there is no readable folder {root / 'files'}"
+        )
     labels = read_table(root / settings.labels, COLUMNS, "MIMIC-CXR's edema labels")
     ineligible, unusable = [], []
     rows, paths, reports = [], [], {}
@@ -58,7 +60,9 @@ def load(settings: MimicConfig) -> Cohort:
         try:
             record = _record(row, twice)
             folder = ("files", f"p{row['subject_id'][:2]}", f"p{row['subject_id']}")
-            path = _image_path(root, (*folder, f"s{row['study_id']}"), row["dicom_id"], settings.images)
+            path = _image_path(
+                root, (*folder, f"s{row['study_id']}"), row["dicom_id"], settings.images
+            )
             report = _report(inside(root, *folder, f"s{row['study_id']}.txt"))
         except UnreadableImageError as error:
             unusable.append((item, str(error)))
@@ -70,7 +74,14 @@ def load(settings: MimicConfig) -> Cohort:
         rows.append(record)
         paths.append(path)
     return cohort_from_files(
-        "mimic_cxr", CLASSES, rows, paths, reports, settings, ineligible=ineligible, unusable=unusable
+        "mimic_cxr",
+        CLASSES,
+        rows,
+        paths,
+        reports,
+        settings,
+        ineligible=ineligible,
+        unusable=unusable,
     )
 
 
@@ -86,7 +97,9 @@ def _record(row: dict[str, str], twice: Counter) -> dict[str, object]:
     except ValueError:
         label = -1
     if label not in range(len(CLASSES)) or float(row["edema_severity"]) != label:
-        raise UnreadableImageError(f"severity {row['edema_severity'] or 'missing'}, not 0 to {len(CLASSES) - 1}")
+        raise UnreadableImageError(
+            f"severity {row['edema_severity'] or 'missing'}, not 0 to {len(CLASSES) - 1}"
+        )
     fold = row["fold"].upper()
     if fold != "TEST" and fold not in "12345":
         raise UnreadableImageError(f"fold {row['fold'] or 'missing'}, not 1 to 5 or TEST")

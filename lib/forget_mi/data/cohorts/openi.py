@@ -54,13 +54,19 @@ class OpeniConfig(FilesConfig):
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
 
     def __post_init__(self):
-        if self.labels != "abnormal" and (not self.labels or len(set(self.labels)) < len(self.labels)):
-            raise InputError(f"parameter cohort.labels = {list(self.labels)}: 'abnormal', or MeSH terms, each once")
+        if self.labels != "abnormal" and (
+            not self.labels or len(set(self.labels)) < len(self.labels)
+        ):
+            raise InputError(
+                f"parameter cohort.labels = {list(self.labels)}: 'abnormal', or MeSH terms, each once"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
         """By label."""
-        return ("normal", "abnormal") if self.labels == "abnormal" else (NONE_OF_THESE, *self.labels)
+        return (
+            ("normal", "abnormal") if self.labels == "abnormal" else (NONE_OF_THESE, *self.labels)
+        )
 
 
 def load(settings: OpeniConfig) -> Cohort:
@@ -81,9 +87,16 @@ def load(settings: OpeniConfig) -> Cohort:
             ineligible.append((name, reason))
         else:
             found.append(record | {"file": name})
-    check_unusable(settings.reports or "the reports", unusable, len(found) + len(unusable), settings.max_unreadable)
+    check_unusable(
+        settings.reports or "the reports",
+        unusable,
+        len(found) + len(unusable),
+        settings.max_unreadable,
+    )
     if not found:
-        raise InputError(f"{settings.reports}: none of {len(ineligible) + len(unusable)} reports can be used")
+        raise InputError(
+            f"{settings.reports}: none of {len(ineligible) + len(unusable)} reports can be used"
+        )
     labels = _labels(found, settings)
     reports = {record["id"]: record["text"] for record in found}
     records = [
@@ -101,7 +114,9 @@ def load(settings: OpeniConfig) -> Cohort:
             skipped=pd.DataFrame([*ineligible, *unusable], columns=list(SKIPPED_COLUMNS)),
         )
     if not readable_folder(settings.root):
-        raise InputError(f"parameter cohort.root = {str(settings.root)!r}: there is no such readable folder")
+        raise InputError(
+            f"parameter cohort.root = {str(settings.root)!r}: there is no such readable folder"
+        )
     views = frontal_views() if settings.frontal else None
     rows, paths = [], []
     for record, row in zip(found, records, strict=True):
@@ -118,7 +133,14 @@ def load(settings: OpeniConfig) -> Cohort:
                 continue
             rows.append({**row, "image_id": image})
     return cohort_from_files(
-        NAME, settings.classes, rows, paths, reports, settings, ineligible=ineligible, unusable=unusable
+        NAME,
+        settings.classes,
+        rows,
+        paths,
+        reports,
+        settings,
+        ineligible=ineligible,
+        unusable=unusable,
     )
 
 
@@ -126,7 +148,9 @@ def shipped(name: str) -> Path:
     """A data file of torchxrayvision, found without importing that package (which takes seconds)."""
     spec = importlib.util.find_spec("torchxrayvision")
     if spec is None:
-        raise InputError("the package torchxrayvision, which ships Open-i's reports, is not installed; run make test")
+        raise InputError(
+            "the package torchxrayvision, which ships Open-i's reports, is not installed; run make test"
+        )
     return Path(spec.submodule_search_locations[0]) / "data" / name
 
 
@@ -167,10 +191,15 @@ def read_report(data: bytes) -> dict[str, Any]:
     number = root.find("uId")
     if number is None or not re.fullmatch(r"[A-Za-z]+\d+", number.get("id", "")):
         raise UnreadableImageError("the report has no uId")
-    sections = {section.get("Label", "").upper(): section.text or "" for section in root.iter("AbstractText")}
+    sections = {
+        section.get("Label", "").upper(): section.text or ""
+        for section in root.iter("AbstractText")
+    }
     return {
         "id": number.get("id"),
-        "text": " ".join(" ".join(sections.get(name, "") for name in ("IMPRESSION", "FINDINGS")).split()),
+        "text": " ".join(
+            " ".join(sections.get(name, "") for name in ("IMPRESSION", "FINDINGS")).split()
+        ),
         "terms": [term.text.strip() for term in root.iter("major") if term.text],
         "images": list(dict.fromkeys(image.get("id", "") for image in root.iter("parentImage"))),
     }
@@ -186,15 +215,22 @@ def _why_not(record: dict[str, Any]) -> str | None:
 
 def _labels(found: list[dict[str, Any]], settings: OpeniConfig) -> list[int]:
     # A term may come with qualifiers: Opacity/lung/base/left.
-    headings = [{term.split("/")[0].strip().lower() for term in record["terms"]} for record in found]
+    headings = [
+        {term.split("/")[0].strip().lower() for term in record["terms"]} for record in found
+    ]
     if settings.labels == "abnormal":
         return [int(terms != {"normal"}) for terms in headings]
     known = set().union(*headings)
     for term in settings.labels:
         if term.lower() not in known:
-            raise InputError(f"parameter cohort.labels: no report is indexed with {term!r}; {_close_to(term, known)}")
+            raise InputError(
+                f"parameter cohort.labels: no report is indexed with {term!r}; {_close_to(term, known)}"
+            )
     return [
-        next((label for label, term in enumerate(settings.labels, start=1) if term.lower() in terms), 0)
+        next(
+            (label for label, term in enumerate(settings.labels, start=1) if term.lower() in terms),
+            0,
+        )
         for terms in headings
     ]
 
@@ -202,7 +238,9 @@ def _labels(found: list[dict[str, Any]], settings: OpeniConfig) -> list[int]:
 def _close_to(term: str, known: set[str]) -> str:
     near = difflib.get_close_matches(term.lower(), known, n=5, cutoff=0.4)
     return (
-        f"near it are {', '.join(near)}" if near else f"among the {len(known)} terms are {', '.join(sorted(known)[:5])}"
+        f"near it are {', '.join(near)}"
+        if near
+        else f"among the {len(known)} terms are {', '.join(sorted(known)[:5])}"
     )
 
 
@@ -210,7 +248,9 @@ def frontal_views() -> set[str]:
     """Ids (as DICOM headers have them) of the images taken to be frontal: those in torchxrayvision's cluster of PA
     images or, where its clustering is silent, PA or AP in the DICOM header. The headers come second, since they are
     wrong now and then (both images of CXR1 are PA in them; its report says PA and lateral)."""
-    headers = pd.read_csv(shipped("nlmcxr_dicom_metadata.csv.gz"), dtype=str, usecols=["imageid", "View Position"])
+    headers = pd.read_csv(
+        shipped("nlmcxr_dicom_metadata.csv.gz"), dtype=str, usecols=["imageid", "View Position"]
+    )
     headers = headers.set_index("imageid")["View Position"]
     clustered = pd.read_csv(shipped("nlmcxr_tsne_pa.csv.gz"), dtype=str)
     clustered = clustered.set_index(clustered.imageid.map(_without_number))["tsne-view"]
@@ -226,7 +266,10 @@ def _without_number(image: str) -> str:
 def _image_path(root: Path, image: str) -> Path:
     """The file of an image, named as in the PNG or in the DICOM archive; UnreadableImageError where there is none."""
     number, _, rest = _without_number(image).removeprefix("CXR").partition("_")
-    names = [(image + suffix,) for suffix in SUFFIXES] + [(number, f"{number}_{rest}.dcm"), (f"{number}_{rest}.dcm",)]
+    names = [(image + suffix,) for suffix in SUFFIXES] + [
+        (number, f"{number}_{rest}.dcm"),
+        (f"{number}_{rest}.dcm",),
+    ]
     paths = [inside(root, *name) for name in names]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:

@@ -73,7 +73,9 @@ def load(settings: SyntheticConfig) -> Cohort:
                 label, said = chronic.label, chronic.said
             reports[study] = report_text(_report(rng, style, said))
             for view in range(min(wanted - made, 1 + (rng.random() < 0.4))):
-                shown = _seen(rng, severity, settings.image_noise) if chronic is None else chronic.shown
+                shown = (
+                    _seen(rng, severity, settings.image_noise) if chronic is None else chronic.shown
+                )
                 pictures.append(_radiograph(rng, anatomy, shown, settings.image_size))
                 rows.append((patient, study, f"{study}-{view}", label, style.sex, style.age))
                 made += 1
@@ -158,7 +160,9 @@ def _radiograph(rng: np.random.Generator, a: _Anatomy, severity: float, size: in
     hx, hy = x - 0.12, y - 0.33
     across = np.cos(a.heart_tilt) * hx + np.sin(a.heart_tilt) * hy
     along = -np.sin(a.heart_tilt) * hx + np.cos(a.heart_tilt) * hy
-    heart = _edge(1 - (across / (0.37 * size_of_heart)) ** 2 - (along / (0.29 * size_of_heart)) ** 2, 0.16)
+    heart = _edge(
+        1 - (across / (0.37 * size_of_heart)) ** 2 - (along / (0.29 * size_of_heart)) ** 2, 0.16
+    )
     mediastinum = np.exp(-(((x - 0.02) / (0.15 + 0.05 * np.clip(y, 0, 1))) ** 4))
     spine = 0.07 * np.exp(-((x / 0.09) ** 4)) * (1 + 0.5 * np.cos(18 * y))
     abdomen = _edge(y - min(a.dome) - breath - 0.02, 0.06)
@@ -172,7 +176,13 @@ def _radiograph(rng: np.random.Generator, a: _Anatomy, severity: float, size: in
         hilum = (-0.24, 0.24)[side]
         radius = np.hypot(x - hilum, (y - 0.02) * 0.9)
         angle = np.arctan2(y - 0.02, x - hilum)
-        streaks = sum(np.cos((3 + 2 * k) * angle + p + 2 * radius) for k, p in enumerate(a.vessel_phase[side])) / 4
+        streaks = (
+            sum(
+                np.cos((3 + 2 * k) * angle + p + 2 * radius)
+                for k, p in enumerate(a.vessel_phase[side])
+            )
+            / 4
+        )
         vessels += np.clip(streaks, 0, None) ** 2 * np.exp(-radius / 0.26)
         haze += np.exp(-((radius / 0.34) ** 2))
     fine = rng.normal(size=x.shape)
@@ -197,15 +207,21 @@ def _radiograph(rng: np.random.Generator, a: _Anatomy, severity: float, size: in
     )
     if severity > 2.2 and rng.random() < 0.7:  # effusion: the costophrenic angle fills
         side = rng.choice([-1, 1])
-        lung_signal = lung_signal + 0.3 * _edge(y - 0.38 + 0.25 * (0.6 - side * x), 0.05) * (side * x > 0)
+        lung_signal = lung_signal + 0.3 * _edge(y - 0.38 + 0.25 * (0.6 - side * x), 0.05) * (
+            side * x > 0
+        )
     tissue = a.soft_tissue + 0.14 * abdomen
     picture = tissue * (1 - lungs) + lung_signal * lungs
     # Heart and mediastinum lie over the lungs: what they cover keeps a trace of the lung behind.
     central = np.maximum(heart, mediastinum)
-    picture = picture * (1 - central) + (0.14 + a.soft_tissue + 0.12 * heart + 0.1 * picture) * central
+    picture = (
+        picture * (1 - central) + (0.14 + a.soft_tissue + 0.12 * heart + 0.1 * picture) * central
+    )
     picture = picture + spine + knob * (1 - heart) * 0.6 + clavicles
     picture = body * picture + 0.03
-    picture = np.clip(picture * a.gain * rng.normal(1, 0.03), 0, 1) ** (a.gamma * np.exp(rng.normal(0, 0.04)))
+    picture = np.clip(picture * a.gain * rng.normal(1, 0.03), 0, 1) ** (
+        a.gamma * np.exp(rng.normal(0, 0.04))
+    )
     picture = picture + rng.normal(0, 0.018, size=x.shape)
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
 
@@ -256,9 +272,15 @@ class _Style:
         self.age = int(np.clip(rng.normal(66, 14), 19, 97))
         self.history = [str(h) for h in rng.choice(self.HISTORY, size=2, replace=False)]
         self.words = {
-            "stable": str(rng.choice(["stable", "unchanged", "similar to prior", "within normal limits"])),
-            "unremarkable": str(rng.choice(["unremarkable", "intact", "without acute abnormality"])),
-            "heart": str(rng.choice(["normal in size", "mildly enlarged", "enlarged", "top normal in size"])),
+            "stable": str(
+                rng.choice(["stable", "unchanged", "similar to prior", "within normal limits"])
+            ),
+            "unremarkable": str(
+                rng.choice(["unremarkable", "intact", "without acute abnormality"])
+            ),
+            "heart": str(
+                rng.choice(["normal in size", "mildly enlarged", "enlarged", "top normal in size"])
+            ),
             "side": str(rng.choice(["left", "right"])),
         }
         self.habits = [self.FILLER[i] for i in rng.choice(len(self.FILLER), size=6, replace=False)]
@@ -303,7 +325,12 @@ HEDGES = (
 )  # fmt: skip
 
 
-GRADE_NAMES = ("normal variation", "mild vascular congestion", "mild interstitial edema", "developing alveolar edema")
+GRADE_NAMES = (
+    "normal variation",
+    "mild vascular congestion",
+    "mild interstitial edema",
+    "developing alveolar edema",
+)
 
 
 def _report(rng: np.random.Generator, style: _Style, severity: float) -> str:
@@ -313,9 +340,16 @@ def _report(rng: np.random.Generator, style: _Style, severity: float) -> str:
     if rng.random() < style.hedging:
         # A hedge names the neighbouring grade: the word is in the report, the finding is not.
         neighbour = int(np.clip(grade + rng.choice([-1, 1]), 0, 3))
-        finding = finding.rstrip(".") + ", " + str(rng.choice(HEDGES)).format(GRADE_NAMES[neighbour]) + "."
+        finding = (
+            finding.rstrip(".")
+            + ", "
+            + str(rng.choice(HEDGES)).format(GRADE_NAMES[neighbour])
+            + "."
+        )
     chosen = rng.permutation(style.habits)[: rng.integers(2, 5)]
-    sentences = [s.format(**style.words, n=rng.integers(1, 7), m=rng.integers(1, 10)) for s in chosen]
+    sentences = [
+        s.format(**style.words, n=rng.integers(1, 7), m=rng.integers(1, 10)) for s in chosen
+    ]
     sentences.insert(int(rng.integers(0, len(sentences) + 1)), finding)
     summary = {
         0: "No acute cardiopulmonary process.",

@@ -10,7 +10,13 @@ from forget_mi.errors import InputError
 
 
 def yearly_cost(
-    training_hours: float, price: float, requests: Sequence[int], *, share: float, of_references: float, one_off: float
+    training_hours: float,
+    price: float,
+    requests: Sequence[int],
+    *,
+    share: float,
+    of_references: float,
+    one_off: float,
 ) -> pd.DataFrame:
     """What deletion requests cost in the first year, in the currency of `price` (of a GPU hour): retraining at each
     request, retraining once a month for all that came in, and held-out targets. Index: requests a year.

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from forget_mi.attacks import ATTACKS, RELATIVE, possible
 from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.evaluation.roc import FEWEST, Roc, by_patient, patient_draws, percentiles
+from forget_mi.attacks.registry import ATTACKS, RELATIVE, available_attacks
+from forget_mi.evaluation.roc import MIN_PATIENTS, Roc, by_patient, patient_draws, percentiles
 from forget_mi.training.prediction import Tower
 
 LEVELS = ("sample", "patient")
@@ -39,7 +39,7 @@ class Patients(NamedTuple):
     @property
     def enough(self) -> bool:
         """Whether there are enough on both sides for an interval."""
-        return min(len(np.unique(side)) for side in self) >= FEWEST
+        return min(len(np.unique(side)) for side in self) >= MIN_PATIENTS
 
 
 def patients_of(evidence: Evidence) -> Patients:
@@ -52,7 +52,7 @@ def all_scores(evidence: Evidence) -> dict[Key, Scores]:
     attacks = ATTACKS | RELATIVE
     return {
         (name, tower): attacks[name](evidence, tower)
-        for name in possible(evidence)
+        for name in available_attacks(evidence)
         for tower in evidence.forget.towers
         if not (name == "embedding_shift" and evidence.joint is None)
     }
@@ -62,18 +62,20 @@ def at_level(scores: Scores, patients: Patients, level: str) -> tuple[Scores, Pa
     """The scores of records, or each patient's mean score."""
     if level == "sample":
         return scores, patients
-    (forget, who), (test, others) = (by_patient(s, p) for s, p in zip(scores, patients, strict=True))
+    (forget, who), (test, others) = (
+        by_patient(s, p) for s, p in zip(scores, patients, strict=True)
+    )
     return Scores(forget, test), Patients(who, others)
 
 
-class Draws(NamedTuple):
+class BootstrapWeights(NamedTuple):
     """Bootstrap weights of D_f (draws, n) and D_t (draws, m); the first draw is what was seen, each record once."""
 
     forget: np.ndarray
     test: np.ndarray
 
     @classmethod
-    def of(cls, patients: Patients, draws: int, seed: int) -> Draws:
+    def sample(cls, patients: Patients, draws: int, seed: int) -> BootstrapWeights:
         """The same patients are drawn whatever attack or model is judged, so that differences are paired."""
         sides = []
         for side, who in enumerate(patients):
@@ -81,18 +83,22 @@ class Draws(NamedTuple):
             sides.append(np.concatenate([np.ones((1, len(who))), weights]))
         return cls(*sides)
 
-    def only(self, forget: np.ndarray, test: np.ndarray) -> Draws:
+    def only(self, forget: np.ndarray, test: np.ndarray) -> BootstrapWeights:
         """Without the records outside of two masks."""
-        return Draws(self.forget * forget, self.test * test)
+        return BootstrapWeights(self.forget * forget, self.test * test)
 
 
-def rates(scores: Scores, draws: Draws) -> dict[str, np.ndarray]:
+def rates(scores: Scores, draws: BootstrapWeights) -> dict[str, np.ndarray]:
     """AUC and the rates of FPRS in each draw."""
     roc = Roc(*scores)
-    return {"auc": roc.auc(*draws)} | {name: roc.tpr_at_fpr(fpr, *draws) for name, fpr in FPRS.items()}
+    return {"auc": roc.auc(*draws)} | {
+        name: roc.tpr_at_fpr(fpr, *draws) for name, fpr in FPRS.items()
+    }
 
 
-def strongest_rates(scores: Mapping[Key, Scores], patients: Patients, draws: Draws, seed: int) -> dict[str, np.ndarray]:
+def strongest_rates(
+    scores: Mapping[Key, Scores], patients: Patients, draws: BootstrapWeights, seed: int
+) -> dict[str, np.ndarray]:
     """The rates of whichever attack and tower looks strongest, cross-fitted.
 
     The best of thirty attacks on a few patients looks better than it is. So the patients of both sides are cut in two
@@ -107,7 +113,9 @@ def strongest_rates(scores: Mapping[Key, Scores], patients: Patients, draws: Dra
             unique, inverse = np.unique(who, return_inverse=True)
             halves.append((rng.permutation(len(unique)) % 2 == 0)[inverse])
         for here, there in ((halves, [~h for h in halves]), ([~h for h in halves], halves)):
-            chosen = max(candidates, key=lambda key: np.nan_to_num(candidates[key].auc(*here), nan=-1.0))
+            chosen = max(
+                candidates, key=lambda key: np.nan_to_num(candidates[key].auc(*here), nan=-1.0)
+            )
             parts.append(rates(scores[chosen], draws.only(*there)))
     return {name: np.nanmean([part[name] for part in parts], axis=0) for name in parts[0]}
 
@@ -125,20 +133,24 @@ def attack_table(
     for kind in LEVELS:
         found = {key: at_level(each, patients, kind)[0] for key, each in scores.items()}
         who = at_level(next(iter(scores.values())), patients, kind)[1]
-        drawn = Draws.of(who, draws, seed)
+        drawn = BootstrapWeights.sample(who, draws, seed)
         values = {key: rates(each, drawn) for key, each in found.items()}
         if who.enough:
             values[STRONGEST, "any"] = strongest_rates(found, who, drawn, seed)
         for (attack, tower), rate in values.items():
             row = {"attack": attack, "tower": tower, "level": kind}
             for name, draw in rate.items():
-                low, high = percentiles(draw[1:], level) if who.enough else (float("nan"), float("nan"))
+                low, high = (
+                    percentiles(draw[1:], level) if who.enough else (float("nan"), float("nan"))
+                )
                 row |= {name: float(draw[0]), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def patient_table(scores: Mapping[Key, Scores], patients: Patients, shown: Sequence[Key]) -> pd.DataFrame:
+def patient_table(
+    scores: Mapping[Key, Scores], patients: Patients, shown: Sequence[Key]
+) -> pd.DataFrame:
     """A row a patient of D_f: patient (their number in the cohort), records, and for each of the `shown` attacks the
     share of strangers (patients of D_t) whose mean score lies below theirs; .5 is what forgetting should give on
     average, 1 is a patient who stands out. Sorted by the first, worst first."""
@@ -146,7 +158,9 @@ def patient_table(scores: Mapping[Key, Scores], patients: Patients, shown: Seque
     for attack, tower in shown:
         by_one = at_level(scores[attack, tower], patients, "patient")[0]
         strangers = np.sort(by_one.test)
-        below = np.searchsorted(strangers, by_one.forget, "left") + np.searchsorted(strangers, by_one.forget, "right")
+        below = np.searchsorted(strangers, by_one.forget, "left") + np.searchsorted(
+            strangers, by_one.forget, "right"
+        )
         columns[f"{attack}_{tower}"] = below / (2 * len(strangers))
     who, records = np.unique(patients.forget, return_counts=True)
     table = pd.DataFrame({"patient": who, "records": records, **columns})

@@ -21,23 +21,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from forget_mi.data.cohort import Cohort
-from forget_mi.data.pseudonyms import SALT, run_salt
 from forget_mi.data.requests import Request
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
 from forget_mi.models.checkpoints import MANIFEST, read_manifest
 from forget_mi.requests.report import write_report
-from forget_mi.requests.served_model import ServedModel, _sections
+from forget_mi.requests.served_model import ServedModel, profile_sections
 from forget_mi.runs.chain import run_chain
-from forget_mi.runs.project import shown
+from forget_mi.runs.models import train_model
+from forget_mi.runs.project import display_path
 from forget_mi.runs.run import Run, open_run
+from forget_mi.runs.salt import SALT, run_salt
+from forget_mi.training.devices import make_accelerator
 
 
-def serve(model: Path, patients: Path, overrides: Mapping[str, Any] | None = None, *, progress: bool = True) -> Path:
+def serve(
+    model: Path,
+    patients: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    progress: bool = True,
+) -> Path:
     """Serve one request: run notebooks 03 and 04 on a stored model, write the report, then the ledger; return the
     request's folder.
 
@@ -52,35 +59,53 @@ def serve(model: Path, patients: Path, overrides: Mapping[str, Any] | None = Non
     request = served.request(cohort, Path(patients))
     folder = served.folder / "requests" / f"{len(served.ledger) + 1:03d}"
     shutil.rmtree(folder, ignore_errors=True)
-    run = prepare(served, cohort, request, folder, overrides or {})
-    run_chain(folder / "request.yaml", folder, notebooks=["03_unlearn", "04_audit"], progress=progress)
+    run = prepare_request(served, cohort, request, folder, overrides or {})
+    run_chain(
+        folder / "request.yaml", folder, notebooks=["03_unlearn", "04_audit"], progress=progress
+    )
+    unlearned = run.stage("03_unlearn") / run.unlearned_name / "model"
     entry = {
         "number": len(served.ledger) + 1,
         "served": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "patients": sorted(served.hashed(patient) for patient in request.patients),
         "images": len(request.forget_rows(cohort)),
         "approach": run.unlearned_name,
-        "checkpoint": str((run.stage("03_unlearn") / run.unlearned_name / "model").relative_to(served.folder)),
+        "checkpoint": str(unlearned.relative_to(served.folder)),
         "original_sha256": read_manifest(run.stage("02_train") / "original")["weights_sha256"],
-        "unlearned_sha256": read_manifest(run.stage("03_unlearn") / run.unlearned_name / "model")["weights_sha256"],
+        "unlearned_sha256": read_manifest(unlearned)["weights_sha256"],
     }
     report = write_report(run, entry, served.hashed)
-    served._add(
-        {**entry, "verdict": report["verdict"], "report": str((folder / "report.html").relative_to(served.folder))}
+    served.add(
+        {
+            **entry,
+            "verdict": report["verdict"],
+            "report": str((folder / "report.html").relative_to(served.folder)),
+        }
     )
     return folder
 
 
-def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path, overrides: Mapping[str, Any]) -> Run:
+def prepare_request(
+    served: ServedModel,
+    cohort: Cohort,
+    request: Request,
+    folder: Path,
+    overrides: Mapping[str, Any],
+) -> Run:
     """Lay out a request's run folder: its profile, and the stages 01_cohort and 02_train as notebooks 01 and 02 would
     have left them, with the model in use as the original."""
-    values = _sections(served.params.as_dict())
+    values = profile_sections(served.params.as_dict())
     values |= {"retrained": 0, "beside": [], "request": {"patients": list(request.patients)}}
     write_text(folder / "request.yaml", yaml.safe_dump(values, sort_keys=False))
-    write_text(folder / SALT, run_salt(served.folder) + "\n")  # by which the references know whom they saw
+    write_text(
+        folder / SALT, run_salt(served.folder) + "\n"
+    )  # by which the references know whom they saw
     run = open_run(folder / "request.yaml", folder, overrides)
     if overrides:  # the notebooks read one file
-        write_text(folder / "request.yaml", yaml.safe_dump(_sections(run.params.as_dict()), sort_keys=False))
+        write_text(
+            folder / "request.yaml",
+            yaml.safe_dump(profile_sections(run.params.as_dict()), sort_keys=False),
+        )
     first = run.start("01_cohort")
     cohort.save(first / "cohort")
     request.save(first / "request" / f"{request.name}.csv", cohort)
@@ -89,23 +114,31 @@ def prepare(served: ServedModel, cohort: Cohort, request: Request, folder: Path,
     manifest = read_manifest(now)
     if manifest["cohort_fingerprint"] != cohort.fingerprint:
         raise InputError(
-            f"{shown(now)}: was made on another cohort or split (fingerprint {manifest['cohort_fingerprint']}, the "
+            f"{display_path(now)}: was made on another cohort or split (fingerprint {manifest['cohort_fingerprint']}, the "
             f"run's has {cohort.fingerprint})"
         )
     base = read_manifest(served.folder / "02_train" / "original")
     with replace_when_whole(trained / "original") as temporary:
         shutil.copytree(now, temporary)
         # To this request it is the original, whatever made it; the cost to compare with is that of training.
-        facts = {**manifest, "method": "original", "setting": "", "request": None, "seconds": base["seconds"]}
+        facts = {
+            **manifest,
+            "method": "original",
+            "setting": "",
+            "request": None,
+            "seconds": base["seconds"],
+        }
         write_text(temporary / MANIFEST, json.dumps(facts, indent=2) + "\n")
     hashes = {"original": manifest["weights_sha256"]}
     if run.needs_references:
-        hashes |= lay_out_references(served, run, cohort, request)
+        hashes |= copy_references(served, run, cohort, request)
     run.finish("02_train", cohort_fingerprint=cohort.fingerprint, models=hashes)
     return run
 
 
-def lay_out_references(served: ServedModel, run: Run, cohort: Cohort, request: Request) -> dict[str, str]:
+def copy_references(
+    served: ServedModel, run: Run, cohort: Cohort, request: Request
+) -> dict[str, str]:
     """The reference models as they are now, in a request's 02_train; their hashes by name. One that is lost is trained
     again, on those who are still in training: no served patient is among them."""
     trained = run.stage("02_train")
@@ -119,22 +152,6 @@ def lay_out_references(served: ServedModel, run: Run, cohort: Cohort, request: R
         if (trained / name / MANIFEST).is_file():
             hashes[name] = read_manifest(trained / name)["weights_sha256"]
         else:
-            hashes[name] = run.train(name, cohort, request, run.accelerator())["weights_sha256"]
+            manifest = train_model(run, name, cohort, request, make_accelerator(run.params.device))
+            hashes[name] = manifest["weights_sha256"]
     return hashes
-
-
-def drift(model: Path) -> pd.DataFrame:
-    """What became of a model over the requests it served: a row a request, with the columns of its audit's comparison
-    (of the unlearned model), `request`, and earlier_auc, the loss attack's AUC on all patients of earlier requests."""
-    served, rows = ServedModel(Path(model).resolve()), []
-    for entry in served.ledger:
-        audit = served.folder / "requests" / f"{entry['number']:03d}" / "04_audit"
-        compared = pd.read_csv(audit / "comparison.csv").set_index("model").loc[entry["approach"]]
-        row = {"request": entry["number"], "images": entry["images"], **compared.drop("seed").to_dict()}
-        earlier = audit / "earlier.csv"
-        if earlier.is_file():
-            table = pd.read_csv(earlier)
-            mine = table[(table.model == entry["approach"]) & (table.attack == "loss") & (table.level == "sample")]
-            row["earlier_auc"] = mine.auc[mine.tower == "fused"].iloc[0]
-        rows.append(row)
-    return pd.DataFrame(rows)
