@@ -1,5 +1,6 @@
-"""(e): what each notebook costs before it does anything (start of the kernel, imports, reading and writing), and the
-import of the library; (f): memory by size of cohort; (h): the audit's bootstrap."""
+"""(e): what each notebook costs before it does anything (start of the kernel, imports, reading
+and writing), and the import of the library; (f): memory by size of cohort; (h): the audit's
+bootstrap."""
 
 from __future__ import annotations
 
@@ -27,11 +28,12 @@ TRAIN = ("train_models(run, ", ".unlearn(", "forget_in_references(", "probes.rel
 
 
 def notebooks() -> list[Row]:
-    """Seconds of each notebook on the tiny profile without its cells that train a model (its other work takes next to
-    none), over the limit of 8 s; median and quartiles of three chains. What is paid once a chain stands beside them:
-    the process whose forks the kernels are; so does a process that imports a BERT and does nothing, which a notebook
-    costs more where its kernel is its own, as in JupyterLab. Then the import of the library over that of torch and
-    transformers, and what it saves to look for garbage less often while a BERT is imported, and not at the end."""
+    """Seconds of each notebook on the tiny profile without its cells that train a model (its other
+    work takes next to none), over the limit of 8 s; median and quartiles of three chains. What is
+    paid once a chain stands beside them: the process whose forks the kernels are; so does a process
+    that imports a BERT and does nothing, which a notebook costs more where its kernel is its own,
+    as in JupyterLab. Then the import of the library over that of torch and transformers, and what
+    it saves to look for garbage less often while a BERT is imported, and not at the end."""
     found = {name: [] for name in NOTEBOOKS}
     for once in range(4):
         with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +84,8 @@ def python(code: str) -> Work:
 
 
 def training_seconds(executed: Path) -> float:
-    """Of an executed notebook: what its cells took in which a model is trained, unlearned or relearned."""
+    """Of an executed notebook: what its cells took in which a model is trained, unlearned or
+    relearned."""
     cells = [
         cell for cell in json.loads(executed.read_text())["cells"] if cell["cell_type"] == "code"
     ]
@@ -95,9 +98,9 @@ def training_seconds(executed: Path) -> float:
 
 
 def memory() -> list[Row]:
-    """Peak memory of an epoch of training and an unlearning over a cohort of 48,000 images on disk, over that with
-    6,000 (with fewer, the validation set does not fill two batches of evaluation); pages of files, which the system
-    takes back when it needs them, are not counted."""
+    """Peak memory of an epoch of training and an unlearning over a cohort of 48,000 images on disk,
+    over that with 6,000 (with fewer, the validation set does not fill two batches of evaluation);
+    pages of files, which the system takes back when it needs them, are not counted."""
     found = []
     for _ in range(3):
         few, many = (printed([sys.executable, __file__, str(images)]) for images in (6000, 48_000))
@@ -174,7 +177,8 @@ def peak_memory(images: int) -> int:
         watcher.start()
         accelerator = make_accelerator()
         settings = TrainingConfig(epochs=1, batch_size=32)
-        # The same number of steps whatever the size: what may grow is what is held, not what is done.
+        # The same number of steps whatever the size: what may grow is what is held, not what is
+        # done.
         some = data.retain.select(np.random.default_rng(0).permutation(len(data.retain))[:1000])
         train(
             model, some, data.validation, settings, seed=0, accelerator=accelerator, progress=False

@@ -1,7 +1,9 @@
-"""(d): the image store against a bare loop, `make benchmark-store`; a smaller run of it is part of `make bench`.
+"""(d): the image store against a bare loop, `make benchmark-store`; a smaller run of it is part of
+`make bench`.
 
-Writes DICOM files of synthetic radiographs, decodes them with a loop of pydicom and a resize on one core, then into
-the store on all cores, then reads the store twice; prints rates, their ratio, and the peak resident memory.
+Writes DICOM files of synthetic radiographs, decodes them with a loop of pydicom and a resize on one
+core, then into the store on all cores, then reads the store twice; prints rates, their ratio, and
+the peak resident memory.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from forget_mi.data.store import open_store
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Print the table; return the store's rate over bare x cores, and that of a second pass over bare."""
+    """Print the table; return the store's rate over bare x cores, and that of a second pass over
+    bare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--pixels", type=int, default=1024, help="of the DICOM files")
@@ -60,7 +63,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     )
     print(f"bare pydicom and resize, one core   {bare:10.1f} images/s")
     print(
-        f"store, all cores, start included    {store:10.1f} images/s, {store / (bare * cores):.2f} of bare x cores"
+        f"store, all cores, start included    {store:10.1f} images/s, {store / (bare * cores):.2f} "
+        f"of bare x cores"
     )
     print(f"store, second and third pass        {again[0]:10.1f} and {again[1]:.1f} images/s")
     print(f"peak resident memory                {memory}")
@@ -112,7 +116,8 @@ def seconds(work) -> float:
 
 
 def fill_store(folder: Path, size: int) -> None:
-    """Decode everything into the store; print the peak memory of this process and of its workers, in MB."""
+    """Decode everything into the store; print the peak memory of this process and of its workers,
+    in MB."""
     open_store(
         sorted(folder.glob("*.dcm")), size, folder / "store", source="benchmark", progress=False
     )

@@ -1,4 +1,5 @@
-"""What all benchmarks share: timing two pieces of work alternately, and the table that their ratios go into."""
+"""What all benchmarks share: timing two pieces of work alternately, and the table that their ratios
+go into."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Work = Callable[[], object]
 
 
 class Row(NamedTuple):
-    """One ratio: benchmark is a letter, low and high the quartiles over rounds (or an interval, where it says so)."""
+    """One ratio: benchmark is a letter, low and high the quartiles over rounds (or an interval,
+    where it says so)."""
 
     benchmark: str
     case: str
@@ -40,15 +42,16 @@ def alternately(plain: Work, ours: Work, rounds: int) -> tuple[float, float, flo
 
 
 def ratios(plain: Work, ours: Work, rounds: int) -> list[float]:
-    """How many times as long `plain` takes as `ours`, a number a round, each of which times both, in turn and in this
-    process, so that what the machine does beside hits both alike; the first round of all is not counted."""
+    """How many times as long `plain` takes as `ours`, a number a round, each of which times both,
+    in turn and in this process, so that what the machine does beside hits both alike; the first
+    round of all is not counted."""
     plain(), ours()
     return [seconds(plain) / seconds(ours) for _ in range(rounds)]
 
 
 def in_processes(rounds: Callable[[], list[float]], processes: int) -> tuple[float, float, float]:
-    """Median and quartiles of the ratios that so many processes measure, one after another: where a process has its
-    memory decides too, and within one that never shows."""
+    """Median and quartiles of the ratios that so many processes measure, one after another: where a
+    process has its memory decides too, and within one that never shows."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         found = [pool.submit(rounds).result() for _ in range(processes)]
@@ -63,7 +66,8 @@ def spread(values: Iterable[float]) -> tuple[float, float, float]:
 
 
 def keep(rows: Iterable[Row]) -> None:
-    """Print the rows, and put them into results.csv in place of the same benchmark's earlier ones."""
+    """Print the rows, and put them into results.csv in place of the same benchmark's earlier
+    ones."""
     new = pd.DataFrame(rows)
     old = pd.read_csv(RESULTS) if RESULTS.is_file() else new.iloc[:0]
     table = pd.concat([old[~old.benchmark.isin(new.benchmark)], new]).sort_values(

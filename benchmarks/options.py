@@ -1,7 +1,8 @@
-"""(a), each of the ways to make a step or what goes around it cheaper, before and after: what F_og said kept for the
-run and from an earlier one, the frozen layers of CF-k left out, reports cut to the longest of a batch, the fused
-optimiser, no loss read in the loop, [CLS] alone in BERT's last layer, channels innermost, torch.compile, all measures
-from one pass, and models trained side by side."""
+"""(a), each of the ways to make a step or what goes around it cheaper, before and after: what F_og
+said kept for the run and from an earlier one, the frozen layers of CF-k left out, reports cut to
+the longest of a batch, the fused optimiser, no loss read in the loop, [CLS] alone in BERT's last
+layer, channels innermost, torch.compile, all measures from one pass, and models trained side by
+side."""
 
 from __future__ import annotations
 
@@ -187,7 +188,8 @@ def stepping(
     fused: bool = True,
     reads: bool = False,
 ) -> Callable[[], None]:
-    """STEPS training steps on the same batches each time, after the model has been prepared (and compiled) once."""
+    """STEPS training steps on the same batches each time, after the model has been prepared (and
+    compiled) once."""
     accelerator = make_accelerator(settings)
     mine = to_device(copy.deepcopy(model), accelerator).train()
     optimizer = make_optimizer(mine, 1e-4, 0.0)

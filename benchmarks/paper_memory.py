@@ -1,8 +1,8 @@
 """Estimates of the memory that the paper's model needs on a card, by batch size: no card is asked.
 
-Weights, gradients and AdamW's two moments are counted from the parameters, what the forward pass keeps for the backward
-pass from the tensors that it saves on a CPU. Kernels, the allocator and the driver need some on top;
-a tenth of the card is left for them.
+Weights, gradients and AdamW's two moments are counted from the parameters, what the forward pass
+keeps for the backward pass from the tensors that it saves on a CPU. Kernels, the allocator and the
+driver need some on top; a tenth of the card is left for them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def paper_model() -> ImageTextModel:
 
 
 def kept_for_backward(model: ImageTextModel, batch: int, bf16: bool) -> int:
-    """Bytes of the tensors that a training step of so many records keeps for its backward pass, each storage once and
-    the weights not at all."""
+    """Bytes of the tensors that a training step of so many records keeps for its backward pass,
+    each storage once and the weights not at all."""
     tokens = torch.zeros(batch, model.settings.max_tokens, dtype=torch.long)
     labels = torch.zeros(batch, dtype=torch.long)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -49,8 +49,9 @@ def kept_for_backward(model: ImageTextModel, batch: int, bf16: bool) -> int:
 
 
 def table() -> pd.DataFrame:
-    """A row a card: the largest batch of a training step, in fp32 and in bf16. Unlearning takes a forget and a retain
-    batch in one pass and holds a frozen copy of the weights (4 bytes a parameter more)."""
+    """A row a card: the largest batch of a training step, in fp32 and in bf16. Unlearning takes a
+    forget and a retain batch in one pass and holds a frozen copy of the weights (4 bytes a
+    parameter more)."""
     model = paper_model()
     parameters = sum(p.numel() for p in model.parameters())
     bytes_fixed = 16 * parameters  # weights, gradients and two moments, in fp32 under autocast too
@@ -70,7 +71,8 @@ def table() -> pd.DataFrame:
         rows.append(row)
     found = pd.DataFrame(rows)
     found.attrs["facts"] = (
-        f"{parameters / 1e6:.0f} M parameters: {bytes_fixed / 2**30:.1f} GB fixed; a record of {PIXELS} px and "
+        f"{parameters / 1e6:.0f} M parameters: {bytes_fixed / 2**30:.1f} GB fixed; a record of "
+        f"{PIXELS} px and "
         f"{NAMED['paper'].max_tokens} tokens keeps {per_record[False] / 2**30:.2f} GB in fp32, "
         f"{per_record[True] / 2**30:.2f} GB in bf16"
     )

@@ -1,8 +1,8 @@
-"""The paper's profile from a folder in the authors' released format: one unlearning step and an evaluation at
-2048 px, `make benchmark-released`; prints seconds and the peak resident memory.
+"""The paper's profile from a folder in the authors' released format: one unlearning step and an
+evaluation at 2048 px, `make benchmark-released`; prints seconds and the peak resident memory.
 
-The weights are random (the cost is the same), written under the published names; the records are the synthetic
-cohort's, exported in MIMIC-CXR's layout as DICOM and read back from it.
+The weights are random (the cost is the same), written under the published names; the records are
+the synthetic cohort's, exported in MIMIC-CXR's layout as DICOM and read back from it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ SCIBERT_VOCABULARY = 31_090
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Make the folders in a process of its own, so that the peak is that of reading and using them."""
+    """Make the folders in a process of its own, so that the peak is that of reading and using
+    them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pixels", type=int, default=2048)
     parser.add_argument(
@@ -112,7 +113,8 @@ def measure(folder: Path, pixels: int, records: int) -> None:
     )
     parameters = sum(p.numel() for p in released.model.parameters()) / 1e6
     print(
-        f"{parameters:.0f} M parameters from {len(released.used)} tensors, {len(released.unused)} unused"
+        f"{parameters:.0f} M parameters from {len(released.used)} tensors, {len(released.unused)} "
+        f"unused"
     )
     settings = forget_mi.Config(
         setting="multimodal",
@@ -144,7 +146,8 @@ def measure(folder: Path, pixels: int, records: int) -> None:
     print(f"evaluation of {len(test)} records: {time.perf_counter() - started:.0f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"peak resident memory {peak:.1f} GiB on {accelerator.device.type}, {accelerator.mixed_precision} precision"
+        f"peak resident memory {peak:.1f} GiB on {accelerator.device.type}, "
+        f"{accelerator.mixed_precision} precision"
     )
 
 

@@ -1,4 +1,5 @@
-"""`make bench`, or `make bench ONLY="a b"`: run the benchmarks, keep their ratios in results.csv, draw results.png.
+"""`make bench`, or `make bench ONLY="a b"`: run the benchmarks, keep their ratios in results.csv,
+draw results.png.
 
 Run it on an idle machine: a second process beside a training can slow it several times.
 """
@@ -41,7 +42,8 @@ def main(letters: list[str]) -> None:
     if unknown:
         raise SystemExit(f"benchmark {unknown[0]!r}: allowed are {', '.join(BENCHMARKS)}")
     for letter in letters or BENCHMARKS:
-        # Each in a process of its own: what one leaves behind (the compiler, a larger heap) is in no other's times.
+        # Each in a process of its own: what one leaves behind (the compiler, a larger heap) is in
+        # no other's times.
         code = f"import run, measure; measure.keep(run.BENCHMARKS[{letter!r}]())"
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
     draw(pd.read_csv(RESULTS), RESULTS.with_suffix(".png"))
@@ -52,7 +54,8 @@ def main(letters: list[str]) -> None:
 
 
 def readme(rows: pd.DataFrame) -> pd.DataFrame:
-    """The README's table: every ratio with its spread; of (c), the largest requests and the exponents."""
+    """The README's table: every ratio with its spread; of (c), the largest requests and the
+    exponents."""
     small = (rows.benchmark == "c") & rows.case.str.contains(r"share .* [13] %")
     shown = rows[~small]
     return pd.DataFrame(

@@ -1,11 +1,12 @@
 """(c): unlearning as a share of retraining over sizes of cohort and request, and how both grow.
 
-Forget-MI runs whole, with its tuned settings and no early stop; beside it, on the largest requests, the demo's own
-approach, and that once more as in a later run (`keep_outputs`), which finds what F_og said of those who stay. Its
-references are the model itself: what they say costs the same, whatever it is. Before each unlearning an
-epoch of retraining is measured; retraining is the median epoch of that size of cohort, by the record, times the records
-that stay and the demo's number of epochs. Threads are the demo's. Small cohorts, where all is over in seconds, are
-measured three times. Large cohorts repeat the records of a small one under new ids, likewise.
+Forget-MI runs whole, with its tuned settings and no early stop; beside it, on the largest requests,
+the demo's own approach, and that once more as in a later run (`keep_outputs`), which finds what
+F_og said of those who stay. Its references are the model itself: what they say costs the same,
+whatever it is. Before each unlearning an epoch of retraining is measured; retraining is the median
+epoch of that size of cohort, by the record, times the records that stay and the demo's number of
+epochs. Threads are the demo's. Small cohorts, where all is over in seconds, are measured three
+times. Large cohorts repeat the records of a small one under new ids, likewise.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def with_references(data: UnlearningData, model: ImageTextModel) -> UnlearningDa
 
 
 def measured() -> pd.DataFrame:
-    """approach, pairs, request (a share, or the number of images), unlearning in seconds, and the epoch of retraining
-    before it: records that stay, seconds, epochs of a retraining; a row a round."""
+    """approach, pairs, request (a share, or the number of images), unlearning in seconds, and the
+    epoch of retraining before it: records that stay, seconds, epochs of a retraining; a row a
+    round."""
     base = synthetic.load(synthetic.SyntheticConfig(patients=400))
     for _ in measured_at(base, SIZES[0]):  # warms up
         pass
@@ -106,8 +108,15 @@ def measured_at(base: Cohort, pairs: int) -> Iterator[tuple[str, int, str, float
                 keeping = remembering(data)
                 works += [(DEFAULT, own, keeping), (LATER, own, keeping)]
             for approach, params, given in works:
-                unlearn = partial(get_method(params.method).unlearn, model, given, replace(params.unlearning, stop="never"),
-                                  seed=0, accelerator=accelerator, progress=False)  # fmt: skip
+                unlearn = partial(
+                    get_method(params.method).unlearn,
+                    model,
+                    given,
+                    replace(params.unlearning, stop="never"),
+                    seed=0,
+                    accelerator=accelerator,
+                    progress=False,
+                )
                 line = (
                     approach,
                     pairs,

@@ -1,4 +1,5 @@
-"""(b): our training loop against a bare PyTorch loop over the same tensors, validation after each epoch in both."""
+"""(b): our training loop against a bare PyTorch loop over the same tensors, validation after each
+epoch in both."""
 
 from __future__ import annotations
 
@@ -17,13 +18,14 @@ from forget_mi.training.config import DeviceConfig, TrainingConfig
 from forget_mi.training.devices import make_accelerator, to_device
 from forget_mi.training.loop import train
 
-# Enough that what a training pays once (a collection of garbage, a quarter of a second) is not taken for an epoch's.
+# Enough that what a training pays once (a collection of garbage, a quarter of a second) is not
+# taken for an epoch's.
 EPOCHS = 6
 
 
 def bare(model: ImageTextModel, examples: Examples, validation: Examples) -> None:
-    """What a script would do, with all images as floats and all tokens as int64 in memory, reports cut to the longest
-    of a batch, and the model in the same memory format."""
+    """What a script would do, with all images as floats and all tokens as int64 in memory, reports
+    cut to the longest of a batch, and the model in the same memory format."""
     model = to_device(copy.deepcopy(model), make_accelerator())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     images = torch.from_numpy(examples.images).float() / 255

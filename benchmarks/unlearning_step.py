@@ -1,10 +1,11 @@
-"""(a) and (g): Forget-MI's loop against the loop one would write first, on the small model and at the paper's size; on
-the small one also in a later run to the same model, which finds what F_og said of those who stay.
+"""(a) and (g): Forget-MI's loop against the loop one would write first, on the small model and at
+the paper's size; on the small one also in a later run to the same model, which finds what F_og said
+of those who stay.
 
-The naive loop goes about it as the released code does, without its mistakes: each batch is perturbed and taken through
-the original model anew, forget and retain records go through the model apart, reports are padded to the longest that
-the tokenizer allows, BERT computes all positions of its last layer, and distances are computed record by record, each
-brought to the host.
+The naive loop goes about it as the released code does, without its mistakes: each batch is
+perturbed and taken through the original model anew, forget and retain records go through the model
+apart, reports are padded to the longest that the tokenizer allows, BERT computes all positions of
+its last layer, and distances are computed record by record, each brought to the host.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def naive(
 
 
 def whole(model: ImageTextModel) -> ImageTextModel:
-    """A copy of the model whose text tower computes what the library's BERT does: all positions of the last layer."""
+    """A copy of the model whose text tower computes what the library's BERT does: all positions of
+    the last layer."""
     model = copy.deepcopy(model)
     model.text_tower.encoder.encoder.layer[-1].__class__ = BertLayer
     return model
@@ -165,7 +167,8 @@ def small_rounds(later: bool) -> list[float]:
 
 
 def paper() -> list[Row]:
-    """114 M parameters, 512 px, a text tower of SciBERT's shape: eight forget records, two passes."""
+    """114 M parameters, 512 px, a text tower of SciBERT's shape: eight forget records, two
+    passes."""
     values = {**NAMED["paper"].__dict__, "text_pretrained": None}
     model, data = setting(ModelConfig(**values), image_size=512, patients=24, fraction=0.1)
     settings = forget_mi.Config(epochs=2, batch_size=4, retain_batch=4, stop="never")

@@ -1,4 +1,5 @@
-"""`make docs`: the site into docs/_build/html, and the lessons' slides below it; no network is needed.
+"""`make docs`: the site into docs/_build/html, and the lessons' slides below it; no network is
+needed.
 
 docs/_build/html/docs/index.html    the start page (index.html leads there)
 docs/_build/html/slides/            a deck of slides a lesson, from the lesson's notebook
@@ -24,7 +25,10 @@ from forget_mi.course.notebooks import LESSONS
 HERE = Path(__file__).parent
 ROOT, SITE = HERE.parent, HERE / "_build" / "html"
 NAMED = '<summary aria-label="show or hide the pages below">'
-TO_START = '<meta charset="utf-8"><title>forget-mi</title><meta http-equiv="refresh" content="0; url=docs/index.html">'
+TO_START = (
+    '<meta charset="utf-8"><title>forget-mi</title><meta http-equiv="refresh" content="0; '
+    'url=docs/index.html">'
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     (target / "index.html").write_text(f"<!doctype html><html lang=en>{TO_START}</html>")
     make_slides(target)
     print(f"{target.relative_to(ROOT) if target.is_relative_to(ROOT) else target}/index.html: "
-          f"{len(list(target.rglob('*.html')))} pages in {time.perf_counter() - started:.0f} s")  # fmt: skip
+          f"{len(list(target.rglob('*.html')))} pages in {time.perf_counter() - started:.0f} "
+          f"s")  # fmt: skip
     return 0
 
 
@@ -91,8 +96,9 @@ def make_slides(target: Path) -> None:
 
 
 def with_slides(text: str) -> nbformat.NotebookNode:
-    """A lesson with a slide for each heading: a cell of prose with a heading begins one, each further cell of prose
-    begins one below it, code and its output stay with what is said before. The start of the notebook is left out."""
+    """A lesson with a slide for each heading: a cell of prose with a heading begins one, each
+    further cell of prose begins one below it, code and its output stay with what is said before.
+    The start of the notebook is left out."""
     notebook = nbformat.reads(text, as_version=4)
     seen_prose = False
     for number, cell in enumerate(notebook.cells):

@@ -1,4 +1,5 @@
-"""The site: Sphinx over docs/ and the committed notebooks, as they are (nothing is executed, nothing is downloaded)."""
+"""The site: Sphinx over docs/ and the committed notebooks, as they are (nothing is executed,
+nothing is downloaded)."""
 
 import itertools
 import re
@@ -23,8 +24,8 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
 ]
-# The source folder is the project's root (see build.py), so that links between notebooks and pages are the same here
-# and on GitHub.
+# The source folder is the project's root (see build.py), so that links between notebooks and pages
+# are the same here and on GitHub.
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
@@ -35,7 +36,7 @@ include_patterns = [
 ]
 exclude_patterns = ["docs/_build", "**/.ipynb_checkpoints"]
 
-# ---- notebooks -----------------------------------------------------------------------------------------------------
+# ---- notebooks -----------------------------------------------------------------------------------
 
 nb_execution_mode = "off"
 nb_merge_streams = True
@@ -43,21 +44,23 @@ nb_ipywidgets_js = {}
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 
-# ---- mathematics, typeset by a MathJax that lies beside the pages ----------------------------------------------------
+# ---- mathematics, typeset by a MathJax that lies beside the pages --------------------------------
 
 html_static_path = ["_static"]
 mathjax_path = "mathjax/MathJax.js"
 myst_update_mathjax = False  # MATHJAX_CONFIG says it, in the words of this version
 MATHJAX = Path(jupyter_server_mathjax.__file__).parent / "static"
 MATHJAX_CONFIG = """window.MathJax = {
-  config: ["TeX-AMS-MML_HTMLorMML-full.js"], jax: ["input/TeX", "output/HTML-CSS"], showMathMenu: false,
+  config: ["TeX-AMS-MML_HTMLorMML-full.js"], jax: ["input/TeX", "output/HTML-CSS"],
+  showMathMenu: false,
   messageStyle: "none",
   "HTML-CSS": {availableFonts: [], imageFont: null, preferredFont: null, webFont: "STIX-Web"},
   tex2jax: {inlineMath: [["\\\\(", "\\\\)"]], displayMath: [["\\\\[", "\\\\]"]],
-            ignoreClass: "tex2jax_ignore|mathjax_ignore|document", processClass: "tex2jax_process|mathjax_process|math"}
+            ignoreClass: "tex2jax_ignore|mathjax_ignore|document",
+            processClass: "tex2jax_process|mathjax_process|math"}
 };"""
 
-# ---- the look --------------------------------------------------------------------------------------------------------
+# ---- the look ------------------------------------------------------------------------------------
 
 html_theme = "sphinx_book_theme"
 html_title = "forget-mi"
@@ -74,7 +77,7 @@ html_context = {"default_mode": "light"}
 html_show_sourcelink = False
 html_copy_source = False
 
-# ---- the reference, from docstrings ----------------------------------------------------------------------------------
+# ---- the reference, from docstrings --------------------------------------------------------------
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -83,7 +86,8 @@ autodoc_preserve_defaults = True
 
 
 def as_rst(_app, _what, _name, _obj, _options, lines):
-    """Our docstrings are plain text with `names` and indented formulas: make them what autodoc reads."""
+    """Our docstrings are plain text with `names` and indented formulas: make them what autodoc
+    reads."""
     found, prose, formula = [], [], False
     for line in [*lines, ""]:
         indented = line.startswith("  ") and not (prose and prose[-1].lstrip().startswith("- "))
@@ -111,7 +115,8 @@ def escaped(lines):
 
 
 def describe_figures(_app, doctree):
-    """Give the pictures in a notebook's outputs an alternative text: the last sentence of prose before the cell."""
+    """Give the pictures in a notebook's outputs an alternative text: the last sentence of prose
+    before the cell."""
     from docutils import nodes
 
     said = "figure"

@@ -46,10 +46,16 @@ def make_cohort(patients: list[str], labels: list[int], classes=("no", "yes")) -
 def small_notebook(*sources: str, tag: str | None = None) -> str:
     """A notebook's JSON, a code cell a source; `tag` is the first one's."""
     cells = [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": [tag]} if tag and i == 0 else {}, "outputs": [],
-         "execution_count": None, "source": [source]}
+        {
+            "cell_type": "code",
+            "id": f"c{i}",
+            "metadata": {"tags": [tag]} if tag and i == 0 else {},
+            "outputs": [],
+            "execution_count": None,
+            "source": [source],
+        }
         for i, source in enumerate(sources)
-    ]  # fmt: skip
+    ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
 
@@ -97,7 +103,8 @@ def original(cohort):
 
 
 def two_references(cohort: Cohort, first, second) -> References:
-    """Two models, each with its tokenizer, as references: every other training patient is a stranger to each."""
+    """Two models, each with its tokenizer, as references: every other training patient is a
+    stranger to each."""
     patients = cohort.table.patient_id[cohort.table.split == "train"].unique()
     saved = {
         f"reference-{k}": Checkpoint(*pair, {}) for k, pair in enumerate((first, second), start=1)
@@ -139,7 +146,8 @@ def unlearning_data(cohort, request_10, original, references):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A headless browser: Debian's chromium. Without it the tests that look at pages are skipped."""
+    """A headless browser: Debian's chromium. Without it the tests that look at pages are
+    skipped."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium")

@@ -31,8 +31,8 @@ WIDTH = 6
 
 
 def with_margins(values, patients=None, rng=None) -> Predictions:
-    """Predictions of three classes whose margin in both towers is as given; embeddings say the margin too, with noise;
-    the label is 0."""
+    """Predictions of three classes whose margin in both towers is as given; embeddings say the
+    margin too, with noise; the label is 0."""
     m = np.asarray(values, float)
     n = len(m)
     rng = rng or np.random.default_rng(5)
@@ -46,7 +46,8 @@ def with_margins(values, patients=None, rng=None) -> Predictions:
 
 
 def shadows_of(n: int, difficulty, rng, models: int = 16, gain: float = 6.0) -> Shadows:
-    """Shadow models of n records with a difficulty each: margins lie around it, and `gain` above for members."""
+    """Shadow models of n records with a difficulty each: margins lie around it, and `gain` above
+    for members."""
     halves = np.stack([rng.permutation(n) % 2 == 0 for _ in range(models // 2)])
     member = np.stack([h for half in halves for h in (half, ~half)])
     found = [with_margins(difficulty + gain * m + rng.normal(size=n), rng=rng) for m in member]
@@ -54,8 +55,8 @@ def shadows_of(n: int, difficulty, rng, models: int = 16, gain: float = 6.0) -> 
 
 
 def make_evidence(kind: str, rng, sizes=(120, 300, 120, 240), gain: float = 6.0) -> Evidence:
-    """Evidence of a model that saw D_f (kind 'member') or did not ('stranger'); difficulties differ from record to
-    record, five records a patient in D_f and D_t."""
+    """Evidence of a model that saw D_f (kind 'member') or did not ('stranger'); difficulties differ
+    from record to record, five records a patient in D_f and D_t."""
     difficulty = [rng.normal(0, 3, n) for n in sizes]
     knows = (kind == "member", True, False, False)
     sets = [
@@ -94,7 +95,8 @@ def mean_unseen_margin():
 def test_a_model_that_certainly_saw_the_patients_is_caught(seen, name, tower):
     forget, test = ATTACKS[name](seen, tower)
     assert (len(forget), len(test)) == (120, 240)
-    # Without the record's own difficulty an attack can only be so good: 6 against a spread of sqrt(2) x 3.
+    # Without the record's own difficulty an attack can only be so good: 6 against a spread of
+    # sqrt(2) x 3.
     assert binary_auc(forget, test) > (0.98 if name in ("lira", "lira_offline", "u_lira") else 0.85)
 
 
@@ -124,7 +126,7 @@ def test_an_attack_without_its_evidence_is_left_out(seen):
     assert {name for name, _ in all_scores(bare)} == set(available_attacks(bare))
 
 
-# ---- formulas -------------------------------------------------------------------------------------------------------
+# ---- formulas ------------------------------------------------------------------------------------
 
 
 def test_margin_is_log_p_over_one_minus_p():
@@ -160,7 +162,8 @@ def test_lira_by_hand():
     member = np.array([[True, False], [True, False], [False, True], [False, True]])
     shadows = Shadows([with_margins(v) for v in values], member, ~member)
     target = with_margins([4.0, 0.5])
-    # Means in: 6, 7; out: 0, 0. Each record has two deviations of 1 a side and one degree of freedom: spread sqrt(2).
+    # Means in: 6, 7; out: 0, 0. Each record has two deviations of 1 a side and one degree of
+    # freedom: spread sqrt(2).
     expected = [
         norm.logpdf(m, inside, 2**0.5) - norm.logpdf(m, 0, 2**0.5)
         for m, inside in ((4.0, 6), (0.5, 7))
@@ -203,8 +206,11 @@ def test_svc_is_the_papers(seen):
 
 
 def test_embedding_shift_is_nothing_where_nothing_moved(seen):
-    still = Evidence(*(getattr(seen, s) for s in ("forget", "retain", "validation", "test")),
-                     original={"forget": seen.forget, "test": seen.test}, joint=seen.joint)  # fmt: skip
+    still = Evidence(
+        *(getattr(seen, s) for s in ("forget", "retain", "validation", "test")),
+        original={"forget": seen.forget, "test": seen.test},
+        joint=seen.joint,
+    )
     assert all(not RELATIVE["embedding_shift"](still, tower).forget.any() for tower in TOWERS)
     moved = RELATIVE["embedding_shift"](seen, "image").forget
     distance = np.linalg.norm(
@@ -213,7 +219,7 @@ def test_embedding_shift_is_nothing_where_nothing_moved(seen):
     np.testing.assert_allclose(-moved, distance, rtol=1e-5)
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def table_of(evidence, **changes):
@@ -240,7 +246,8 @@ def test_the_strongest_attack_is_judged_on_patients_it_was_not_chosen_on():
     patients = Patients(np.arange(60) // 3, np.arange(60) // 3)
     best, fitted = [], []
     for seed in range(20):
-        # Attacks that know nothing: the best of them looks good each time, the cross-fitted one must not on average.
+        # Attacks that know nothing: the best of them looks good each time, the cross-fitted one
+        # must not on average.
         rng = np.random.default_rng(seed)
         scores = {
             (name, str(k)): Scores(*rng.normal(size=(2, 60))) for name in ATTACKS for k in range(4)

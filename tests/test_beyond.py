@@ -1,4 +1,5 @@
-"""The studies past the paper: the measures against cases worked by hand, and each study on tiny models."""
+"""The studies past the paper: the measures against cases worked by hand, and each study on tiny
+models."""
 
 import json
 from dataclasses import replace
@@ -26,11 +27,12 @@ from forget_mi.training.prediction import Predictions
 from forget_mi.training.shadows import Shadows
 from forget_mi.unlearning import held_out_targets
 
-# ---- measures --------------------------------------------------------------------------------------------------------
+# ---- measures ------------------------------------------------------------------------------------
 
 
 def test_klom_of_a_case_worked_by_hand():
-    # Range 0 to 2 in 20 bins: unlearned 3 of 4 in the first and 1 in the last, retrained half and half.
+    # Range 0 to 2 in 20 bins: unlearned 3 of 4 in the first and 1 in the last, retrained half and
+    # half.
     unlearned, retrained = np.array([[0.0, 0, 0, 2]]).T, np.array([[0.0, 0, 2, 2]]).T
     expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
     assert klom(unlearned, retrained)[0] == pytest.approx(expected)
@@ -94,7 +96,7 @@ def test_completeness_runs_from_fitted_to_generalised():
     assert np.isnan(found[3])  # the original is no surer than those who never saw it
 
 
-# ---- cohorts and requests --------------------------------------------------------------------------------------------
+# ---- cohorts and requests ------------------------------------------------------------------------
 
 
 def test_noise_of_the_patient_is_shared_by_all_that_is_theirs():
@@ -143,7 +145,7 @@ def test_a_request_of_few_patients_cannot_be_cut_into_many():
         beyond.split_request(cohort, Request("few", ("a", "b")), 3, 0)
 
 
-# ---- studies ---------------------------------------------------------------------------------------------------------
+# ---- studies -------------------------------------------------------------------------------------
 
 QUICK = held_out_targets.Config(epochs=1, learning_rate=1e-3)
 
@@ -164,9 +166,12 @@ def test_a_row_is_the_gap_to_the_retrained_models(study):
     assert row["share_of_retraining"] == pytest.approx(found.work / study.retraining_work)
     assert row["share_of_references"] > 0
     assert row["one_off_trainings"] == pytest.approx(1.0)
-    assert study.row("x", study.forget("fine_tune", beyond.approach_settings(study.run, "fine_tune", None)))[
-        "one_off_trainings"
-    ] == 0  # fmt: skip
+    assert (
+        study.row(
+            "x", study.forget("fine_tune", beyond.approach_settings(study.run, "fine_tune", None))
+        )["one_off_trainings"]
+        == 0
+    )
 
 
 def test_within_a_budget_is_within_it(study):
@@ -260,7 +265,7 @@ def test_margins_of_a_study_are_those_of_its_evidence(study):
     assert len(margins(evidence.forget, "fused")) == len(study.request.forget_rows(study.cohort))
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def test_the_committed_table_is_made_from_the_committed_parts():

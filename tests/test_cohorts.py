@@ -18,7 +18,7 @@ SMALL = {"source": "synthetic", "patients": 12, "image_size": 32}
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "covid-chestxray"
 
 
-# ---- synthetic --------------------------------------------------------------------------------------------------
+# ---- synthetic -----------------------------------------------------------------------------------
 
 
 def test_same_seed_same_bytes():
@@ -58,7 +58,7 @@ def test_severity_shows_in_the_lungs():
         assert means[1] > means[0]
 
 
-# ---- the interface ----------------------------------------------------------------------------------------------
+# ---- the interface -------------------------------------------------------------------------------
 
 
 def test_save_and_load_are_inverse(tmp_path, cohort):
@@ -127,12 +127,13 @@ def test_unknown_sources_and_parameters_stop():
         load_cohort({"source": "synthetic", "label_noise": 2})
 
 
-# ---- reports ----------------------------------------------------------------------------------------------------
+# ---- reports -------------------------------------------------------------------------------------
 
 
 def test_sections_are_taken_as_published():
     report = (
-        "                                 FINAL REPORT\n EXAMINATION:  CHEST\n\n INDICATION:  ___F with dyspnea\n\n"
+        "                                 FINAL REPORT\n EXAMINATION:  CHEST\n\n INDICATION:  ___F "
+        "with dyspnea\n\n"
         " FINDINGS:  \n \n Lungs are clear.\n No effusion.\n \n IMPRESSION:  Normal chest.\n"
         " RECOMMENDATION(S):  None.\n"
     )
@@ -147,7 +148,7 @@ def test_without_sections_the_final_report_is_taken():
     assert report_text("just   text") == "just text"
 
 
-# ---- the COVID-19 image data collection ---------------------------------------------------------------------------
+# ---- the COVID-19 image data collection ----------------------------------------------------------
 
 
 @pytest.fixture

@@ -31,9 +31,17 @@ from forget_mi.unlearning.base import UnlearningData
 def bert(vocabulary: int) -> nn.Module:
     torch.manual_seed(1)
     return BertForSequenceClassification(
-        BertConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                   intermediate_size=32, num_labels=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    )  # fmt: skip
+        BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            num_labels=4,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
 
 
 def resnet() -> nn.Module:
@@ -181,7 +189,7 @@ def test_an_image_model_of_params_is_trained_saved_and_read(cohort, accelerator,
     )
 
 
-# ---- the checker says what is missing ------------------------------------------------------------------------------
+# ---- the checker says what is missing ------------------------------------------------------------
 
 
 class Says(nn.Module):
@@ -214,12 +222,17 @@ WHOLE = {"image_logits": logits, "text_logits": logits, "image_embedding": z, "t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tensor": logits}, "no per-tower logits: the model gives a tensor (4, 4), and neither the unimodal losses"),
+        ({"tensor": logits}, "no per-tower logits: the model gives a tensor (4, 4), and neither "
+                             "the unimodal losses"),
         ({"image_logits": None}, "no logits of the image tower (image_logits)"),
-        ({"text_embedding": None}, "no embedding of the text tower (text_embedding): Forget-MI's distances"),
-        ({"image_logits": lambda n: torch.zeros(n, 3)}, "image_logits has shape (4, 3), not (4, 4)"),
-        ({"text_logits": lambda n: torch.full((n, 4), torch.nan)}, "text_logits holds NaN or infinity for 4 of 4"),
-        ({"image_embedding": lambda n: torch.randn(n, 8)}, "answers differently when asked twice in evaluation mode"),
+        ({"text_embedding": None}, "no embedding of the text tower (text_embedding): Forget-MI's "
+                                   "distances"),
+        ({"image_logits": lambda n: torch.zeros(n, 3)}, "image_logits has shape (4, 3), not (4, "
+                                                        "4)"),
+        ({"text_logits": lambda n: torch.full((n, 4), torch.nan)}, "text_logits holds NaN or "
+                                                                   "infinity for 4 of 4"),
+        ({"image_embedding": lambda n: torch.randn(n, 8)}, "answers differently when asked twice "
+                                                           "in evaluation mode"),
         ({"image_logits": lambda n: 1 / 0}, "it raises ZeroDivisionError: division by zero"),
     ],
 )  # fmt: skip
@@ -273,7 +286,7 @@ def test_a_model_given_as_an_object_says_why_it_cannot_be_saved_or_made_anew(ada
         reinitialized(adapted, 1)
 
 
-# ---- factories -----------------------------------------------------------------------------------------------------
+# ---- factories -----------------------------------------------------------------------------------
 
 OWN = """
 import numpy as np
@@ -310,8 +323,10 @@ def number(classes):
 
 def people(n=12, images=True, drop=()):
     class Own:
-        table = pd.DataFrame({"patient_id": [f"p{i // 2}" for i in range(n)], "study_id": [f"s{i}" for i in range(n)],
-                              "image_id": [f"i{i}" for i in range(n)], "label": [i // 2 % 2 for i in range(n)]})
+        table = pd.DataFrame({"patient_id": [f"p{i // 2}" for i in range(n)],
+                              "study_id": [f"s{i}" for i in range(n)],
+                              "image_id": [f"i{i}" for i in range(n)],
+                              "label": [i // 2 % 2 for i in range(n)]})
         images = np.zeros((n, 1, 8, 8), np.uint8)
         reports = {f"s{i}": f"report {i}" for i in range(n)}
         classes = ("no", "yes")

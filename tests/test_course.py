@@ -1,4 +1,5 @@
-"""The course: lessons run, solutions pass their checks, untouched exercises fail them, checks speak in sentences."""
+"""The course: lessons run, solutions pass their checks, untouched exercises fail them, checks speak
+in sentences."""
 
 import importlib
 import io
@@ -137,7 +138,7 @@ def test_answers_are_taken_out():
             remove_answers(wrong)
 
 
-# ---- what a student gets to hear -------------------------------------------------------------------------------------
+# ---- what a student gets to hear -----------------------------------------------------------------
 
 
 def said_of(check, *given) -> str:
@@ -230,7 +231,8 @@ def test_a_wrong_answer_is_told_what_is_wrong(check, answer, hint):
 )
 @pytest.mark.parametrize(
     "check",
-    [memorisation.cross_entropy, memorisation.ceiling, memorisation.reply, four_losses.pulling, four_losses.total,
+    [memorisation.cross_entropy, memorisation.ceiling, memorisation.reply, four_losses.pulling,
+     four_losses.total,
      membership_inference.rates, gold_standard.gaps, baselines.diagnosis, stronger_attacks.means,
      held_out_targets.break_even, deletion_request.verdict],
 )  # fmt: skip
@@ -253,7 +255,7 @@ def test_numbers_and_arrays_may_be_tensors():
         answers.array([1, 2, 3], "x", (2,))
 
 
-# ---- a lesson's start ------------------------------------------------------------------------------------------------
+# ---- a lesson's start ----------------------------------------------------------------------------
 
 
 def test_a_lesson_without_its_run_says_what_to_run(tmp_path):

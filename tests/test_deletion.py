@@ -111,7 +111,7 @@ def test_the_report_says_what_was_done(model):
     assert all(limit in page.replace("&#39;", "'") for limit in facts["limits"])
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 def test_a_patient_is_served_once(model, tmp_path):
@@ -193,7 +193,7 @@ def test_a_request_that_was_cut_short_leaves_the_model_in_use_as_it_was(
     assert profile["retrained"] == 0
 
 
-# ---- in a browser ---------------------------------------------------------------------------------------------------
+# ---- in a browser --------------------------------------------------------------------------------
 
 
 def test_the_report_opens_in_a_browser_with_every_figure_and_nothing_from_outside(model, chromium):
@@ -227,7 +227,7 @@ def test_the_profile_of_a_request_is_the_runs(model):
     assert mine["unlearning"]["method"] == own["unlearning"]["method"]
 
 
-# ---- reference models, and records that are gone ---------------------------------------------------------------------
+# ---- reference models, and records that are gone -------------------------------------------------
 
 QUICK = {
     "unlearning": {"method": "held_out_targets", "epochs": 1},
@@ -238,8 +238,9 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A trained run after one request by held-out targets, whose patients' records were then destroyed, in two goes:
-    the first was interrupted when the cohorts no longer told who they were, and the tables still did."""
+    """A trained run after one request by held-out targets, whose patients' records were then
+    destroyed, in two goes: the first was interrupted when the cohorts no longer told who they were,
+    and the tables still did."""
     folder = tmp_path_factory.mktemp("taught") / "tiny"
     run_chain("tiny", folder, notebooks=["01_cohort", "02_train"], progress=False)
     patients = trained_patients(folder)[:6]
@@ -317,7 +318,8 @@ def test_the_next_request_is_served_without_the_records(taught, tmp_path):
     table = served.cohort().table
     assert (table.split == "deleted").sum() == taught[3]
     second = table.patient_id[table.split == "train"].unique()[:4]
-    # One reference is lost: it is trained again, and not on anybody who was served or is asked for by its own fold.
+    # One reference is lost: it is trained again, and not on anybody who was served or is asked for
+    # by its own fold.
     shutil.rmtree(served.reference("reference-2"))
     before = set(read_manifest(served.reference("reference-1"))["patients"])
     serve(folder, forget_csv(tmp_path / "2.csv", second), QUICK, progress=False)

@@ -1,4 +1,5 @@
-"""Several processes and lower precision: the same result as one process in fp32, here over gloo on the CPU."""
+"""Several processes and lower precision: the same result as one process in fp32, here over gloo on
+the CPU."""
 
 import os
 import socket
@@ -31,8 +32,8 @@ UNLEARNING = {
         forget_mi,
         forget_mi.Config(sigma=0.3, epochs=2, batch_size=4, retain_batch=4, stop="never"),
     ),
-    # Starts a step away from F_og: at F_og itself the retained distances are rounding, and their gradient, a unit
-    # vector along it, depends on how many records go through the model at once.
+    # Starts a step away from F_og: at F_og itself the retained distances are rounding, and their
+    # gradient, a unit vector along it, depends on how many records go through the model at once.
     "no_noise": (
         forget_mi,
         forget_mi.Config(setting="no_noise", epochs=2, batch_size=4, retain_batch=4, stop="never"),
@@ -56,8 +57,14 @@ def prepared(towers="both") -> tuple:
     )
     # A number of records that two processes share evenly: 8 to forget, and whole batches to retain.
     some = data.retain.select(range(len(data.retain) // 16 * 16))
-    return model, UnlearningData(data.forget.select(range(8)), some, data.validation, data.forget_reports[:8],
-                                 data.tokenizer, data.max_tokens)  # fmt: skip
+    return model, UnlearningData(
+        data.forget.select(range(8)),
+        some,
+        data.validation,
+        data.forget_reports[:8],
+        data.tokenizer,
+        data.max_tokens,
+    )
 
 
 def trained(towers: str, folder: str, parts: int = 1) -> tuple[dict, list]:
@@ -65,9 +72,15 @@ def trained(towers: str, folder: str, parts: int = 1) -> tuple[dict, list]:
     settings = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3)
     accelerator = make_accelerator(DeviceConfig(device="cpu", parts=parts))
     log = train(
-        model, data.retain, data.validation, settings, seed=0, accelerator=accelerator, progress=False,
+        model,
+        data.retain,
+        data.validation,
+        settings,
+        seed=0,
+        accelerator=accelerator,
+        progress=False,
         state_folder=os.path.join(folder, "state"),
-    )  # fmt: skip
+    )
     return model.state_dict(), [row["train_loss"] for row in log.epochs]
 
 
@@ -92,8 +105,15 @@ IN_TWO = {
 
 
 def in_process(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
     torch.set_num_threads(1)
     for name, (work, *arguments) in IN_TWO.items():
         where = [os.path.join(folder, name)] if work is trained else []
@@ -144,7 +164,8 @@ def test_two_processes_train_a_text_tower_as_one_does(folder_of_two, tmp_path):
 
 
 def test_two_processes_train_both_towers_to_about_the_same_loss(folder_of_two, tmp_path):
-    """Batch statistics and the neighbours in the ranking loss are those of each process's share, so no closer."""
+    """Batch statistics and the neighbours in the ranking loss are those of each process's share, so
+    no closer."""
     _, losses = trained("both", str(tmp_path / "alone"))
     one, other = in_two(folder_of_two, "both")
     assert one[1] == other[1]

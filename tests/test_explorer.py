@@ -28,8 +28,12 @@ def of_side(explorer: Explorer, side: str) -> str:
 @pytest.mark.parametrize("side", ["forget", "retain", "validation", "test"])
 def test_every_figure_of_every_kind_of_patient(explorer, side):
     patient = of_side(explorer, side)
-    figures = [explorer.answers(patient), explorer.attack_position(patient), explorer.neighbours(patient),
-               explorer.corrupted(patient, 0.3, 0.5, (0.25,) * 4)]  # fmt: skip
+    figures = [
+        explorer.answers(patient),
+        explorer.attack_position(patient),
+        explorer.neighbours(patient),
+        explorer.corrupted(patient, 0.3, 0.5, (0.25,) * 4),
+    ]
     assert all(isinstance(figure, Figure) for figure in figures)
     assert explorer.report(patient)
 

@@ -1,4 +1,5 @@
-"""Importing the library changes nothing in the process that does, and brings nothing that was not asked for."""
+"""Importing the library changes nothing in the process that does, and brings nothing that was not
+asked for."""
 
 import json
 import subprocess
@@ -16,7 +17,8 @@ PACKAGES = sorted(
 STATE = """
 import atexit, gc, json, locale, logging, os, random, signal, sys, warnings
 import matplotlib, numpy, torch
-import accelerate, transformers, safetensors.torch, pydantic, scipy.stats, sklearn.svm, pandas, tqdm.auto, filelock, joblib
+import accelerate, transformers, safetensors.torch, pydantic, scipy.stats, sklearn.svm, pandas
+import tqdm.auto, filelock, joblib
 import seaborn, torchvision.models, jinja2, yaml
 
 def state():
@@ -27,14 +29,18 @@ def state():
         "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
         "warnings": [str(f) for f in warnings.filters],
         "matplotlib": [str(matplotlib.rcParams), matplotlib.get_backend()],
-        "torch": [torch.get_default_dtype(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark,
-                  torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision(), torch.is_grad_enabled(),
-                  torch.backends.mkldnn.enabled, torch.utils.deterministic.fill_uninitialized_memory,
+        "torch": [torch.get_default_dtype(), torch.get_deterministic_debug_mode(),
+                  torch.backends.cudnn.benchmark,
+                  torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision(),
+                  torch.is_grad_enabled(),
+                  torch.backends.mkldnn.enabled,
+                  torch.utils.deterministic.fill_uninitialized_memory,
                   torch.random.initial_seed(), torch.random.get_rng_state().sum().item()],
         "random": [hash(random.getstate()), numpy.random.get_state()[1].sum().item()],
         "numpy": [numpy.geterr(), numpy.get_printoptions()],
         "pandas": pandas.get_option("display.max_rows"),
-        "signals": [str(signal.getsignal(s)) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
+        "signals": [str(signal.getsignal(s))
+                    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
         "logging": [logging.root.level, len(logging.root.handlers)],
         "path": sys.path,
         "locale": locale.getlocale(),
@@ -52,7 +58,10 @@ def printed(code: str) -> str:
 def differences(imports: str) -> dict:
     """What of the process's state differs after some imports."""
     code = f"{STATE}\nbefore = state()\n{imports}\nafter = state()\n"
-    code += "print(json.dumps({k: [str(before[k]), str(after[k])] for k in before if str(before[k]) != str(after[k])}))"
+    code += (
+        "print(json.dumps({k: [str(before[k]), str(after[k])] for k in before if "
+        "str(before[k]) != str(after[k])}))"
+    )
     return json.loads(printed(code))
 
 
@@ -81,8 +90,12 @@ def test_a_package_alone_brings_nothing_heavy(package):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_what_a_package_exports_is_there(package):
-    """Each name that __init__ lists can be imported, and is no module of the package (which would hide it)."""
-    code = f"import json, {package} as p; print(json.dumps({{n: type(getattr(p, n)).__name__ for n in p.__all__}}))"
+    """Each name that __init__ lists can be imported, and is no module of the package (which would
+    hide it)."""
+    code = (
+        f"import json, {package} as p; print(json.dumps({{n: type(getattr(p, n)).__name__ for "
+        f"n in p.__all__}}))"
+    )
     found = json.loads(printed(code)) if package != "forget_mi" else {}
     folder = ROOT / "lib" / "/".join(package.split("."))
     assert "module" not in found.values()
@@ -90,5 +103,8 @@ def test_what_a_package_exports_is_there(package):
 
 
 def test_a_bad_parameter_is_named_before_torch_is_imported():
-    code = "import sys; from forget_mi.cli import main; main(['run', 'tiny', '--set', 'training.epochs=0']); "
+    code = (
+        "import sys; from forget_mi.cli import main; main(['run', 'tiny', '--set', "
+        "'training.epochs=0']); "
+    )
     assert printed(code + "print('torch' in sys.modules)") == "False"

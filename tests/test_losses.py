@@ -35,7 +35,8 @@ def ranking_loss_by_loop(z, labels, studies):
 
 
 def test_ranking_loss_by_hand():
-    # Two pairs in one dimension: sim(i, i) = 1 and 0; impostors 2 * 1 = 2 and 1 * 0 = 0; margin |3 - 0|.
+    # Two pairs in one dimension: sim(i, i) = 1 and 0; impostors 2 * 1 = 2 and 1 * 0 = 0; margin |3
+    # - 0|.
     z = Embeddings(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [0.0]]))
     labels, studies = torch.tensor([0, 3]), torch.tensor([0, 1])
     # pair 0: (2 - 1 + 3) + (0 - 1 + 3); pair 1: (1 * 0 - 0 + 3) + (2 * 1 - 0 + 3)

@@ -57,7 +57,8 @@ def test_no_method_is_left_out():
 
 @pytest.fixture(scope="module")
 def reports_only(cohort, request_10):
-    """A trained text tower alone, with its tokenizer, and the data of the request without images."""
+    """A trained text tower alone, with its tokenizer, and the data of the request without
+    images."""
     cohort = replace(cohort, images=np.empty((len(cohort), 1, 0, 0), np.uint8))
     model, tokenizer, _ = train_new(
         cohort,
@@ -260,7 +261,8 @@ def test_ssd_dampens_and_never_amplifies(original, unlearning_data, accelerator)
 
 
 def test_neg_grad_is_the_gradient_of_the_negated_loss(original, unlearning_data, accelerator):
-    """The first step of Adam moves each weight by the rate, here along the sign of the gradient: ascent."""
+    """The first step of Adam moves each weight by the rate, here along the sign of the gradient:
+    ascent."""
     settings = neg_grad.Config(
         epochs=1, batch_size=1000, learning_rate=1e-4, stop="never", clip=1e9
     )

@@ -54,8 +54,11 @@ def test_fused_prediction_and_cross_entropy_by_hand():
     np.testing.assert_allclose(p.probabilities("fused"), [[0.625, 0.375]])
     np.testing.assert_allclose(p.cross_entropy("fused"), [-np.log(0.625)])
     logits = np.random.default_rng(0).normal(size=(6, 4))
-    np.testing.assert_allclose(predictions(logits, logits, [0] * 6).probabilities("image"), scipy_softmax(logits, 1),
-                               rtol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        predictions(logits, logits, [0] * 6).probabilities("image"),
+        scipy_softmax(logits, 1),
+        rtol=1e-6,
+    )
 
 
 def test_memorised_records_keep_distinct_losses():
@@ -74,7 +77,8 @@ def test_cosine_distance_by_hand():
 
 
 def test_intervals_draw_whole_patients():
-    # Two patients, one all 0 and one all 1: a draw of two patients gives a mean of 0, .5 or 1 and nothing between.
+    # Two patients, one all 0 and one all 1: a draw of two patients gives a mean of 0, .5 or 1 and
+    # nothing between.
     values, patients = np.repeat([0.0, 1.0], 50), np.repeat([7, 9], 50)
     seen = set()
 

@@ -60,7 +60,7 @@ def mimic(exported, tmp_path):
     return root, labels, image, report
 
 
-# ---- the round trip -----------------------------------------------------------------------------------------------
+# ---- the round trip ------------------------------------------------------------------------------
 
 
 def test_what_was_exported_as_dicom_comes_back_to_the_byte(cohort, exported):
@@ -88,9 +88,14 @@ def test_a_model_trained_either_way_is_the_same(cohort, exported):
     models = []
     for each in (cohort, back):
         model, _, _ = train_new(
-            each, rows_of(each, "train"), TINY_MODEL, TrainingConfig(epochs=1, batch_size=16), seed=1,
-            accelerator=make_accelerator(), progress=False,
-        )  # fmt: skip
+            each,
+            rows_of(each, "train"),
+            TINY_MODEL,
+            TrainingConfig(epochs=1, batch_size=16),
+            seed=1,
+            accelerator=make_accelerator(),
+            progress=False,
+        )
         models.append(weights(model))
     assert not differs(*models)
 
@@ -111,12 +116,13 @@ def test_a_cohort_of_a_store_is_saved_without_its_pixels(exported, tmp_path):
     assert again.select([3, 1]).images[0].tolist() == back.images[3].tolist()
 
 
-# ---- the published files ------------------------------------------------------------------------------------------
+# ---- the published files -------------------------------------------------------------------------
 
 
 def published(tmp_path: Path) -> tuple[Path, pd.DataFrame]:
-    """A label CSV of the published shape: 6,742 images, 531 TEST, with a repeated header line, and three forget CSVs of
-    201, 401 and 674 images; one small picture serves all rows through a stub."""
+    """A label CSV of the published shape: 6,742 images, 531 TEST, with a repeated header line,
+    and three forget CSVs of 201, 401 and 674 images; one small picture serves all rows through a
+    stub."""
     rng = np.random.default_rng(0)
     rows, subject = [], 10_000_000
     forget = {201: [], 401: [], 674: []}
@@ -253,7 +259,7 @@ def test_a_root_that_may_not_be_read_stops(mimic):
         (root / "files").chmod(0o755)
 
 
-# ---- single bad files are skipped and listed ----------------------------------------------------------------------
+# ---- single bad files are skipped and listed -----------------------------------------------------
 
 
 def damage_truncated(path: Path):
@@ -415,7 +421,7 @@ def test_a_link_out_of_the_root_is_not_followed(mimic, tmp_path):
         inside(root, "a", "..", "..", "b")
 
 
-# ---- from the command line ----------------------------------------------------------------------------------------
+# ---- from the command line -----------------------------------------------------------------------
 
 
 def test_exporting_from_the_command_line(tmp_path):

@@ -47,9 +47,15 @@ def test_padding_changes_nothing():
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_of_a_berts_last_layer_the_first_token_is_computed_as_all_are(attention):
     config = BertConfig(
-        vocab_size=90, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=32,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation=attention,
-    )  # fmt: skip
+        vocab_size=90,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation=attention,
+    )
     plain = BertModel(config)
     tower = TextTower(copy.deepcopy(plain), dropout=0.0, classes=2)
     assert list(tower.encoder.state_dict()) == list(plain.state_dict())
@@ -105,7 +111,8 @@ def test_the_papers_image_tower_has_the_papers_shape():
 
 
 def test_the_papers_configuration_takes_a_step_at_2048_pixels(tmp_path):
-    # SciBERT's shape with random weights: what AutoModel would load from its folder, but for two layers to be quick.
+    # SciBERT's shape with random weights: what AutoModel would load from its folder, but for two
+    # layers to be quick.
     config = BertConfig(
         vocab_size=200,
         hidden_size=768,

@@ -145,7 +145,8 @@ def test_a_second_method_is_audited_beside_the_first(run, tmp_path):
 
 
 def test_references_taken_over_from_a_run_with_another_salt_serve_this_one(run):
-    """As with `run demo --run-dir runs/mine`: the same models, and patients by this run's hashes."""
+    """As with `run demo --run-dir runs/mine`: the same models, and patients by this run's
+    hashes."""
     folder = run.folder.parent / "mine"
     shutil.copytree(run.stage("01_cohort"), folder / "01_cohort")
     mine = open_run("tiny", folder)
@@ -223,7 +224,7 @@ def test_bad_input_is_one_line_and_exit_status_1(arguments, message, tmp_path):
     assert "Traceback" not in done.stderr.replace(last, "").split("Executing")[0]
 
 
-# ---- the committed notebooks --------------------------------------------------------------------------------------
+# ---- the committed notebooks ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*NOTEBOOKS, *SIDE_NOTEBOOKS])
@@ -249,7 +250,8 @@ def test_committed_notebooks_are_clean(name):
 
 @pytest.mark.parametrize("name", [*NOTEBOOKS, *SIDE_NOTEBOOKS])
 def test_the_reference_is_of_the_present_notebook(name):
-    """Source by source, but for the parameters: otherwise `make reference` has to be run, and its diff to be read."""
+    """Source by source, but for the parameters: otherwise `make reference` has to be run, and its
+    diff to be read."""
     present, reference = (json.loads((folder / f"{name}.ipynb").read_text())["cells"] for folder in
                           (ROOT / "notebooks", REFERENCE))  # fmt: skip
     assert [c["source"] for c in present if not is_parameters(c)] == [
@@ -258,11 +260,24 @@ def test_the_reference_is_of_the_present_notebook(name):
 
 
 def test_printed_results_are_as_in_the_reference():
-    """nbval runs the notebooks on the tiny profile and compares what every cell prints, to two decimals."""
+    """nbval runs the notebooks on the tiny profile and compares what every cell prints, to two
+    decimals."""
     for old in ("reference", "tuning/tiny"):
         shutil.rmtree(ROOT / "runs" / old, ignore_errors=True)
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with",
-               str(REFERENCE / "sanitize.cfg"), "-p", "no:cacheprovider", "-o", "addopts=", str(REFERENCE)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "--nbval-sanitize-with",
+        str(REFERENCE / "sanitize.cfg"),
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        str(REFERENCE),
+    ]
     environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, cwd=REFERENCE
@@ -271,7 +286,7 @@ def test_printed_results_are_as_in_the_reference():
     assert " passed" in done.stdout
 
 
-# ---- papermill ----------------------------------------------------------------------------------------------------
+# ---- papermill -----------------------------------------------------------------------------------
 
 
 def test_cleaning_drops_what_changes_from_run_to_run(tmp_path):
@@ -309,7 +324,8 @@ def test_a_cohort_of_reports_alone_runs_through(tmp_path, cohort):
         term = "normal" if row.label == 0 else "Pulmonary Edema"
         text = f'<AbstractText Label="FINDINGS">{cohort.reports[row.study_id]}</AbstractText>'
         (reports / f"{number}.xml").write_text(
-            f'<eCitation><uId id="CXR{number}"/>{text}<MeSH><major>{term}</major></MeSH></eCitation>'
+            f"<eCitation><uId "
+            f'id="CXR{number}"/>{text}<MeSH><major>{term}</major></MeSH></eCitation>'
         )
     overrides = {"cohort": {"source": "openi", "reports": str(reports)}, "model.towers": "text"}
     run = run_chain("tiny", tmp_path / "run", overrides, progress=False)

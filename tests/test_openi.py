@@ -102,8 +102,14 @@ def test_what_has_no_label_or_text_is_left_out(collection):
     }
 
 
-BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><eCitation><uId id="CXR1"/>&b;</eCitation>'
-OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]><eCitation><uId id="CXR1"/>&a;</eCitation>'
+BOMB = (
+    '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><eCitation><uId '
+    'id="CXR1"/>&b;</eCitation>'
+)
+OUTSIDE = (
+    '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]><eCitation><uId '
+    'id="CXR1"/>&a;</eCitation>'
+)
 
 
 @pytest.mark.parametrize(

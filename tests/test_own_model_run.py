@@ -1,4 +1,5 @@
-"""A model that was trained elsewhere goes through the whole chain, a deletion request, and out again."""
+"""A model that was trained elsewhere goes through the whole chain, a deletion request, and out
+again."""
 
 import json
 
@@ -30,7 +31,8 @@ def networks(classes, vocabulary):
     image = nn.Sequential(nn.Conv2d(1, 4, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
                           nn.Linear(16, classes))
     text = BertForSequenceClassification(
-        BertConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        BertConfig(vocab_size=vocabulary, hidden_size=16,
+                   num_hidden_layers=1, num_attention_heads=2,
                    intermediate_size=16, num_labels=classes)
     )
     return {"image": image, "text": text}
@@ -40,7 +42,8 @@ TUNED = {"method": "neg_grad_plus", "epochs": 1}
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """A folder with the code of a factory, weights of what it makes, and a tokenizer; what the params say of them."""
+    """A folder with the code of a factory, weights of what it makes, and a tokenizer; what the
+    params say of them."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "their_code.py").write_text(FACTORY)
     tokenizer = build_tokenizer(

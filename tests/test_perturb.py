@@ -15,7 +15,10 @@ from forget_mi.data.perturbation import (
     word_noise,
 )
 
-REPORT = "There is mild pulmonary edema. The cardiac silhouette is enlarged. No pneumothorax in the chest."
+REPORT = (
+    "There is mild pulmonary edema. The cardiac silhouette is enlarged. No pneumothorax in "
+    "the chest."
+)
 
 
 def test_image_noise_has_the_asked_mean_and_spread_and_stays_in_range():

@@ -40,7 +40,8 @@ SETTINGS = AuditConfig(draws=200)
 
 
 class Study:
-    """A model that has learned its patients by heart, and two that never saw those of the request."""
+    """A model that has learned its patients by heart, and two that never saw those of the
+    request."""
 
     def __init__(self):
         self.accelerator = make_accelerator(DeviceConfig(device="cpu"))
@@ -96,8 +97,9 @@ def study():
 
 
 def passes_the_papers_measures(study, audit) -> bool:
-    """At least .4 of the way from the original to the retrained models in SVC attack, forget AUC and forget F1 (the
-    paper's own result goes .4, .6 and .9 of it), and no more than .05 of test AUC lost."""
+    """At least .4 of the way from the original to the retrained models in SVC attack, forget AUC
+    and forget F1 (the paper's own result goes .4, .6 and .9 of it), and no more than .05 of test
+    AUC lost."""
     retrained = [study.audits[n] for n in ("retrained-1", "retrained-2")]
 
     def way(measure):

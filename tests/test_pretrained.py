@@ -1,4 +1,5 @@
-"""Models in and out: the authors' released folder, save_pretrained and its card, exports for servers."""
+"""Models in and out: the authors' released folder, save_pretrained and its card, exports for
+servers."""
 
 import json
 import subprocess
@@ -22,7 +23,7 @@ from forget_mi.models.pretrained import from_pretrained, load_trained, save_pret
 from forget_mi.models.released import load_released, renamed_key
 from forget_mi.models.tokenizers import build_tokenizer
 
-# ---- the authors' release ------------------------------------------------------------------------------------------
+# ---- the authors' release ------------------------------------------------------------------------
 
 CHANNELS, WIDTH = (4, 4, 8, 8, 8, 8, 16, 16), 64  # 2 x 2 x 16
 
@@ -35,8 +36,13 @@ def released_state(classes: int = 4, old_names: bool = False) -> dict[str, torch
         return torch.randn(*shape, generator=generator) * 0.1
 
     def batch_norm(name, n):
-        return {f"{name}.weight": 1 + random(n), f"{name}.bias": random(n), f"{name}.running_mean": random(n),
-                f"{name}.running_var": random(n).abs() + 1, f"{name}.num_batches_tracked": torch.tensor(7)}  # fmt: skip
+        return {
+            f"{name}.weight": 1 + random(n),
+            f"{name}.bias": random(n),
+            f"{name}.running_mean": random(n),
+            f"{name}.running_var": random(n).abs() + 1,
+            f"{name}.num_batches_tracked": torch.tensor(7),
+        }
 
     stem, *stages = CHANNELS
     state = {"img_model.conv1.weight": random(stem, 1, 7, 7), **batch_norm("img_model.bn1", stem)}
@@ -83,7 +89,8 @@ def released_folder(folder, state=None, config=None):
 
 
 def read_independently(state, images, ids, mask):
-    """z_img, its logits, z_txt, its logits, straight from the state dict with torch.nn.functional alone."""
+    """z_img, its logits, z_txt, its logits, straight from the state dict with torch.nn.functional
+    alone."""
     f = torch.nn.functional
 
     def norm(x, name):
@@ -126,9 +133,13 @@ def read_independently(state, images, ids, mask):
     bert.load_state_dict(own)
     pooled = bert(ids, mask).pooler_output
     return (
-        z, f.linear(z, state["img_model.fc1.weight"], state["img_model.fc1.bias"]),
-        pooled, f.linear(pooled, state["text_model.classifier.weight"], state["text_model.classifier.bias"]),
-    )  # fmt: skip
+        z,
+        f.linear(z, state["img_model.fc1.weight"], state["img_model.fc1.bias"]),
+        pooled,
+        f.linear(
+            pooled, state["text_model.classifier.weight"], state["text_model.classifier.bias"]
+        ),
+    )
 
 
 @pytest.mark.parametrize("old_names", [False, True])
@@ -155,10 +166,14 @@ def test_the_released_weights_say_what_an_independent_reading_says(old_names, tm
     ("change", "message"),
     [
         (lambda s: s | {"img_model.layer3.0.conv2.weight": torch.zeros(8, 8, 5, 5)},
-         r"image_tower.stages.2.0.conv2.weight has shape \(8, 8, 5, 5\), the model's is \(8, 8, 3, 3\)"),
-        (lambda s: {k: v for k, v in s.items() if k != "img_model.fc1.bias"}, "such as image_tower.head.bias"),
-        (lambda s: s | {"img_model.extra": torch.zeros(1)}, "1 tensors are unknown to it, such as image_tower.extra"),
-        (lambda s: {k: v for k, v in s.items() if not k.startswith("img_model.")}, "lacks img_model.conv1.weight"),
+         r"image_tower.stages.2.0.conv2.weight has shape \(8, 8, 5, 5\), the model's is \(8, 8, 3, "
+         r"3\)"),
+        (lambda s: {k: v for k, v in s.items() if k != "img_model.fc1.bias"},
+         "such as image_tower.head.bias"),
+        (lambda s: s | {"img_model.extra": torch.zeros(1)}, "1 tensors are unknown to it, such as "
+                                                            "image_tower.extra"),
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("img_model.")},
+         "lacks img_model.conv1.weight"),
     ],
 )  # fmt: skip
 def test_a_release_that_does_not_fit_names_the_tensor(change, message, tmp_path):
@@ -201,7 +216,7 @@ def test_the_release_needs_a_tokenizer_and_the_cohorts_classes(tmp_path):
     assert model.widths == (WIDTH, WIDTH)
 
 
-# ---- as the ecosystem keeps models -----------------------------------------------------------------------------------
+# ---- as the ecosystem keeps models ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -307,7 +322,7 @@ with torch.no_grad():
     np.testing.assert_allclose(text, said.text_logits, atol=1e-5)
 
 
-# ---- exports ---------------------------------------------------------------------------------------------------------
+# ---- exports -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

@@ -76,7 +76,8 @@ def test_a_run_keeps_its_salt_and_a_sweep_shares_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def real_run(cohort, tmp_path_factory):
-    """A run of notebook 01 on an exported cohort, read as if it were MIMIC-CXR, with one bad image in it."""
+    """A run of notebook 01 on an exported cohort, read as if it were MIMIC-CXR, with one bad image
+    in it."""
     root = tmp_path_factory.mktemp("mimic")
     labels = export_cohort(cohort, root, "jpg").astype(str)
     first = labels.iloc[0]
@@ -117,7 +118,7 @@ def test_plain_ids_are_there_for_the_asking(real_run):
     assert cohort.skipped.item.tolist() == [labels.dicom_id[0]]
 
 
-# ---- what is committed --------------------------------------------------------------------------------------------
+# ---- what is committed ---------------------------------------------------------------------------
 
 COMMITTED = sorted(
     [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "tests" / "reference").glob("*.ipynb")]
@@ -125,7 +126,8 @@ COMMITTED = sorted(
 
 
 def shows_a_real_cohort(notebook: dict) -> bool:
-    """Whether a notebook was run on a profile with real people, or prints hashed ids or a real source's name."""
+    """Whether a notebook was run on a profile with real people, or prints hashed ids or a real
+    source's name."""
     parameters: dict = {}
     for cell in notebook["cells"]:
         if {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):

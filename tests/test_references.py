@@ -24,7 +24,8 @@ from forget_mi.unlearning.references import forget_in_references, reference_coho
 
 
 def in_training(patients: int, seed: int):
-    """A cohort of which everyone is in training; each patient has one to three images and mostly one label."""
+    """A cohort of which everyone is in training; each patient has one to three images and mostly
+    one label."""
     rng = np.random.default_rng(seed)
     label = np.concatenate([[0, 1] * 3, rng.integers(2, size=patients - 6)])
     images = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
@@ -32,7 +33,7 @@ def in_training(patients: int, seed: int):
     return replace(cohort, table=cohort.table.assign(split="train")), label
 
 
-# ---- folds ----------------------------------------------------------------------------------------------------------
+# ---- folds ---------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -82,7 +83,8 @@ def test_a_cohort_too_small_for_folds_is_refused():
         match=r"references\.folds = 2: cohort made has 1 training patient\(s\) of class 'yes'",
     ):
         assign_folds(cohort, ReferenceConfig(folds=2), {})
-    # Two patients, but the label that makes up their mode hides that one fold lacks the other class.
+    # Two patients, but the label that makes up their mode hides that one fold lacks the other
+    # class.
     cohort = make_cohort(["a", "a", "a", "b", "b", "c", "d", "d"], [0, 0, 1, 0, 0, 0, 0, 0])
     cohort = replace(
         cohort, classes=("no",), table=cohort.table.assign(label=[0] * 8, split="train")
@@ -100,7 +102,7 @@ def test_a_class_that_one_reference_would_lack_is_refused():
         assign_folds(cohort, ReferenceConfig(folds=2), {"reference-1": ["a", "b"]})
 
 
-# ---- teaching -------------------------------------------------------------------------------------------------------
+# ---- teaching ------------------------------------------------------------------------------------
 
 
 def test_targets_come_from_the_reference_that_never_saw_the_patient(
@@ -158,7 +160,7 @@ def test_without_references_the_method_says_what_it_needs(unlearning_data, origi
         held_out_targets.held_out_outputs(one, accelerator, UnlearningLog())
 
 
-# ---- the loss -------------------------------------------------------------------------------------------------------
+# ---- the loss ------------------------------------------------------------------------------------
 
 
 def test_the_divergence_is_scipys_and_zero_at_the_target():
@@ -212,9 +214,17 @@ def test_a_linear_schedule_rises_for_a_tenth_and_ends_at_zero():
 def test_held_out_embeddings_lie_where_the_original_puts_strangers(
     unlearning_data, original, accelerator
 ):
-    # A reference that is F_og itself has nothing to be carried over: the map is the identity, as far as ridge goes.
-    same = tuple(replace(r, model=original[0], forget=unlearning_data.forget, validation=unlearning_data.validation)
-                 for r in unlearning_data.references)  # fmt: skip
+    # A reference that is F_og itself has nothing to be carried over: the map is the identity, as
+    # far as ridge goes.
+    same = tuple(
+        replace(
+            r,
+            model=original[0],
+            forget=unlearning_data.forget,
+            validation=unlearning_data.validation,
+        )
+        for r in unlearning_data.references
+    )
     z = held_out_embeddings(
         original[0], replace(unlearning_data, references=same), accelerator, UnlearningLog()
     )
@@ -223,7 +233,7 @@ def test_held_out_embeddings_lie_where_the_original_puts_strangers(
         assert np.abs(found.numpy() - own).mean() < 0.2 * own.std(0).mean()
 
 
-# ---- the references forget too --------------------------------------------------------------------------------------
+# ---- the references forget too -------------------------------------------------------------------
 
 
 def test_each_reference_forgets_its_part_by_the_targets_of_the_other(
@@ -268,7 +278,8 @@ def test_a_request_that_one_reference_never_saw_leaves_it_alone(references, coho
 
 
 def test_the_judges_are_never_the_teachers():
-    """Shadow models and references share no seed, and shadows are trained on the whole cohort's patients."""
+    """Shadow models and references share no seed, and shadows are trained on the whole cohort's
+    patients."""
     from forget_mi.runs.run import open_run
     from forget_mi.training import shadows
 

@@ -51,10 +51,15 @@ def test_no_two_models_of_a_study_share_a_seed():
         ({"references.folds": 1}, r"parameter references\.folds = 1: 0 \(none\), or at least 2"),
         (
             {"references.folds": 0, "unlearning": {"method": "held_out_targets"}},
-            r"parameter references\.folds = 0: method held_out_targets learns from reference models",
+            r"parameter references\.folds = 0: method held_out_targets learns from reference "
+            r"models",
         ),
         ({"beside": ["magic"]}, "unlearning approach 'magic': allowed are forget_mi-equal"),
-        ({"keep_outputs": True}, "section 'keep_outputs' in profile tiny: .*delete the line"),
+        (
+            {"keep_outputs": True},
+            "parameter keep_outputs = True in profile tiny: .*delete the line",
+        ),
+        ({"training.keep": "best"}, r"parameter training\.keep = 'best' .*delete the line"),
         ({"beside": "scrub-last"}, "parameter beside = 'scrub-last': a list of approaches"),
         ({"shadows.missing": "guess"}, r"shadows\.missing = 'guess'"),
         ({"training.epochs": 0}, r"parameter training\.epochs = 0"),

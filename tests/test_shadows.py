@@ -1,4 +1,5 @@
-"""Shadow models: who is in which, that they are whole, kept and of the right cohort, and what U-LiRA asks of them."""
+"""Shadow models: who is in which, that they are whole, kept and of the right cohort, and what
+U-LiRA asks of them."""
 
 import json
 import shutil

@@ -28,9 +28,15 @@ def grid(seeds=(0, 1, 2), fractions=(0.1, 0.03)) -> pd.DataFrame:
             ]:
                 value, gap = rng.random(2)
                 rows.append(
-                    {"model": model, "method": method, "seed": seed, "forget_fraction": fraction, "test_auc": value,
-                     "mean_gap": gap}
-                )  # fmt: skip
+                    {
+                        "model": model,
+                        "method": method,
+                        "seed": seed,
+                        "forget_fraction": fraction,
+                        "test_auc": value,
+                        "mean_gap": gap,
+                    }
+                )
     return pd.DataFrame(rows)
 
 

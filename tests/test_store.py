@@ -113,7 +113,8 @@ def test_rows_of_images_are_those_of_the_array():
 def test_memory_stays_flat(tmp_path):
     """Filling a store of ten times as many images, here 157 MB of pixels, takes no more memory."""
     program = (
-        "import resource, sys; from pathlib import Path; from forget_mi.data.store import open_store\n"
+        "import resource, sys; from pathlib import Path; from forget_mi.data.store import "
+        "open_store\n"
         "paths = [Path(sys.argv[1])] * int(sys.argv[2])\n"
         "open_store(paths, 512, Path(sys.argv[3]), source='memory', workers=1, progress=False)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"

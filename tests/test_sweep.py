@@ -208,7 +208,8 @@ def test_the_attack_that_unlearns_shadow_models_is_run_on_the_largest_request():
 
 
 def test_killed_three_times_and_a_model_damaged_it_ends_with_the_same_table(project, tmp_path):
-    """Killed as soon as each of three files is there: the stage after it has begun, and its own outcome is missing."""
+    """Killed as soon as each of three files is there: the stage after it has begun, and its own
+    outcome is missing."""
     folder = tmp_path / "tiny"
     run = folder / "seed0-10pct"
     weights = run / "02_train" / "retrained-1" / "model.safetensors"
@@ -239,8 +240,18 @@ def test_killed_three_times_and_a_model_damaged_it_ends_with_the_same_table(proj
 def test_a_cell_that_fails_is_named_and_the_rest_completes(tmp_path, capfd):
     folder = tmp_path / "tiny"
     # A learning rate at which the loss is not finite.
-    broken = {"sweep": SMALL["sweep"], "unlearning": {"method": "forget_mi", "setting": "equal", "learning_rate": 1.0,
-              "clip": 1e30, "epochs": 50, "stop": "never", "weight_decay": 10.0}}  # fmt: skip
+    broken = {
+        "sweep": SMALL["sweep"],
+        "unlearning": {
+            "method": "forget_mi",
+            "setting": "equal",
+            "learning_rate": 1.0,
+            "clip": 1e30,
+            "epochs": 50,
+            "stop": "never",
+            "weight_decay": 10.0,
+        },
+    }
     code = run_sweep("tiny", folder, {**broken, **NO_SHADOWS})
     printed = "".join(capfd.readouterr())
     assert code == 1

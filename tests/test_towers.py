@@ -31,8 +31,10 @@ REPORTS = ["no edema is seen", "mild edema is seen", "severe edema with effusion
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "name",
-    ["torchvision:resnet18", "torchvision:squeezenet1_1", "torchvision:googlenet", "torchvision:mobilenet_v3_small",
-     "torchvision:densenet121", "torchvision:shufflenet_v2_x0_5", "torchvision:regnet_y_400mf", "timm:resnet18",
+    ["torchvision:resnet18", "torchvision:squeezenet1_1", "torchvision:googlenet",
+     "torchvision:mobilenet_v3_small",
+     "torchvision:densenet121", "torchvision:shufflenet_v2_x0_5", "torchvision:regnet_y_400mf",
+     "timm:resnet18",
      "timm:convnext_atto", "timm:mobilenetv3_small_050"],
 )  # fmt: skip
 def test_any_image_network_by_name(name, channels):
@@ -69,10 +71,12 @@ def test_a_network_with_weights_says_what_torchvision_says(tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet18", None, "parameter model.image_network = 'resnet18': allowed are torchvision:NAME and timm:NAME"),
+        ("resnet18", None, "parameter model.image_network = 'resnet18': allowed are "
+                           "torchvision:NAME and timm:NAME"),
         ("torchvision:resnet19", None, "'torchvision:resnet19': torchvision has alexnet, "),
         ("timm:nothing_such", None, "timm knows no such network"),
-        ("torchvision:resnet18", "/no/file.pth", "there is no such file; get https://download.pytorch.org/models/resnet18"),
+        ("torchvision:resnet18", "/no/file.pth", "there is no such file; get "
+                                                 "https://download.pytorch.org/models/resnet18"),
     ],
 )  # fmt: skip
 def test_an_image_network_that_cannot_be_had_says_what_to_do(name, weights, message):
@@ -146,11 +150,19 @@ def folder_with(model, tokenizer_folder, folder):
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
 def test_any_text_encoder_from_a_folder(kind, tokenizer_folder, tmp_path):
     encoder = {
-        "bert": lambda: BertModel(BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-                                             intermediate_size=64)),
-        "distilbert": lambda: DistilBertModel(DistilBertConfig(vocab_size=100, dim=32, n_layers=3, n_heads=2,
-                                                               hidden_dim=64)),
-    }[kind]()  # fmt: skip
+        "bert": lambda: BertModel(
+            BertConfig(
+                vocab_size=100,
+                hidden_size=32,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                intermediate_size=64,
+            )
+        ),
+        "distilbert": lambda: DistilBertModel(
+            DistilBertConfig(vocab_size=100, dim=32, n_layers=3, n_heads=2, hidden_dim=64)
+        ),
+    }[kind]()
     settings = ModelConfig(
         towers="text", text_pretrained=folder_with(encoder, tokenizer_folder, tmp_path)
     )
@@ -177,18 +189,36 @@ def test_a_text_encoder_inside_an_installed_package():
 def clip():
     return CLIPModel(
         CLIPConfig(
-            text_config={"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-                         "intermediate_size": 64, "max_position_embeddings": 48},
-            vision_config={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-                           "image_size": 32, "patch_size": 8},
+            text_config={
+                "vocab_size": 100,
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "max_position_embeddings": 48,
+            },
+            vision_config={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "image_size": 32,
+                "patch_size": 8,
+            },
             projection_dim=24,
         )
-    )  # fmt: skip
+    )
 
 
 def dual():
-    vision = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32,
-                       patch_size=8)  # fmt: skip
+    vision = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+    )
     text = BertConfig(
         vocab_size=100,
         hidden_size=32,

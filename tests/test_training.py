@@ -140,7 +140,8 @@ from test_training import fit, SETTINGS
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-model, _, _ = fit(cohort, make_accelerator(DeviceConfig(device="cpu")), TrainingConfig(epochs=12, batch_size=16),
+model, _, _ = fit(cohort, make_accelerator(DeviceConfig(device="cpu")),
+                      TrainingConfig(epochs=12, batch_size=16),
                   state_folder=Path({state!r}))
 torch.save(model.state_dict(), {out!r})
 """
@@ -180,36 +181,16 @@ def test_a_state_of_other_settings_is_refused(cohort, accelerator, tmp_path):
         )
 
 
-def test_best_keeps_the_epoch_of_the_best_validation_auc(cohort, accelerator):
-    settings = TrainingConfig(epochs=4, batch_size=16, keep="best")
-    best, _, log = fit(cohort, accelerator, settings)
-    aucs = [row["validation_auc"] for row in log.epochs]
-    assert aucs[log.best_epoch - 1] == max(aucs)
-    assert log.best_epoch == 4 or not same(
-        best, fit(cohort, accelerator, TrainingConfig(epochs=4, batch_size=16))[0]
-    )
-
-
 def test_a_diverging_training_stops(cohort, accelerator):
     tokenizer = fit(cohort, accelerator, TrainingConfig(epochs=1))[1]
     rows = rows_of(cohort, "train")
     examples = make_examples(cohort, rows, tokenizer, 24)
     model = build_model(TINY_MODEL, 4, len(tokenizer), seed=0)
 
-    def infinite(model, batch):
-        return next(model.parameters()).sum() * float("inf")
-
+    with torch.no_grad():
+        model.image_tower.head.weight.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="the loss is"):
-        train(
-            model,
-            examples,
-            examples,
-            SETTINGS,
-            seed=0,
-            accelerator=accelerator,
-            loss=infinite,
-            progress=False,
-        )
+        train(model, examples, examples, SETTINGS, seed=0, accelerator=accelerator, progress=False)
 
 
 def test_every_record_is_seen_once_an_epoch_in_an_order_of_the_seed(unlearning_data):

@@ -84,7 +84,8 @@ def test_forgetting_too_well_is_not_rewarded():
 
 
 def test_disturbing_those_who_stay_is_punished():
-    """A model to which everyone has become a stranger has forgotten the request, and the rest with it."""
+    """A model to which everyone has become a stranger has forgotten the request, and the rest with
+    it."""
     terms = score_terms(
         ORIGINAL, TuningPredictions(stranger(1), stranger(0), stranger(2), stayers=800)
     )

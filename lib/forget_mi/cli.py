@@ -1,4 +1,5 @@
-"""The command line: `python -m forget_mi run`, `forget`, `sweep`, `tune` and more. The Makefile calls these commands."""
+"""The command line: `python -m forget_mi run`, `forget`, `sweep`, `tune` and more. The Makefile
+calls these commands."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ PATHS = ("cohort.root", "cohort.reports", "request.csv")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; bad input and failing notebooks end with one line on standard error and exit status 1."""
+    """Run a command; bad input and failing notebooks end with one line on standard error and exit
+    status 1."""
     arguments = sys.argv[1:] if arguments is None else arguments
     end = arguments.index("--") if "--" in arguments else len(arguments)
     parser = make_parser()
@@ -45,7 +47,8 @@ def make_parser() -> ArgumentParser:
 def _add(
     commands, name: str, function, help: str | None = None, **arguments: Any
 ) -> ArgumentParser:
-    """A command with `--set` and `--data` where `profile` is among its arguments. arguments: positional ones."""
+    """A command with `--set` and `--data` where `profile` is among its arguments. arguments:
+    positional ones."""
     parser = commands.add_parser(name, help=help)
     for argument, settings in arguments.items():
         parser.add_argument(argument, **settings)
@@ -66,7 +69,8 @@ def _add_set(parser: ArgumentParser) -> None:
 
 
 def overrides_of(options: Namespace) -> dict[str, Any]:
-    """What the command line changes in the profile. Paths are relative to where the command was typed."""
+    """What the command line changes in the profile. Paths are relative to where the command was
+    typed."""
     import yaml
 
     overrides = {}
@@ -82,7 +86,7 @@ def overrides_of(options: Namespace) -> dict[str, Any]:
     return overrides
 
 
-# ---- runs -----------------------------------------------------------------------------------------------------------
+# ---- runs ----------------------------------------------------------------------------------------
 
 
 def _add_runs(commands) -> None:
@@ -98,13 +102,12 @@ def _add_runs(commands) -> None:
 
 
 def _run(options: Namespace) -> None:
-    from forget_mi.runs.profiles import load_profile
+    from forget_mi.runs import load_profile
 
     # Before the notebooks' packages are imported, which takes seconds.
     load_profile(options.profile, overrides_of(options))
-    from forget_mi.plots.comparison import print_comparison
-    from forget_mi.runs.chain import run_chain
-    from forget_mi.runs.project import display_path
+    from forget_mi.plots import print_comparison
+    from forget_mi.runs import display_path, run_chain
 
     run = run_chain(options.profile, options.run_dir, overrides_of(options))
     print_comparison(run.folder / "comparison.csv")
@@ -112,16 +115,14 @@ def _run(options: Namespace) -> None:
 
 
 def _shadows(options: Namespace) -> int:
-    from forget_mi.studies.workflow import run_shadows
+    from forget_mi.studies import run_shadows
 
     return run_shadows(options.profile, overrides_of(options), options.snakemake)
 
 
 def _export(options: Namespace) -> None:
-    from forget_mi.data.cohorts.registry import load_cohort
-    from forget_mi.data.export import export_cohort
-    from forget_mi.data.splits import split_by_patient
-    from forget_mi.runs.profiles import load_profile
+    from forget_mi.data import export_cohort, load_cohort, split_by_patient
+    from forget_mi.runs import load_profile
 
     params = load_profile(options.profile, overrides_of(options))
     cohort = split_by_patient(load_cohort(params.cohort), params.split)
@@ -131,7 +132,7 @@ def _export(options: Namespace) -> None:
     )
 
 
-# ---- studies --------------------------------------------------------------------------------------------------------
+# ---- studies -------------------------------------------------------------------------------------
 
 
 def _add_studies(commands) -> None:
@@ -146,24 +147,24 @@ def _add_studies(commands) -> None:
 
 
 def _sweep(options: Namespace) -> int:
-    from forget_mi.studies.workflow import run_sweep
+    from forget_mi.studies import run_sweep
 
     return run_sweep(options.profile, options.folder, overrides_of(options), options.snakemake)
 
 
 def _tune(options: Namespace) -> int:
-    from forget_mi.studies.workflow import run_tuning
+    from forget_mi.studies import run_tuning
 
     return run_tuning(options.profile, options.folder, overrides_of(options), options.snakemake)
 
 
 def _beyond(options: Namespace) -> int:
-    from forget_mi.studies.results import finish_beyond
+    from forget_mi.studies import finish_beyond
 
     return finish_beyond(options.profile, overrides_of(options), options.snakemake)
 
 
-# ---- requests -------------------------------------------------------------------------------------------------------
+# ---- requests ------------------------------------------------------------------------------------
 
 
 def _add_requests(commands) -> None:
@@ -205,9 +206,8 @@ def _add_requests(commands) -> None:
 
 
 def _forget(options: Namespace) -> None:
-    from forget_mi.requests.served_model import ServedModel
-    from forget_mi.requests.serving import serve
-    from forget_mi.runs.project import display_path
+    from forget_mi.requests import ServedModel, serve
+    from forget_mi.runs import display_path
 
     model = options.model.resolve()
     folder = serve(model, options.patients.resolve(), overrides_of(options))
@@ -215,23 +215,23 @@ def _forget(options: Namespace) -> None:
     asked = f"{len(entry['patients'])} patients, {entry['images']} images"
     print(f"\nrequest {entry['number']:03d}: {asked}: {entry['verdict']}")
     print(
-        f"report: {display_path(folder / 'report.html')}\nmodel:  {display_path(model / entry['checkpoint'])}"
+        f"report: {display_path(folder / 'report.html')}\nmodel:  "
+        f"{display_path(model / entry['checkpoint'])}"
     )
     if options.delete_records:
         _delete_records(options)
 
 
 def _delete_records(options: Namespace) -> None:
-    from forget_mi.requests.erasure import delete_records
+    from forget_mi.requests import delete_records
 
     print(f"records destroyed: {delete_records(options.model.resolve())}")
 
 
 def _pack(options: Namespace) -> None:
-    from forget_mi.models.export import export_model
-    from forget_mi.requests.card import pack_model
-    from forget_mi.requests.served_model import ServedModel
-    from forget_mi.runs.run import Run
+    from forget_mi.models import export_model
+    from forget_mi.requests import ServedModel, pack_model
+    from forget_mi.runs import Run
 
     run = Run(options.model.resolve(), ServedModel(options.model.resolve()).params)
     model, batch = pack_model(run, options.name or run.unlearned_name, options.folder)
@@ -243,7 +243,7 @@ def _pack(options: Namespace) -> None:
         print(f"{options.folder}: {name}, differs from the model by at most {difference:.1g}")
 
 
-# ---- documents ------------------------------------------------------------------------------------------------------
+# ---- documents -----------------------------------------------------------------------------------
 
 
 def _add_documents(commands) -> None:
@@ -269,20 +269,11 @@ def _add_documents(commands) -> None:
     )
     real.add_argument("profile", help="covid, open-i or open-i-minilm")
     real.add_argument("--data", type=Path, help="the data folder (cohort.root)")
-    _add(commands, "dag", _dag, "rebuild figures/workflow.png", profile={})
-    _add(
-        commands,
-        "layers",
-        _layers,
-        "rebuild the picture of the library's layers from its import contracts",
-    )
 
 
 def _notebooks(options: Namespace) -> None:
-    from forget_mi.course.notebooks import EXECUTED, write_exercises
-    from forget_mi.runs.chain import NOTEBOOKS, SIDE_NOTEBOOKS
-    from forget_mi.runs.notebooks import rebuild_notebooks
-    from forget_mi.runs.project import ROOT
+    from forget_mi.course import EXECUTED, write_exercises
+    from forget_mi.runs import NOTEBOOKS, ROOT, SIDE_NOTEBOOKS, rebuild_notebooks
 
     known = (*NOTEBOOKS, *SIDE_NOTEBOOKS, "explore", *EXECUTED)
     unknown = [name for name in options.names if name not in known]
@@ -293,9 +284,7 @@ def _notebooks(options: Namespace) -> None:
 
 
 def _reference(_: Namespace) -> None:
-    from forget_mi.runs.chain import NOTEBOOKS, SIDE_NOTEBOOKS
-    from forget_mi.runs.notebooks import rebuild_notebooks
-    from forget_mi.runs.project import ROOT
+    from forget_mi.runs import NOTEBOOKS, ROOT, SIDE_NOTEBOOKS, rebuild_notebooks
 
     # neg_grad: on so few records a trial of Forget-MI costs as much as retraining.
     parameters = {
@@ -309,32 +298,18 @@ def _reference(_: Namespace) -> None:
 
 
 def _results(_: Namespace) -> int:
-    from forget_mi.studies.results import rebuild_results
+    from forget_mi.studies import rebuild_results
 
     return rebuild_results()
 
 
 def _real_results(options: Namespace) -> None:
-    from forget_mi.studies.real_results import rebuild_real_results
+    from forget_mi.studies import rebuild_real_results
 
     rebuild_real_results(options.profile, options.data and options.data.resolve())
 
 
-def _dag(options: Namespace) -> None:
-    from forget_mi.runs.project import ROOT
-    from forget_mi.studies.workflow import draw_workflow
-
-    draw_workflow(options.profile, ROOT / "figures" / "workflow.png")
-
-
-def _layers(_: Namespace) -> None:
-    from forget_mi.runs.project import ROOT
-    from forget_mi.studies.layers import draw_layers
-
-    draw_layers(ROOT / "figures" / "layers.png")
-
-
-# ---- jobs, as the workflow calls them -------------------------------------------------------------------------------
+# ---- jobs, as the workflow calls them ------------------------------------------------------------
 
 
 def _add_jobs(commands) -> None:
@@ -369,7 +344,7 @@ def _add_jobs(commands) -> None:
 
 
 def _sweep_job(options: Namespace) -> None:
-    from forget_mi.studies.workflow import run_job
+    from forget_mi.studies import run_job
 
     run_job(
         options.profile,
@@ -382,13 +357,13 @@ def _sweep_job(options: Namespace) -> None:
 
 
 def _tune_one(options: Namespace) -> None:
-    from forget_mi.runs.chain import run_tuning_notebook
+    from forget_mi.runs import run_tuning_notebook
 
     run_tuning_notebook(options.profile, options.approach, options.folder, options.set_json)
 
 
 def _beyond_part(options: Namespace) -> None:
-    from forget_mi.studies.workflow import run_beyond_part
+    from forget_mi.studies import run_beyond_part
 
     run_beyond_part(
         options.profile, options.folder, options.part, options.seed, options.table, options.set_json
@@ -396,6 +371,6 @@ def _beyond_part(options: Namespace) -> None:
 
 
 def _shadow_one(options: Namespace) -> None:
-    from forget_mi.studies.workflow import run_shadow
+    from forget_mi.studies import run_shadow
 
     run_shadow(options.profile, options.run_dir, options.number, options.outcome, options.set_json)

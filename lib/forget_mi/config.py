@@ -1,4 +1,5 @@
-"""Parameters: small frozen dataclasses that say their own limits, and one way to fill them from a mapping."""
+"""Parameters: small frozen dataclasses that say their own limits, and one way to fill them from a
+mapping."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ T = TypeVar("T")
 
 
 def config(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass whose values are checked against their annotations when it is built."""
+    """Make a class a frozen dataclass whose values are checked against their annotations when it is
+    built."""
     return dataclass(
         cls, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", validate_default=True)
     )
@@ -53,6 +55,7 @@ def import_object(name: str, parameter: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"parameter {parameter} = {name!r}: can't be imported ({error}); write package.module:name, of a module "
+            f"parameter {parameter} = {name!r}: can't be imported ({error}); write "
+            f"package.module:name, of a module "
             "that Python finds (PYTHONPATH, or installed beside forget_mi)"
         ) from None

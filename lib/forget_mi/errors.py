@@ -18,10 +18,12 @@ class MissingExtraError(InputError, ImportError):
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """Import a module that one of the extras installs. Raises MissingExtraError that names the extra."""
+    """Import a module that one of the extras installs. Raises MissingExtraError that names the
+    extra."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{error.name} is not installed; it comes with an extra: pip install 'forget-mi[{extra}]'"
+            f"{error.name} is not installed; it comes with an extra: pip install "
+            f"'forget-mi[{extra}]'"
         ) from None

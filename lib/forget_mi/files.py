@@ -12,10 +12,11 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replace_when_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` (a file or a folder to be made) and rename it over `path` at the end.
+    """Give a temporary path beside `path` (a file or a folder to be made) and rename it over `path`
+    at the end.
 
-    If the block raises, `path` keeps what it had and the temporary is removed; if the process is killed, only
-    the temporary, which nothing reads, stays behind.
+    If the block raises, `path` keeps what it had and the temporary is removed; if the process is
+    killed, only the temporary, which nothing reads, stays behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

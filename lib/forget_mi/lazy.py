@@ -1,4 +1,5 @@
-"""Package exports that are imported when they are first used: `import forget_mi.training` alone does not import torch."""
+"""Package exports that are imported when they are first used: `import forget_mi.training` alone
+does not import torch."""
 
 from __future__ import annotations
 

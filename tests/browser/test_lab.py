@@ -18,7 +18,8 @@ PATIENCE = 150  # seconds for one notebook on a busy machine
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab on copies of the notebooks that run the tiny profile: its address and its folder."""
+    """A JupyterLab on copies of the notebooks that run the tiny profile: its address and its
+    folder."""
     folder = tmp_path_factory.mktemp("lab")
     parameters = {
         "profile": "tiny",
@@ -53,8 +54,8 @@ def lab(tmp_path_factory):
 
 
 def code_cells(path) -> list[dict]:
-    """The code cells of a notebook file that JupyterLab may be saving: it writes into the file itself, which for that
-    moment is empty or has its beginning only, and is read again."""
+    """The code cells of a notebook file that JupyterLab may be saving: it writes into the file
+    itself, which for that moment is empty or has its beginning only, and is read again."""
     for _ in range(100):
         try:
             return [
@@ -72,7 +73,8 @@ def pictures(cells) -> int:
 
 
 def kernel_is_ready(url: str, notebook: str) -> bool:
-    """Whether the server has a kernel for the notebook that has answered, and to which the page is connected."""
+    """Whether the server has a kernel for the notebook that has answered, and to which the page is
+    connected."""
     with urllib.request.urlopen(f"{url}/api/sessions", timeout=10) as answer:
         kernels = [
             session["kernel"] for session in json.load(answer) if session["path"] == notebook
@@ -83,7 +85,8 @@ def kernel_is_ready(url: str, notebook: str) -> bool:
 
 
 def accept_kernel(page) -> None:
-    """Take the kernel that JupyterLab offers: on a busy machine it asks for one before it has the notebook's own."""
+    """Take the kernel that JupyterLab offers: on a busy machine it asks for one before it has the
+    notebook's own."""
     offered = page.locator(".jp-Dialog button.jp-mod-accept")
     if offered.count():
         offered.first.click()

@@ -15,8 +15,15 @@ from forget_mi.course.notebooks import LESSONS
 from forget_mi.runs.project import ROOT
 
 START = "docs/index.html"
-READ = [START, "docs/measures.html", "docs/course.html", "notebooks/03_unlearn.html", "docs/api.html",
-        "notebooks/course/04_four_losses.html", "docs/your-own-model.html"]  # fmt: skip
+READ = [
+    START,
+    "docs/measures.html",
+    "docs/course.html",
+    "notebooks/03_unlearn.html",
+    "docs/api.html",
+    "notebooks/course/04_four_losses.html",
+    "docs/your-own-model.html",
+]
 # What the start page is asked for, and a word that stands where it is answered.
 TEN = {
     "add a cohort": "CohortContract",
@@ -57,8 +64,12 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     """The folder of a site that was built now. Warnings are errors."""
     target = tmp_path_factory.mktemp("site") / "html"
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "build.py"), "--target", str(target)],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "build.py"), "--target", str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return target
 
@@ -91,7 +102,8 @@ def pages(site) -> dict[str, Page]:
 
 @pytest.fixture
 def page(chromium, url):
-    """A browser page that fails the test where it asks anybody else, is refused something, or stops with an error."""
+    """A browser page that fails the test where it asks anybody else, is refused something, or stops
+    with an error."""
     page, wrong = chromium.new_page(viewport={"width": 1200, "height": 900}), []
     page.on(
         "request",
@@ -154,7 +166,8 @@ def test_mathematics_is_typeset(page, url):
         page.wait_for_selector("article .MathJax", timeout=30_000)
         page.evaluate("() => new Promise(done => MathJax.Hub.Queue(() => done()))")
         left = page.locator("article .math").evaluate_all(
-            "nodes => nodes.filter(n => n.innerText.includes('\\\\(') || n.innerText.includes('\\\\[')).length"
+            "nodes => nodes.filter(n => n.innerText.includes('\\\\(') || "
+            "n.innerText.includes('\\\\[')).length"
         )
         assert left == 0
         assert page.locator("article .MathJax_Error, article .merror").count() == 0
@@ -168,8 +181,8 @@ def test_search_finds_membership(page, url):
 
 
 def settle(page) -> None:
-    """Wait until fonts are there and formulas are set. (`goto` has waited for all that the page names; an idle network,
-    which Playwright advises against, now and then never comes.)"""
+    """Wait until fonts are there and formulas are set. (`goto` has waited for all that the page
+    names; an idle network, which Playwright advises against, now and then never comes.)"""
     page.evaluate("() => document.fonts.ready.then(() => true)")
     formulas = "new Promise(done => MathJax.Hub.Queue(() => done(true)))"
     page.evaluate(

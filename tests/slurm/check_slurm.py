@@ -1,4 +1,5 @@
-"""`make test-slurm`: the same small sweep here and on a real Slurm of one node must give the same table."""
+"""`make test-slurm`: the same small sweep here and on a real Slurm of one node must give the same
+table."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def sweep(folder: Path, *snakemake: str, **environment: str) -> pd.DataFrame:
 
 
 def main() -> int:
-    """Exit status 0 where both tables are equal to the last digit and every job went through Slurm."""
+    """Exit status 0 where both tables are equal to the last digit and every job went through
+    Slurm."""
     script = str(Path(__file__).with_name("slurm.sh"))
     # Below the project: on a cluster the run folder lies on a file system that all nodes share.
     with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder:
@@ -70,7 +72,8 @@ def main() -> int:
         f"{len(with_gpu)} jobs asked for a GPU"
     )
     print(
-        f"{len(completed)} Slurm jobs, {len(with_gpu)} with a GPU asked for: the table equals the local one"
+        f"{len(completed)} Slurm jobs, {len(with_gpu)} with a GPU asked for: the table equals the "
+        f"local one"
     )
     return 0
 

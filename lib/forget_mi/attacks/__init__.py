@@ -4,5 +4,11 @@ from forget_mi.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    {"registry": "ATTACKS NEEDS RELATIVE available_attacks", "base": "Evidence Scores margins"},
+    {
+        "registry": "available_attacks ATTACKS NEEDS RELATIVE",
+        "base": "Evidence Scores margins mean_where true_probability",
+        "svc": "member_calls",
+        "linear_probe": "embedding",
+        "embedding_shift": "joint_embedding",
+    },
 )

@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from forget_mi.models.joint_embedding import JointEmbedding
-from forget_mi.training.prediction import Predictions, Tower, softmax
-from forget_mi.training.shadows import Shadows
+from forget_mi.models import JointEmbedding
+from forget_mi.training import Predictions, Shadows, Tower, softmax
 
 
 class Scores(NamedTuple):
-    """What an attack says of each record, higher meaning member: forget (n), of D_f; test (m), of D_t, certain
-    strangers."""
+    """What an attack says of each record, higher meaning member: forget (n), of D_f; test (m), of
+    D_t, certain strangers."""
 
     forget: np.ndarray
     test: np.ndarray
@@ -24,12 +23,12 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One model's predictions on D_f, on D_r (certain members of an honest original's training set), and on D_v and D_t
-    (certain strangers); and what some attacks need beside them.
+    """One model's predictions on D_f, on D_r (certain members of an honest original's training
+    set), and on D_v and D_t (certain strangers); and what some attacks need beside them.
 
-    shadows: by set (forget, validation, test), what shadow models say of its records. unlearned: by set (forget, test),
-    the same of shadow models that were unlearned. original: by set (forget, test), what F_og says. joint: the fixed
-    joint embedding.
+    shadows: by set (forget, validation, test), what shadow models say of its records. unlearned: by
+    set (forget, test), the same of shadow models that were unlearned. original: by set (forget,
+    test), what F_og says. joint: the fixed joint embedding.
     """
 
     forget: Predictions
@@ -43,16 +42,18 @@ class Evidence:
 
 
 def mean_where(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean of each record over the models of its mask (n), of values and mask (models, n); NaN where it has none."""
+    """Mean of each record over the models of its mask (n), of values and mask (models, n); NaN
+    where it has none."""
     count = mask.sum(0)
     return np.where(count > 0, np.where(mask, values, 0).sum(0) / np.maximum(count, 1), np.nan)
 
 
 def gaussian(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean of each record over the models of its mask (n), and one standard deviation around it over all records.
+    """Mean of each record over the models of its mask (n), and one standard deviation around it
+    over all records.
 
-    With few shadow models a spread of each record's own would be noise (Carlini et al., 2022, section VI-C). A record
-    whose mask is empty is given the mean of the others' means.
+    With few shadow models a spread of each record's own would be noise (Carlini et al., 2022,
+    section VI-C). A record whose mask is empty is given the mean of the others' means.
     """
     means = mean_where(values, mask)
     squares = np.nansum(np.where(mask, values - means, 0) ** 2)
@@ -67,9 +68,9 @@ def true_probability(predictions: Predictions, tower: Tower) -> np.ndarray:
 
 
 def margins(predictions: Predictions, tower: Tower) -> np.ndarray:
-    """log p - log(1 - p) of each record's label (n), in nats. Of one tower that is the label's logit less the logsumexp
-    of the others'; of the fused prediction p and 1 - p are each averaged over the towers, so that a record that was
-    learned by heart does not end at infinity."""
+    """log p - log(1 - p) of each record's label (n), in nats. Of one tower that is the label's
+    logit less the logsumexp of the others'; of the fused prediction p and 1 - p are each averaged
+    over the towers, so that a record that was learned by heart does not end at infinity."""
     records, labels = np.arange(len(predictions)), predictions.labels
     found = predictions.logits(tower)
     if len(found) > 1:

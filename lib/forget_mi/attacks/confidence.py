@@ -1,9 +1,10 @@
-"""Confidence threshold (Salem et al., 2019, arXiv 1806.01246, their adversary 3): a sure model has seen the record."""
+"""Confidence threshold (Salem et al., 2019, arXiv 1806.01246, their adversary 3): a sure model has
+seen the record."""
 
 from __future__ import annotations
 
 from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.training.prediction import Tower
+from forget_mi.training import Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:

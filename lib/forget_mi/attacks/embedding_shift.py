@@ -7,19 +7,18 @@ import torch
 
 from forget_mi.attacks.base import Evidence, Scores
 from forget_mi.attacks.linear_probe import embedding
-from forget_mi.models.joint_embedding import JointEmbedding
-from forget_mi.models.outputs import Embeddings
-from forget_mi.training.prediction import Predictions, Tower
+from forget_mi.models import Embeddings, JointEmbedding
+from forget_mi.training import Predictions, Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:
-    """score(x) = -||z_F(x) - z_og(x)||, one tower's embedding under the model at hand and under the original; for the
-    fused prediction both are taken through the fixed joint embedding J.
+    """score(x) = -||z_F(x) - z_og(x)||, one tower's embedding under the model at hand and under the
+    original; for the fused prediction both are taken through the fixed joint embedding J.
 
-    For whoever has both models, as after an update of a deployed one: records that moved more than strangers did were
-    forgotten, records that stayed were not touched. A retrained model's embeddings have no reason to lie near the
-    original's, for anyone, so the score means something beside a retrained model only. Costs nothing beyond the
-    predictions.
+    For whoever has both models, as after an update of a deployed one: records that moved more than
+    strangers did were forgotten, records that stayed were not touched. A retrained model's
+    embeddings have no reason to lie near the original's, for anyone, so the score means something
+    beside a retrained model only. Costs nothing beyond the predictions.
     """
     return Scores(
         *(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.training.prediction import Predictions, Tower
+from forget_mi.training import Predictions, Tower
 
 
 def attack(evidence: Evidence, tower: Tower) -> Scores:
-    """score(x) = w . s(x) + b, a logistic regression that tells D_r from D_v (classes weighted alike) by
+    """score(x) = w . s(x) + b, a logistic regression that tells D_r from D_v (classes weighted
+    alike) by
 
         s(x) = [z ; d(z, other labels) - d(z, own label)],
 
-    the embedding, and how much nearer it lies to the mean embedding of its own label's members than to that of any
-    other label's. It reads no output of the model, so that an unlearning which only edits the output layer does not get
-    past it. Costs one regression. Assumes access to embeddings, as whoever holds the weights has it.
+    the embedding, and how much nearer it lies to the mean embedding of its own label's members than
+    to that of any other label's. It reads no output of the model, so that an unlearning which only
+    edits the output layer does not get past it. Costs one regression. Assumes access to embeddings,
+    as whoever holds the weights has it.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

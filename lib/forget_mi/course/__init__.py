@@ -1,7 +1,13 @@
-"""The course in notebooks/course: what its lessons start from, the checks of its exercises, the explorer."""
+"""The course in notebooks/course: what its lessons start from, the checks of its exercises, the
+explorer."""
 
 from forget_mi.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
-    __name__, {"lesson": "Lesson open_lesson run_tiny", "explorer": "Explorer"}
+    __name__,
+    {
+        "lesson": "Lesson open_lesson run_tiny",
+        "explorer": "Explorer",
+        "notebooks": "write_exercises EXECUTED",
+    },
 )

@@ -1,7 +1,8 @@
 """Checks of exercises that say what is wrong with an answer, in a sentence.
 
-A check is a function that takes a student's answer and raises `NotYetError` with what is wrong; `exercise` makes it
-print one line, whatever the answer is: nothing at all, of another type, or a function that stops with an error.
+A check is a function that takes a student's answer and raises `NotYetError` with what is wrong;
+`exercise` makes it print one line, whatever the answer is: nothing at all, of another type, or a
+function that stops with an error.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
 
 
 def call(function: Any, *arguments: Any, name: str = "your function") -> Any:
-    """What the student's function gives back. Raises NotYetError where it is no function, gives nothing, or fails."""
+    """What the student's function gives back. Raises NotYetError where it is no function, gives
+    nothing, or fails."""
     if not callable(function):
         raise NotYetError(
             f"The check wants {name} itself, a function; it was given {describe(function)}."
@@ -96,7 +98,8 @@ def array(answer: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
         raise NotYetError(f"{name} should have shape {shape}; it has {found.shape}.")
     if found.dtype.kind == "f" and np.isnan(found).any():
         raise NotYetError(
-            f"{name} has NaN in it: something was divided by zero, or the logarithm of zero was taken."
+            f"{name} has NaN in it: something was divided by zero, or the logarithm of zero was "
+            f"taken."
         )
     return found
 
@@ -124,7 +127,8 @@ def close(
             np.argmax(np.abs(np.asarray(found, float) - np.asarray(right, float))), np.shape(found)
         )
         place = at[0] if len(at) == 1 else tuple(int(i) for i in at)
-        raise NotYetError(f"{name} is off: at {place} it says {np.asarray(found)[at]:.4g}, where it should be "
+        raise NotYetError(f"{name} is off: at {place} it says {np.asarray(found)[at]:.4g}, where "
+                          f"it should be "
                      f"{np.asarray(right)[at]:.4g}.")  # fmt: skip
     raise NotYetError(
         f"{name} is {float(found):.4g}; that is too {'high' if found > right else 'low'}."
@@ -132,7 +136,8 @@ def close(
 
 
 def chosen(answer: Any, right: str, why_not: Mapping[str, str]) -> None:
-    """Raise NotYetError unless the right one of some answers was chosen. why_not: what to tell of each other."""
+    """Raise NotYetError unless the right one of some answers was chosen. why_not: what to tell of
+    each other."""
     allowed = sorted([right, *why_not])
     if not isinstance(answer, str) or answer.strip().lower() not in allowed:
         raise NotYetError(

@@ -33,7 +33,10 @@ def neg_grad_plus(function: Any) -> str:
             "alpha is not used.": r - f,
         },
     )
-    return "It has no lower bound: the forget part can fall without end. That is why it has to be stopped."
+    return (
+        "It has no lower bound: the forget part can fall without end. That is why it has to be "
+        "stopped."
+    )
 
 
 @exercise
@@ -73,10 +76,14 @@ def diagnosis(function: Any) -> str:
         found = call(function, *numbers, name="diagnosis")
         if found not in ("under", "over", "damaged", "fine"):
             raise NotYetError(
-                f"diagnosis should give one of under, over, damaged, fine; it gives {describe(found)}."
+                f"diagnosis should give one of under, over, damaged, fine; it gives "
+                f"{describe(found)}."
             )
         if found != right:
-            given = f"Attack {numbers[0]}, test AUC {numbers[1]}; of the retrained model {numbers[2]} and {numbers[3]}"
+            given = (
+                f"Attack {numbers[0]}, test AUC {numbers[1]}; of the retrained model "
+                f"{numbers[2]} and {numbers[3]}"
+            )
             raise NotYetError(f"{given}: that is {right!r}, not {found!r}.")
     return "Damage first: a broken model may look forgetful."
 
@@ -95,7 +102,10 @@ def damaged(answer: Any, table: pd.DataFrame) -> str:
         )
     extra, missing = sorted(set(answer) - right), sorted(right - set(answer))
     if extra:
-        found = f"its mean test AUC is {means[extra[0]]:.3f}, that of the retrained models {means['retrain']:.3f}"
+        found = (
+            f"its mean test AUC is {means[extra[0]]:.3f}, that of the retrained models "
+            f"{means['retrain']:.3f}"
+        )
         raise NotYetError(f"{extra[0]} does not belong here: {found}.")
     if missing:
         raise NotYetError(
@@ -111,8 +121,10 @@ def fair(answer: Any) -> str:
         answer,
         "rule",
         {
-            "best": "That chooses by the judge: nobody who serves a request has a retrained model to look at.",
-            "defaults": "They were chosen for other data and models; a method may fail for its learning rate alone.",
+            "best": "That chooses by the judge: nobody who serves a request has a retrained model "
+            "to look at.",
+            "defaults": "They were chosen for other data and models; a method may fail for its "
+            "learning rate alone.",
         },
     )
     return "And report what the budget was."

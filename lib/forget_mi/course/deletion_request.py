@@ -12,7 +12,7 @@ import pandas as pd
 
 from forget_mi.course.answers import NotYetError, call, chosen, describe, exercise, number
 from forget_mi.course.lesson import Lesson
-from forget_mi.data.requests import read_forget_csv
+from forget_mi.data import read_forget_csv
 from forget_mi.errors import InputError
 
 
@@ -40,7 +40,8 @@ def write_request(function: Any, lesson: Lesson) -> str:
         rows = len(pd.read_csv(path))
     if columns != ["subject_id"]:
         raise NotYetError(
-            f"The CSV should have the one column subject_id; it has {', '.join(map(repr, columns))}."
+            f"The CSV should have the one column subject_id; it has "
+            f"{', '.join(map(repr, columns))}."
         )
     if "nobody" in served:
         raise NotYetError(
@@ -50,7 +51,8 @@ def write_request(function: Any, lesson: Lesson) -> str:
         raise NotYetError("A person who has written twice stands in the CSV twice.")
     if served != [b, a, c]:
         raise NotYetError(
-            f"The request should name three people in the order of their letters; it names {len(served)}."
+            f"The request should name three people in the order of their letters; it names "
+            f"{len(served)}."
         )
     if not isinstance(left, (list, tuple)) or list(left) != ["nobody"]:
         raise NotYetError(
@@ -83,7 +85,8 @@ def pseudonym(function: Any) -> str:
         raise NotYetError(
             mistakes.get(
                 found,
-                f"For 'S00012' and the salt 'a secret' it gives {found[:20]!r}; that is another hash.",
+                f"For 'S00012' and the salt 'a secret' it gives {found[:20]!r}; that is another "
+                f"hash.",
             )
         )
     return "The same patient, the same id; without the salt it leads nowhere."
@@ -118,7 +121,8 @@ def verdict(function: Any) -> str:
         found = call(function, low, high, patients, name="verdict")
         if found not in ("too few", "told apart", "indistinguishable"):
             raise NotYetError(
-                f"verdict should give 'too few', 'told apart' or 'indistinguishable'; it gives {describe(found)}."
+                f"verdict should give 'too few', 'told apart' or 'indistinguishable'; it gives "
+                f"{describe(found)}."
             )
         if found != right:
             raise NotYetError(
@@ -133,6 +137,10 @@ def needed(answer: Any) -> str:
     found = number(answer, "the number of patients", 1)
     if found != 40:
         raise NotYetError(
-            f"With {found:g} patients the half width is {0.63 / found**0.5:.4f}; it should be just below .1."
+            f"With {found:g} patients the half width is {0.63 / found**0.5:.4f}; it should be just "
+            f"below .1."
         )
-    return "Most requests are smaller. Ten requests together may not be; that is why a study audits earlier ones again."
+    return (
+        "Most requests are smaller. Ten requests together may not be; that is why a study "
+        "audits earlier ones again."
+    )

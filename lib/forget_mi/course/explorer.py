@@ -1,5 +1,6 @@
-"""The explorer of notebooks/explore.ipynb: one patient at a time, what each model says of them, and how Forget-MI acts
-on their records. Figures are plain functions; `Explorer.widgets` puts them behind controls."""
+"""The explorer of notebooks/explore.ipynb: one patient at a time, what each model says of them, and
+how Forget-MI acts on their records. Figures are plain functions; `Explorer.widgets` puts them
+behind controls."""
 
 from __future__ import annotations
 
@@ -18,18 +19,15 @@ import torch
 from matplotlib.figure import Figure
 
 from forget_mi import plots
-from forget_mi.attacks.base import Scores, true_probability
-from forget_mi.attacks.registry import ATTACKS
+from forget_mi.attacks import ATTACKS, Scores, true_probability
 from forget_mi.course.lesson import Lesson
-from forget_mi.data.batches import Examples, make_examples
+from forget_mi.data import Examples, make_examples
 from forget_mi.errors import InputError
-from forget_mi.evaluation.measures import SETS as SIDES
-from forget_mi.evaluation.roc import by_patient
-from forget_mi.models.joint_embedding import joint_embedding_of
-from forget_mi.models.outputs import Embeddings
-from forget_mi.training.prediction import Predictions, predict
-from forget_mi.unlearning import forget_mi
-from forget_mi.unlearning.forget_mi import SETTINGS, Weights, four_losses, noisy_copies
+from forget_mi.evaluation import SETS as SIDES
+from forget_mi.evaluation import by_patient
+from forget_mi.models import Embeddings, joint_embedding_of
+from forget_mi.training import Predictions, predict
+from forget_mi.unlearning import SETTINGS, Weights, forget_mi, four_losses, noisy_copies
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -54,8 +52,8 @@ LOSSES = ("UU", "UR", "MU", "MR")
 class Explorer:
     """A finished run, one patient at a time.
 
-    models: whose answers are compared: the original, every unlearned model of the run and one retrained model.
-    patients: id by what the menu shows, those who ask to be forgotten first.
+    models: whose answers are compared: the original, every unlearned model of the run and one
+    retrained model. patients: id by what the menu shows, those who ask to be forgotten first.
     """
 
     def __init__(self, lesson: Lesson) -> None:
@@ -73,7 +71,8 @@ class Explorer:
                 self.patients[f"{patient}, {WHO[side]}"] = patient
 
     def rows(self, patient: str) -> np.ndarray:
-        """Table rows of a patient on their side, MOST_RECORDS at most. Raises InputError for one who is not there."""
+        """Table rows of a patient on their side, MOST_RECORDS at most. Raises InputError for one
+        who is not there."""
         if patient not in self.side_of:
             raise InputError(f"patient {patient!r}: is not in the cohort")
         rows = self.lesson.rows(self.side_of[patient])
@@ -95,16 +94,20 @@ class Explorer:
             dict.fromkeys(plots.wrapped(cohort.report_of(row), 110) for row in self.rows(patient))
         )
 
-    # -- figures ---------------------------------------------------------------------------------------------------
+    # -- figures -----------------------------------------------------------------------------------
 
     def answers(self, patient: str) -> Figure:
-        """The patient's radiographs, and below each, by tower, the probability that each model gives the true label."""
+        """The patient's radiographs, and below each, by tower, the probability that each model
+        gives the true label."""
         cohort, rows = self.lesson.cohort, self.rows(patient)
         towers = self.predictions("original", patient).towers
         figure, axes = plt.subplots(
-            1 + len(towers), len(rows), squeeze=False, figsize=(1.5 + 1.6 * len(rows), 1.9 + 1.1 * len(towers)),
+            1 + len(towers),
+            len(rows),
+            squeeze=False,
+            figsize=(1.5 + 1.6 * len(rows), 1.9 + 1.1 * len(towers)),
             gridspec_kw={"height_ratios": [2.2, *[1.2] * len(towers)]},
-        )  # fmt: skip
+        )
         for at, row in enumerate(rows):
             axes[0, at].imshow(
                 cohort.images[row, 0], cmap="gray", vmin=0, vmax=255
@@ -129,8 +132,8 @@ class Explorer:
         return plots.finish_figure(figure)
 
     def attack_position(self, patient: str) -> Figure:
-        """Where an attack puts the patient among the strangers, before and after: the mean score of each stranger as a
-        histogram, the patient's as a line."""
+        """Where an attack puts the patient among the strangers, before and after: the mean score of
+        each stranger as a histogram, the patient's as a line."""
         figure, axes = plt.subplots(1, 2, figsize=(8, 2.3), sharey=True)
         for axis, model in zip(axes, ("original", self.unlearned), strict=True):
             strangers = self._stranger_scores[model]
@@ -145,8 +148,8 @@ class Explorer:
         return plots.finish_figure(figure)
 
     def neighbours(self, patient: str) -> Figure:
-        """The patient's first radiograph, and the records of others that lie nearest in the embedding of the original
-        (above) and of the unlearned model (below)."""
+        """The patient's first radiograph, and the records of others that lie nearest in the
+        embedding of the original (above) and of the unlearned model (below)."""
         cohort, row = self.lesson.cohort, self.rows(patient)[0]
         figure, axes = plt.subplots(
             2, 1 + NEIGHBOURS, figsize=(1.7 * (1 + NEIGHBOURS), 4), squeeze=False
@@ -166,8 +169,9 @@ class Explorer:
     def corrupted(
         self, patient: str, sigma: float, text_noise: float, weights: Sequence[float]
     ) -> Figure:
-        """Forget-MI's corrupted copy of the patient's first record, and the four losses of all of their records, before
-        the first step and after unlearning, as they count in the weighted sum."""
+        """Forget-MI's corrupted copy of the patient's first record, and the four losses of all of
+        their records, before the first step and after unlearning, as they count in the weighted
+        sum."""
         picture, losses = self.losses(patient, sigma, text_noise, Weights(*weights))
         figure, axes = plt.subplots(1, 3, figsize=(9, 3), gridspec_kw={"width_ratios": [1, 1, 2.2]})
         for axis, image, title in zip(axes, picture, ("record", "corrupted copy"), strict=False):
@@ -186,7 +190,7 @@ class Explorer:
         axes[2].legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3))
         return plots.finish_figure(figure)
 
-    # -- what the figures are drawn from ---------------------------------------------------------------------------
+    # -- what the figures are drawn from -----------------------------------------------------------
 
     @property
     def attack(self) -> str:
@@ -205,7 +209,8 @@ class Explorer:
         return found
 
     def _score(self, model: str, patient: str) -> float:
-        """The mean score of a patient's records. Attacks judge D_f and D_t; others are put in the place of D_f."""
+        """The mean score of a patient's records. Attacks judge D_f and D_t; others are put in the
+        place of D_f."""
         side = self.side_of[patient]
         evidence = self.lesson.evidence(model)
         said = self.lesson.predictions(model, side)
@@ -218,7 +223,8 @@ class Explorer:
 
     @cached_property
     def _places(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By model, table rows of everyone and where they lie: J, or the one embedding that there is."""
+        """By model, table rows of everyone and where they lie: J, or the one embedding that there
+        is."""
         found = {}
         for model in ("original", self.unlearned):
             joint = joint_embedding_of(self.lesson.model(model).model) if self._paired else None
@@ -251,9 +257,9 @@ class Explorer:
     def losses(
         self, patient: str, sigma: float, text_noise: float, weights: Weights
     ) -> tuple[tuple[np.ndarray, np.ndarray], pd.DataFrame]:
-        """The first record's image and its corrupted copy (height, width), and the weighted losses of the patient's
-        records: a row before the first step and one a model that forgot, columns LOSSES. The retention half are the
-        first records of those who stay."""
+        """The first record's image and its corrupted copy (height, width), and the weighted losses
+        of the patient's records: a row before the first step and one a model that forgot, columns
+        LOSSES. The retention half are the first records of those who stay."""
         if not self._paired:
             raise InputError(
                 "Forget-MI's losses need both towers, of one width; this run's model has not"
@@ -293,7 +299,7 @@ class Explorer:
             torch.from_numpy(said.image_embedding), torch.from_numpy(said.text_embedding)
         )
 
-    # -- controls --------------------------------------------------------------------------------------------------
+    # -- controls ----------------------------------------------------------------------------------
 
     def widgets(self) -> ipywidgets.VBox:
         """The controls and what they show."""
@@ -307,8 +313,12 @@ class Explorer:
             "sigma": w.FloatSlider(0.3, min=0, max=1, step=0.05, description="image noise"),
             "text_noise": w.FloatSlider(0.5, min=0, max=1, step=0.1, description="report noise"),
         }
-        sliders |= {n: w.FloatSlider(getattr(setting, n), min=0, max=1, step=0.05, description=f"weight {n.upper()}")
-                    for n in Weights._fields}  # fmt: skip
+        sliders |= {
+            n: w.FloatSlider(
+                getattr(setting, n), min=0, max=1, step=0.05, description=f"weight {n.upper()}"
+            )
+            for n in Weights._fields
+        }
         for slider in sliders.values():
             slider.continuous_update = False
         shown = {
@@ -341,15 +351,20 @@ class Explorer:
 
         def show_losses(_: object = None) -> None:
             values = [slider.value for slider in sliders.values()]
-            draw(shown["corrupted"], lambda: self.corrupted(menu.value, values[0], values[1], values[2:]),
-                 f"Corrupted copy and losses of {menu.value}")  # fmt: skip
+            draw(
+                shown["corrupted"],
+                lambda: self.corrupted(menu.value, values[0], values[1], values[2:]),
+                f"Corrupted copy and losses of {menu.value}",
+            )
 
         menu.observe(show_patient, names="value")
         for slider in sliders.values():
             slider.observe(show_losses, names="value")
         show_patient()
-        titles = {"report": "The report", "answers": "What the models say", "attack": "What an attacker sees",
-                  "neighbours": "Who lies nearest", "corrupted": "Forget-MI's target and losses"}  # fmt: skip
+        titles = {"report": "The report", "answers": "What the models "
+                                                     "say", "attack": "What an attacker sees",
+                  "neighbours": "Who lies nearest", "corrupted": "Forget-MI's target and "
+                                                                 "losses"}  # fmt: skip
         parts = [menu]
         for name, title in titles.items():
             controls = (
@@ -374,4 +389,7 @@ def picture(figure: Figure, alt: str) -> str:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=90)
     encoded = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{html.escape(alt)}" style="max-width: 100%" src="data:image/png;base64,{encoded}">'
+    return (
+        f'<img alt="{html.escape(alt)}" style="max-width: 100%" '
+        f'src="data:image/png;base64,{encoded}">'
+    )

@@ -37,11 +37,8 @@ def add_noise(function: Any) -> str:
             )
             .clamp(0, 1)
             .numpy(),
-            "The noise is the same for all pixels or comes from uniform numbers; torch.randn draws one for each.": (
-                images + 0.1
-            )
-            .clamp(0, 1)
-            .numpy(),
+            "The noise is the same for all pixels or comes from uniform numbers; torch.randn draws "
+            "one for each.": (images + 0.1).clamp(0, 1).numpy(),
         },
     )
     return "The same generator, the same noise: a target that is drawn once can be aimed at."
@@ -63,9 +60,8 @@ def unimodal(function: Any) -> str:
         right,
         "the distance",
         {
-            "The distances of the two towers are added; side by side is one distance in a longer vector.": (
-                (a - c).norm(dim=1) + (b - d).norm(dim=1)
-            ).numpy(),
+            "The distances of the two towers are added; side by side is one distance in a longer "
+            "vector.": ((a - c).norm(dim=1) + (b - d).norm(dim=1)).numpy(),
             "This is the squared distance; the square root is missing.": (right**2).numpy(),
             "This is the image tower's distance alone.": (a - c).norm(dim=1).numpy(),
             "Absolute differences are added; Euclidean is the root of the squares.": torch.cat(
@@ -154,10 +150,12 @@ def pulling(answer: Any) -> str:
         )
     if {"ur", "mr"} & set(answer):
         raise NotYetError(
-            "F_ul is a copy of F_og: retained records lie exactly at their targets, there is nothing to pull."
+            "F_ul is a copy of F_og: retained records lie exactly at their targets, there is "
+            "nothing to pull."
         )
     if set(answer) != {"uu", "mu"}:
         raise NotYetError(
-            "One is missing: both the unimodal and the multimodal loss see the corrupted copies elsewhere."
+            "One is missing: both the unimodal and the multimodal loss see the corrupted copies "
+            "elsewhere."
         )
     return "The retention losses wake up as soon as the first step has moved the towers."

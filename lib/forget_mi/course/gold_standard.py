@@ -29,7 +29,8 @@ def gaps(function: Any) -> str:
     )
     if not isinstance(found, Mapping) or set(found) != {"a", "b"}:
         raise NotYetError(
-            f"gaps should give a dictionary with the same measures as the model; it gives {describe(found)}."
+            f"gaps should give a dictionary with the same measures as the model; it gives "
+            f"{describe(found)}."
         )
     values = np.array([number(found[name], f"the gap of {name!r}") for name in ("a", "b")])
     close(
@@ -91,9 +92,8 @@ def told_apart(function: Any) -> str:
         "the distance",
         {
             "An AUC below .5 is as good to an attacker as one above.": np.array([0, 0.4, -0.3]),
-            "An AUC below .5 counts as nothing here; an attacker who turns around uses it.": np.array(
-                [0, 0.4, 0.0]
-            ),
+            "An AUC below .5 counts as nothing here; an attacker who turns around uses "
+            "it.": np.array([0, 0.4, 0.0]),
             "This is the better AUC of the two; its distance from .5 is asked for.": np.array(
                 [0.5, 0.9, 0.8]
             ),
@@ -133,8 +133,10 @@ def choice(answer: Any) -> str:
         answer,
         "a",
         {
-            "b": ".30 is far below both retrained models: worse than a model that never saw these patients.",
-            "c": "It was stopped by looking at the retrained models. Nobody who serves a request has them.",
+            "b": ".30 is far below both retrained models: worse than a model that never saw these "
+            "patients.",
+            "c": "It was stopped by looking at the retrained models. Nobody who serves a request "
+            "has them.",
             "neither": ".47 lies between two retrained models: closer can't be asked for.",
         },
     )

@@ -23,7 +23,8 @@ def fold_of_records(function: Any) -> str:
         )
         if found.dtype.kind not in "iu" or not set(found.tolist()) <= {0, 1}:
             raise NotYetError(
-                f"Folds are the whole numbers 0 to folds - 1; these are {sorted(set(found.tolist()))}."
+                f"Folds are the whole numbers 0 to folds - 1; these are "
+                f"{sorted(set(found.tolist()))}."
             )
         for patient in np.unique(patients):
             if len(set(found[patients == patient])) > 1:
@@ -33,7 +34,8 @@ def fold_of_records(function: Any) -> str:
         sizes = [len({int(p) for p in patients[found == k]}) for k in (0, 1)]
         if sizes != [3, 3]:
             raise NotYetError(
-                f"Six patients in two folds should be three and three; here they are {sizes[0]} and {sizes[1]}."
+                f"Six patients in two folds should be three and three; here they are {sizes[0]} "
+                f"and {sizes[1]}."
             )
         seen.add(tuple(found.tolist()))
     if len(seen) == 1:
@@ -59,9 +61,8 @@ def targets(function: Any) -> str:
         said[fold, index],
         "a target",
         {
-            "These are from the reference that *knows* the patient: reference k is trained outside of fold k.": said[
-                1 - fold, index
-            ],
+            "These are from the reference that *knows* the patient: reference k is trained outside "
+            "of fold k.": said[1 - fold, index],
             "This is the mean over both references; one of them knows the patient.": said.mean(0),
         },
     )
@@ -87,8 +88,8 @@ def kl(function: Any) -> str:
             .mean()
             .item(),
             "The records are summed; their mean is asked for.": right * 6,
-            "The mean is over classes, too; the divergence of a record is a sum over its classes.": right
-            / 4,
+            "The mean is over classes, too; the divergence of a record is a sum over its "
+            "classes.": right / 4,
             "The sign is the wrong way round; a divergence is never negative.": -right,
             "Logits are not log probabilities; take log_softmax first.": (a.exp() * (a - b))
             .sum(-1)
@@ -106,9 +107,13 @@ def break_even(function: Any) -> str:
         found = number(call(function, *values, name="break_even"), "the number of requests")
         if found != right:
             total = values[2] + found * (values[0] + values[1])
-            why = f"{found:g} requests cost {total:.2f} trainings that way, and {found:g} by retraining"
+            why = (
+                f"{found:g} requests cost {total:.2f} trainings that way, and {found:g} by "
+                f"retraining"
+            )
             raise NotYetError(
-                f"For {values} it gives {found:g}; the smallest number that is cheaper is {right} ({why})."
+                f"For {values} it gives {found:g}; the smallest number that is cheaper is {right} "
+                f"({why})."
             )
     return "With requests that may wait for each other, retraining gets cheaper, too."
 
@@ -120,7 +125,8 @@ def reason(answer: Any) -> str:
         answer,
         "siblings",
         {
-            "overfit": "They were trained as the original was; what they know by heart is what they have seen.",
+            "overfit": "They were trained as the original was; what they know by heart is what "
+            "they have seen.",
             "small": "Less data makes a reference less sure of strangers, not more.",
         },
     )

@@ -13,31 +13,29 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
-from forget_mi.attacks import loss, svc
-from forget_mi.attacks.base import Evidence
-from forget_mi.data.batches import Examples, make_examples
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import Request
+from forget_mi.attacks import Evidence, loss, svc
+from forget_mi.data import Cohort, Examples, Request, make_examples
 from forget_mi.errors import InputError
-from forget_mi.evaluation.audit import rows_by_set
-from forget_mi.evaluation.measures import SETS as SIDES
+from forget_mi.evaluation import SETS as SIDES
+from forget_mi.evaluation import rows_by_set
 from forget_mi.metrics import binary_auc, macro_f1, mean_auc
-from forget_mi.models.checkpoints import Checkpoint
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.runs.models import load_model
-from forget_mi.runs.project import display_path
-from forget_mi.runs.references import load_references
-from forget_mi.runs.run import Run, open_run
-from forget_mi.runs.shadows import shadow_predictions
-from forget_mi.training.devices import make_accelerator
-from forget_mi.training.prediction import Predictions, predict
-from forget_mi.training.shadows import Shadows
-from forget_mi.unlearning.base import UnlearningData
+from forget_mi.models import Checkpoint, ImageTextModel
+from forget_mi.runs import (
+    Run,
+    display_path,
+    load_model,
+    load_references,
+    open_run,
+    shadow_predictions,
+)
+from forget_mi.training import Predictions, Shadows, make_accelerator, predict
+from forget_mi.unlearning import UnlearningData
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A finished run as a lesson reads it: the cohort, the request, and what the run's models say of the records."""
+    """A finished run as a lesson reads it: the cohort, the request, and what the run's models say
+    of the records."""
 
     run: Run
     cohort: Cohort
@@ -47,7 +45,8 @@ class Lesson:
     _models: dict[str, Checkpoint] = field(default_factory=dict, repr=False)
 
     def rows(self, side: str) -> np.ndarray:
-        """Rows of the cohort's table: forget (D_f), retain (D_r), validation (D_v) or test (D_t)."""
+        """Rows of the cohort's table: forget (D_f), retain (D_r), validation (D_v) or test
+        (D_t)."""
         if side not in SIDES:
             raise InputError(f"side {side!r}; allowed are {', '.join(SIDES)}")
         return self._rows[side]
@@ -57,7 +56,8 @@ class Lesson:
         return rows_by_set(self.cohort, self.request)
 
     def model(self, name: str) -> Checkpoint:
-        """A model of the run, read once: original, retrained-1, reference-1, forget_mi-multimodal, ..."""
+        """A model of the run, read once: original, retrained-1, reference-1, forget_mi-multimodal,
+        ..."""
         if name not in self._models:
             self._models[name] = load_model(self.run, name, self.cohort)
         return self._models[name]
@@ -67,8 +67,8 @@ class Lesson:
         return make_examples(self.cohort, self.rows(side), saved.tokenizer, saved.model.max_tokens)
 
     def predictions(self, model: str | ImageTextModel, side: str) -> Predictions:
-        """What a model says of the records of a side; by name it is asked once. A model without a name (one that the
-        lesson has just made) has the original's tokenizer."""
+        """What a model says of the records of a side; by name it is asked once. A model without a
+        name (one that the lesson has just made) has the original's tokenizer."""
         if not isinstance(model, str):
             return predict(model, self.examples(side, self.model("original")), self.accelerator)
         if (model, side) not in self._said:
@@ -98,7 +98,8 @@ class Lesson:
         return pd.concat(parts, ignore_index=True)
 
     def measures(self, model: str | ImageTextModel) -> dict[str, float]:
-        """What lesson 3 looks at, of the fused prediction: AUC on three sides, forget F1, and two attacks."""
+        """What lesson 3 looks at, of the fused prediction: AUC on three sides, forget F1, and two
+        attacks."""
         evidence = self.evidence(model)
         said = {side: getattr(evidence, side) for side in ("forget", "retain", "test")}
         found = {
@@ -110,7 +111,8 @@ class Lesson:
 
     @cached_property
     def data(self) -> UnlearningData:
-        """What an unlearning method is given, with the reference models as teachers where the run has them."""
+        """What an unlearning method is given, with the reference models as teachers where the run
+        has them."""
         saved = self.model("original")
         data = UnlearningData.from_cohort(
             self.cohort, self.request, saved.tokenizer, saved.model.max_tokens
@@ -120,7 +122,8 @@ class Lesson:
 
     @cached_property
     def shadows(self) -> Shadows | None:
-        """What the shadow models say of every record of the cohort; None where they have not been trained."""
+        """What the shadow models say of every record of the cohort; None where they have not been
+        trained."""
         return shadow_predictions(self.run, self.cohort, self.accelerator)
 
     @property
@@ -141,7 +144,8 @@ def open_lesson(
     needs: Sequence[str] = ("original",),
     shadows: bool = False,
 ) -> Lesson:
-    """Open the run that a lesson reads. needs: the models that must be there; shadows: whether shadow models must be.
+    """Open the run that a lesson reads. needs: the models that must be there; shadows: whether
+    shadow models must be.
 
     Raises NotThereError, whose message says what to run, where something is missing.
     """
@@ -170,19 +174,22 @@ class NotThereError(InputError):
 
 
 def missing_run_error(run: Run, why: str, command: str) -> NotThereError:
-    """The exception that says what to run; in a notebook, also a button that runs the tiny profile."""
+    """The exception that says what to run; in a notebook, also a button that runs the tiny
+    profile."""
     offer_tiny()
     return NotThereError(
         f"This lesson reads {display_path(run.folder)}, and can't: {why}.\n"
-        f"Run `{command}` in a terminal and then this notebook again, or take the tiny profile (one minute; its "
-        "numbers mean little): press the button above, or call `forget_mi.course.run_tiny()`; then set "
+        f"Run `{command}` in a terminal and then this notebook again, or take the tiny profile "
+        f"(one minute; its "
+        "numbers mean little): press the button above, or call `forget_mi.course.run_tiny()`; then "
+        "set "
         'profile = "tiny" in the cell of parameters.'
     )
 
 
 def run_tiny(run_dir: str | Path | None = None) -> Path:
     """Run the five notebooks on the tiny profile (about a minute); return the run's folder."""
-    from forget_mi.runs.chain import run_chain
+    from forget_mi.runs import run_chain
 
     return run_chain("tiny", run_dir, progress=False).folder
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from forget_mi.attacks.base import Evidence
+from forget_mi.attacks import Evidence
 from forget_mi.course.answers import (
     NotYetError,
     array,
@@ -38,9 +38,8 @@ def rates(function: Any) -> str:
             "TPR comes first, FPR second.": np.array([0.1, 0.6]),
             "A score at the threshold is called a member, too (>=).": np.array([0.2, 0.0]),
             "These are counts; shares are asked for.": np.array([3.0, 1.0]),
-            "These are the shares below the threshold; members are those with high scores.": np.array(
-                [0.4, 0.9]
-            ),
+            "These are the shares below the threshold; members are those with high "
+            "scores.": np.array([0.4, 0.9]),
         },
     )
     return "Moving the threshold trades one against the other."
@@ -77,18 +76,21 @@ def tpr_at(function: Any) -> str:
         0.6,
         "TPR at 10 % FPR (five members, ten strangers)",
         {"Of ten strangers one may be accused at 10 %; here none is.": 0.2,
-         "The threshold lies at the second stranger's score, 0.5, and accuses two if a score at it counts.": 0.8},
+         "The threshold lies at the second stranger's score, 0.5, and accuses two if a score at it "
+         "counts.": 0.8},
         1e-9,
     )  # fmt: skip
     none = number(call(function, MEMBERS, STRANGERS, 0.05, name="tpr_at"), "the rate", 0, 1)
     close(none, 0.2, "TPR at 5 % FPR, where none of ten strangers may be accused,",
-          {"A member who ties with the top stranger can't be called alone.": 0.6}, 1e-9)  # fmt: skip
+          {"A member who ties with the top stranger can't be called "
+           "alone.": 0.6}, 1e-9)  # fmt: skip
     tied = number(
         call(function, np.array([3.0, 1.0]), np.array([2.0, 2.0, 0.0, 0.0]), 0.25, name="tpr_at"),
         "the rate",
     )
     close(tied, 0.5, "TPR at 25 % FPR where the two top strangers tie",
-          {"Two strangers tie at the top: with one allowed, the threshold is above both.": 1.0}, 1e-9)  # fmt: skip
+          {"Two strangers tie at the top: with one allowed, the threshold is above "
+           "both.": 1.0}, 1e-9)  # fmt: skip
     return "With few strangers the left end is coarse: one in ten is the finest that ten can show."
 
 
@@ -105,19 +107,22 @@ def draw_patients(function: Any) -> str:
         found = call(function, patients, np.random.default_rng(seed), name="draw_patients")
         if np.ndim(found) != 1 or np.asarray(found).dtype.kind not in "iu":
             raise NotYetError(
-                f"Positions of records are asked for, whole numbers in a row; it gives {describe(found)}."
+                f"Positions of records are asked for, whole numbers in a row; it gives "
+                f"{describe(found)}."
             )
         found = np.asarray(found)
         if len(found) and (found.min() < 0 or found.max() >= len(patients)):
             raise NotYetError(
-                "A position lies outside of the records: are these patients' numbers instead of positions?"
+                "A position lies outside of the records: are these patients' numbers instead of "
+                "positions?"
             )
         count, times = np.bincount(found, minlength=len(patients)), 0
         for patient, records in whole.items():
             of_patient = {int(count[record]) for record in records}
             if len(of_patient) > 1:
                 raise NotYetError(
-                    f"Patient {patient} was drawn with some of the records only; a patient comes whole."
+                    f"Patient {patient} was drawn with some of the records only; a patient comes "
+                    f"whole."
                 )
             times += of_patient.pop()
         if times != len(whole):
@@ -162,8 +167,13 @@ def reading(answer: Any) -> str:
         answer,
         "marked",
         {
-            "passed": "Strangers are called members in 21 % of cases; whoever is called one more rarely stands out.",
-            "noise": "It may be noise, with few patients; but it can also mean something, and an interval would tell.",
+            "passed": "Strangers are called members in 21 % of cases; whoever is called one more "
+            "rarely stands out.",
+            "noise": "It may be noise, with few patients; but it can also mean something, and an "
+            "interval would tell.",
         },
     )
-    return "The goal is to be as close to the retrained model as two retrained models are to each other."
+    return (
+        "The goal is to be as close to the retrained model as two retrained models are to each "
+        "other."
+    )

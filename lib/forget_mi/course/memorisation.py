@@ -17,7 +17,7 @@ from forget_mi.course.answers import (
     exercise,
     number,
 )
-from forget_mi.training.prediction import Predictions
+from forget_mi.training import Predictions
 
 
 @exercise
@@ -36,13 +36,12 @@ def cross_entropy(function: Any) -> str:
         right,
         "the loss",
         {
-            "The sign is missing: the logarithm of a probability is negative, a loss is not.": -right,
-            "These are the probabilities of the labels; their negative logarithm is asked for.": np.exp(
-                -right
-            ),
-            "This is the loss of the most probable class; the record's own label is asked for.": -np.log(
-                p.max(1)
-            ),
+            "The sign is missing: the logarithm of a probability is negative, a loss is "
+            "not.": -right,
+            "These are the probabilities of the labels; their negative logarithm is asked "
+            "for.": np.exp(-right),
+            "This is the loss of the most probable class; the record's own label is asked "
+            "for.": -np.log(p.max(1)),
             "This is in bits (log2); a nat takes the natural logarithm.": right / np.log(2),
             "The logarithm has base 10; a nat takes the natural logarithm.": right / np.log(10),
         },
@@ -55,7 +54,8 @@ def gaps(answer: Any, forget: Predictions, test: Predictions) -> str:
     """Mean loss of strangers less that of members, by tower."""
     if not isinstance(answer, Mapping) or set(answer) != {"image", "text", "fused"}:
         raise NotYetError(
-            f"A dictionary with the keys image, text and fused is asked for; it is {describe(answer)}."
+            f"A dictionary with the keys image, text and fused is asked for; it is "
+            f"{describe(answer)}."
         )
     for tower in forget.towers:
         right = test.cross_entropy(tower).mean() - forget.cross_entropy(tower).mean()
@@ -65,9 +65,8 @@ def gaps(answer: Any, forget: Predictions, test: Predictions) -> str:
             f"the gap of {tower}",
             {
                 f"The gap of {tower} has the wrong sign: strangers minus members.": -right,
-                f"For {tower} this is the difference of the medians; the means are asked for.": np.median(
-                    test.cross_entropy(tower)
-                )
+                f"For {tower} this is the difference of the medians; the means are asked "
+                f"for.": np.median(test.cross_entropy(tower))
                 - np.median(forget.cross_entropy(tower)),
             },
         )
@@ -82,10 +81,10 @@ def ceiling(answer: Any) -> str:
         0.7 * 0.9 + 0.3 * 0.4,
         "the ceiling",
         {
-            "The wrong labels are missing: where the image shows the severity, one in ten is still wrong.": 0.7
-            + 0.3 * 0.4,
-            "What of the images that show nothing? There one can still name the commonest class.": 0.7
-            * 0.9,
+            "The wrong labels are missing: where the image shows the severity, one in ten is still "
+            "wrong.": 0.7 + 0.3 * 0.4,
+            "What of the images that show nothing? There one can still name the commonest "
+            "class.": 0.7 * 0.9,
             "The commonest class is 40 % of the labels as they are, wrong ones included.": 0.9
             * (0.7 + 0.3 * 0.4),
         },
@@ -104,9 +103,8 @@ def mean_by_patient(function: Any) -> str:
         right,
         "the mean",
         {
-            "The patients should be sorted by their number; these are in the order in which they appear.": right[
-                [1, 0, 2]
-            ],
+            "The patients should be sorted by their number; these are in the order in which they "
+            "appear.": right[[1, 0, 2]],
             "These are sums; a patient with many records would stand out by that alone.": np.array(
                 [5.0, 7.0, 0.5]
             ),
@@ -122,7 +120,8 @@ def reply(answer: Any) -> str:
         answer,
         "loss",
         {
-            "agree": "A model can do well on strangers and know its members by heart, as in the lesson.",
+            "agree": "A model can do well on strangers and know its members by heart, as in the "
+            "lesson.",
             "accuracy": "Accuracy on strangers is as silent about members as the AUC is.",
         },
     )

@@ -33,8 +33,8 @@ def write_exercises(folder: Path) -> None:
 
 
 def make_exercise(solution: str) -> str:
-    """The exercise's notebook (JSON) from its solution's: what stands between the marks is replaced by three dots, a
-    name for each answer that is not inside of a function; outputs are left out.
+    """The exercise's notebook (JSON) from its solution's: what stands between the marks is replaced
+    by three dots, a name for each answer that is not inside of a function; outputs are left out.
 
     Raises ValueError where a mark has no counterpart.
     """

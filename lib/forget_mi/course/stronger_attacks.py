@@ -56,8 +56,8 @@ def means(function: Any) -> str:
             what,
             {
                 "mu_in comes first, mu_out second.": other,
-                f"{what} divides by the number of all models; only those of its group count.": wanted
-                / 2,
+                f"{what} divides by the number of all models; only those of its group "
+                f"count.": wanted / 2,
             },
         )
     return "In and out, for each record its own."
@@ -134,8 +134,10 @@ def sentence(answer: Any) -> str:
         answer,
         "indistinguishable",
         {
-            "forgotten": "The interval holds .60 as well: a leak of that size would not have been seen.",
-            "leak": "The intervals overlap nearly whole; .03 is far below what 24 patients can show.",
+            "forgotten": "The interval holds .60 as well: a leak of that size would not have been "
+            "seen.",
+            "leak": "The intervals overlap nearly whole; .03 is far below what 24 patients can "
+            "show.",
         },
     )
     return "And write the interval beside it."

@@ -1,4 +1,5 @@
-"""Data: cohorts, splits and deletion requests by patient, batches, report and image noise, leakage."""
+"""Data: cohorts, splits and deletion requests by patient, batches, report and image noise,
+leakage."""
 
 from forget_mi.lazy import lazy_exports
 
@@ -6,13 +7,15 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "cohort": "Cohort rows_of",
-        "cohorts.registry": "load_cohort",
+        "cohorts.registry": "cohort_settings load_cohort",
         "cohorts.synthetic": "SyntheticConfig",
-        "splits": "SplitConfig split_by_patient assert_disjoint",
-        "requests": "Request RequestConfig make_request draw_request read_forget_csv",
-        "batches": "Batch Examples make_examples make_loader tokenize",
+        "splits": "SplitConfig assert_disjoint split_by_patient",
+        "requests": "Request RequestConfig check_request cohort_ids draw_request make_request "
+        "read_forget_csv",
+        "batches": "Batch Examples device_loader make_examples make_loader split_batch tokenize",
         "perturbation": "noisy_images noisy_report noisy_reports",
         "leakage": "NEAR near_duplicates nearest_in_training",
         "export": "export_cohort",
+        "pseudonyms": "pseudonym HASHED",
     },
 )

@@ -26,10 +26,10 @@ Batch = dict[str, torch.Tensor]
 class Examples(Dataset):
     """Image and report pairs as arrays; n rows.
 
-    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array. input_ids: int32,
-    attention_mask: bool, (n, tokens), padded to the longest report; in a batch both are int64, as models expect them.
-    labels: int64 (n). studies, patients: int64 (n), equal where the study or patient is. rows: int64 (n), the row of
-    the cohort's table behind each example.
+    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array. input_ids:
+    int32, attention_mask: bool, (n, tokens), padded to the longest report; in a batch both are
+    int64, as models expect them. labels: int64 (n). studies, patients: int64 (n), equal where the
+    study or patient is. rows: int64 (n), the row of the cohort's table behind each example.
     """
 
     images: np.ndarray | ImageRows
@@ -80,15 +80,16 @@ def _rows(images: np.ndarray | ImageRows, index: np.ndarray) -> np.ndarray | Ima
     return ImageRows(images, index) if on_disk else images[index]
 
 
-# Reports at a time: what a tokenizer makes of each on the way takes ten times the memory of its tokens.
+# Reports at a time: what a tokenizer makes of each on the way takes ten times the memory of its
+# tokens.
 CHUNK = 500
 
 
 def tokenize(
     reports: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
 ) -> dict[str, torch.Tensor]:
-    """Reports as input_ids, int32, and attention_mask, bool, (n, longest), cut at max_tokens; (n, 0) for a model
-    without a tokenizer, which reads none."""
+    """Reports as input_ids, int32, and attention_mask, bool, (n, longest), cut at max_tokens; (n,
+    0) for a model without a tokenizer, which reads none."""
     kinds = {
         "input_ids": torch.int32,
         "attention_mask": torch.bool,
@@ -120,7 +121,8 @@ def make_examples(
     """The examples behind some rows of a cohort's table."""
     table = cohort.table.iloc[list(rows)]
     text = tokenize([cohort.reports[s] for s in table.study_id], tokenizer, max_tokens)
-    # Numbered in the order of the table: what is drawn by patient does not depend on how the ids are hashed.
+    # Numbered in the order of the table: what is drawn by patient does not depend on how the ids
+    # are hashed.
     codes = {
         name: torch.from_numpy(pd.factorize(cohort.table[name])[0])
         for name in ("study_id", "patient_id")
@@ -155,10 +157,11 @@ def make_loader(
 
 
 def device_loader(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
-    """The same batches on the accelerator's device; where there are several processes, each gets its share of each
-    batch, so that the same number of steps is taken on the same records.
+    """The same batches on the accelerator's device; where there are several processes, each gets
+    its share of each batch, so that the same number of steps is taken on the same records.
 
-    Not `accelerator.prepare`, which would keep every epoch's loader, and write it into every saved state.
+    Not `accelerator.prepare`, which would keep every epoch's loader, and write it into every saved
+    state.
     """
     return prepare_data_loader(
         loader,

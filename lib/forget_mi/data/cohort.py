@@ -21,8 +21,9 @@ SKIPPED_COLUMNS = ("item", "reason")
 
 
 class ImageRows:
-    """Some rows of an image array, by position, without copying: what is asked for is read when it is asked for, so
-    that a memory-mapped array stays on disk. Indexing, shape, len and numpy.asarray work as on the array itself."""
+    """Some rows of an image array, by position, without copying: what is asked for is read when it
+    is asked for, so that a memory-mapped array stays on disk. Indexing, shape, len and
+    numpy.asarray work as on the array itself."""
 
     def __init__(self, images: np.ndarray | ImageRows, rows: Sequence[int]):
         rows = np.asarray(rows, dtype=np.int64)
@@ -55,9 +56,11 @@ class ImageRows:
 class Cohort:
     """Patients, their studies, their images and reports.
 
-    table: one row an image, index 0..n-1, with at least patient_id, study_id and image_id (str) and label
+    table: one row an image, index 0..n-1, with at least patient_id, study_id and image_id (str) and
+    label
         (int, 0..len(classes)-1); a source may add more (sex, age, view).
-    images: uint8 array of shape (n, 1, height, width), row i belonging to row i of the table; it may be memory-mapped,
+    images: uint8 array of shape (n, 1, height, width), row i belonging to row i of the table; it
+    may be memory-mapped,
         or an ImageRows.
     reports: study_id -> report text, never empty.
     classes: the label names, in the order of the label numbers.
@@ -100,7 +103,8 @@ class Cohort:
         if bad.any():
             row = self.table[bad].iloc[0]
             raise InputError(
-                f"cohort {self.name}: image {row.image_id!r} has label {row.label}; allowed are 0 to "
+                f"cohort {self.name}: image {row.image_id!r} has label {row.label}; allowed are 0 "
+                f"to "
                 f"{len(self.classes) - 1}"
             )
         for study in self.table.study_id.unique():
@@ -118,8 +122,8 @@ class Cohort:
         return len(self.table)
 
     def flow(self) -> pd.DataFrame:
-        """Who came in and who was left out: a row a step (the source, each reason without its details, what is used),
-        with the number of items."""
+        """Who came in and who was left out: a row a step (the source, each reason without its
+        details, what is used), with the number of items."""
         reasons = self.skipped.reason.astype(str).str.replace(r"[:(].*", "", regex=True).str.strip()
         dropped = reasons.value_counts()
         steps = {"in the source": len(self) + len(self.skipped)}
@@ -142,8 +146,9 @@ class Cohort:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any image, report, id or label: what ties a run folder to its cohort. Of
-        images in a store, the store's name counts, which changes with any of its files, and which rows are used."""
+        """16 hex digits that change with any image, report, id or label: what ties a run folder to
+        its cohort. Of images in a store, the store's name counts, which changes with any of its
+        files, and which rows are used."""
         digest = hashlib.sha256()
         columns = [c for c in self.table.columns if c != "split"]
         digest.update(self.table[columns].to_csv(index=False).encode())
@@ -157,8 +162,9 @@ class Cohort:
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write the cohort as cohort.csv, reports.json, images.npy (of images in a store, their rows in it),
-        skipped.csv and cohort.json (last, so that a folder without cohort.json is not yet whole)."""
+        """Write the cohort as cohort.csv, reports.json, images.npy (of images in a store, their
+        rows in it), skipped.csv and cohort.json (last, so that a folder without cohort.json is not
+        yet whole)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cohort.json").unlink(missing_ok=True)
@@ -180,12 +186,14 @@ class Cohort:
     def load(cls, folder: Path) -> Cohort:
         """Read a saved cohort; images stay memory-mapped.
 
-        Raises InputError where the folder holds none, a half-written one, or one whose content was changed.
+        Raises InputError where the folder holds none, a half-written one, or one whose content was
+        changed.
         """
         folder = Path(folder)
         if not (folder / "cohort.json").is_file():
             raise InputError(
-                f"{folder}: holds no whole cohort (cohort.json is missing); run notebook 01_cohort first"
+                f"{folder}: holds no whole cohort (cohort.json is missing); run notebook 01_cohort "
+                f"first"
             )
         try:
             about = json.loads((folder / "cohort.json").read_text())
@@ -212,7 +220,8 @@ class Cohort:
             ) from None
         if cohort.fingerprint != about["fingerprint"]:
             raise InputError(
-                f"{folder}: the saved cohort was changed after it was written (fingerprint {cohort.fingerprint}, "
+                f"{folder}: the saved cohort was changed after it was written (fingerprint "
+                f"{cohort.fingerprint}, "
                 f"expected {about['fingerprint']}); run notebook 01_cohort again"
             )
         return cohort

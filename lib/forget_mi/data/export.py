@@ -1,5 +1,5 @@
-"""A cohort written to disk in MIMIC-CXR's own layout, so that the path of the real collection can be tried with one
-that anybody may have."""
+"""A cohort written to disk in MIMIC-CXR's own layout, so that the path of the real collection can
+be tried with one that anybody may have."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ LABELS = "mimic-cxr-edema.csv"
 def export_cohort(
     cohort: Cohort, folder: Path, kind: Literal["dicom", "jpg"] = "dicom"
 ) -> pd.DataFrame:
-    """Write files/, reports and the label CSV of a cohort under `folder`; return the table of the CSV.
+    """Write files/, reports and the label CSV of a cohort under `folder`; return the table of the
+    CSV.
 
-    Patients and studies get numbers as MIMIC-CXR has them, in the order of the table. DICOM: 12 of 16 bits, every fifth
-    image MONOCHROME1, so that reading inverts it; uint8 pixels come back exactly. jpg: 8 bits, quality 100; pixels come
-    back within a few levels. fold: TEST where the cohort's split says test, else 1 to 5 by patient.
+    Patients and studies get numbers as MIMIC-CXR has them, in the order of the table. DICOM: 12 of
+    16 bits, every fifth image MONOCHROME1, so that reading inverts it; uint8 pixels come back
+    exactly. jpg: 8 bits, quality 100; pixels come back within a few levels. fold: TEST where the
+    cohort's split says test, else 1 to 5 by patient.
 
     Raises InputError where the folder already holds files/: nothing is mixed or overwritten.
     """
@@ -74,7 +76,8 @@ def write_dicom(path: Path, picture: np.ndarray, patient: str, study: str, inver
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    # A UID below the root that is free for anyone (2.25), from the path's name: the same cohort, the same files.
+    # A UID below the root that is free for anyone (2.25), from the path's name: the same cohort,
+    # the same files.
     meta.MediaStorageSOPInstanceUID = f"2.25.{int(sha256_of_text(path.stem)[:30], 16)}"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)

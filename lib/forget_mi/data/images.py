@@ -1,7 +1,7 @@
 """Reading one image file, whatever it is, as a grey square of bytes.
 
-Every function raises UnreadableImageError, with the reason, for a file that can't be used: the caller skips and lists
-it.
+Every function raises UnreadableImageError, with the reason, for a file that can't be used: the
+caller skips and lists it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class UnreadableImageError(ValueError):
 
 
 def inside(root: Path, *parts: str) -> Path:
-    """The path of a file below root. Raises UnreadableImageError where the parts lead elsewhere, also through a link:
-    nothing outside the data root is ever opened."""
+    """The path of a file below root. Raises UnreadableImageError where the parts lead elsewhere,
+    also through a link: nothing outside the data root is ever opened."""
     relative = PurePosixPath(*parts)
     if relative.is_absolute() or ".." in relative.parts or re.search(r"[\\\x00]", str(relative)):
         raise UnreadableImageError("its path leads out of the data folder")
@@ -54,7 +54,8 @@ def read_image(path: Path, size: int) -> np.ndarray:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture file as uint8 (height, width): colour and palette turned to grey, 16 bits scaled to 8."""
+    """A picture file as uint8 (height, width): colour and palette turned to grey, 16 bits scaled to
+    8."""
     with Image.open(path) as opened:
         if getattr(opened, "n_frames", 1) > 1:
             raise UnreadableImageError(f"{opened.n_frames} frames in one file")
@@ -66,9 +67,9 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_dicom(path: Path) -> np.ndarray:
-    """A DICOM radiograph as uint8 (height, width), bright is dense: rescale and window (or VOI table) applied as the
-    file says, the full range of the values where it says nothing, MONOCHROME1 inverted. Compressed transfer syntaxes
-    are decoded by pylibjpeg."""
+    """A DICOM radiograph as uint8 (height, width), bright is dense: rescale and window (or VOI
+    table) applied as the file says, the full range of the values where it says nothing, MONOCHROME1
+    inverted. Compressed transfer syntaxes are decoded by pylibjpeg."""
     import pydicom
 
     try:
@@ -97,8 +98,8 @@ def read_dicom(path: Path) -> np.ndarray:
 
 
 def _grey(file, stored: np.ndarray) -> np.ndarray:
-    """Stored values as grey ones, uint8. What the header asks for is worked out once for each value that a
-    pixel may have, and looked up: several times faster than for each pixel."""
+    """Stored values as grey ones, uint8. What the header asks for is worked out once for each value
+    that a pixel may have, and looked up: several times faster than for each pixel."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     few = stored.dtype.itemsize <= 2
@@ -131,7 +132,8 @@ def _own_range(values: np.ndarray, positions: np.ndarray | None) -> tuple[float,
 
 
 def _window_range(file) -> tuple[float, float] | None:
-    """What black and white are after pydicom has applied a window or table; None where the file has neither."""
+    """What black and white are after pydicom has applied a window or table; None where the file has
+    neither."""
     if file.get("VOILUTSequence"):
         return 0.0, 2.0 ** file.VOILUTSequence[0].LUTDescriptor[2] - 1
     if file.get("WindowCenter") is None or file.get("WindowWidth") is None:
@@ -151,7 +153,8 @@ def _window_range(file) -> tuple[float, float] | None:
 
 
 def fit_square(picture: np.ndarray, size: int) -> np.ndarray:
-    """A picture, uint8 (height, width), as uint8 (size, size): padded to a square with black, then resized."""
+    """A picture, uint8 (height, width), as uint8 (size, size): padded to a square with black, then
+    resized."""
     height, width = picture.shape
     if min(height, width) == 0:
         raise UnreadableImageError("the picture has no pixels")

@@ -1,4 +1,5 @@
-"""What could leak from training into the sides that judge it: the same, or nearly the same, image or report there."""
+"""What could leak from training into the sides that judge it: the same, or nearly the same, image
+or report there."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from forget_mi.data.cohort import Cohort, rows_of
 Kind = Literal["image", "report"]
 
 
-# From these similarities on, two records are called near-duplicates. At 16 x 16 pixels a picture that was rescaled and
-# compressed stays above .998 of itself; synthetic radiographs of two patients reach .995. A report with a sentence more
-# stays above .9 of itself.
+# From these similarities on, two records are called near-duplicates. At 16 x 16 pixels a picture
+# that was rescaled and compressed stays above .998 of itself; synthetic radiographs of two patients
+# reach .995. A report with a sentence more stays above .9 of itself.
 NEAR = {"image": 0.997, "report": 0.9}
 
 
@@ -28,9 +29,10 @@ CHUNK = 512
 def nearest_in_training(cohort: Cohort, kind: Kind) -> pd.DataFrame:
     """For each record of validation and test the most similar training record of another patient.
 
-    Columns: row and nearest (rows of the cohort's table), split, similarity (cosine, at most 1). Images are compared as
-    16 x 16 pixels, standardised, so that size, compression, brightness and contrast don't matter; reports as tf-idf of
-    words and word pairs. One record a study for reports. Memory grows with the records, not with their square.
+    Columns: row and nearest (rows of the cohort's table), split, similarity (cosine, at most 1).
+    Images are compared as 16 x 16 pixels, standardised, so that size, compression, brightness and
+    contrast don't matter; reports as tf-idf of words and word pairs. One record a study for
+    reports. Memory grows with the records, not with their square.
     """
     vectors = _image_vectors(cohort) if kind == "image" else _report_vectors(cohort)
     patients = pd.factorize(cohort.table.patient_id)[0]

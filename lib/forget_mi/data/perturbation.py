@@ -1,4 +1,5 @@
-"""Image and report noise: the corrupted copies I~ and T~ that Forget-MI pulls forgotten records towards."""
+"""Image and report noise: the corrupted copies I~ and T~ that Forget-MI pulls forgotten records
+towards."""
 
 from __future__ import annotations
 
@@ -10,8 +11,16 @@ import torch
 from torch import Tensor
 
 CLINICAL_KEYWORDS = (
-    "atelectasis", "lung", "edema", "cardiomegaly", "silhouette", "pneumothorax", "markings", "disease", "chest",
-)  # fmt: skip
+    "atelectasis",
+    "lung",
+    "edema",
+    "cardiomegaly",
+    "silhouette",
+    "pneumothorax",
+    "markings",
+    "disease",
+    "chest",
+)
 
 
 MASKED_KEYWORDS = 2
@@ -20,7 +29,8 @@ MASKED_KEYWORDS = 2
 MASK = "[MASK]"
 
 
-# Words that radiology reports use for one another. Synonyms keep the report plausible while its wording changes.
+# Words that radiology reports use for one another. Synonyms keep the report plausible while its
+# wording changes.
 SYNONYM_SETS = (
     ("mild", "slight", "minimal"),
     ("moderate", "considerable"),
@@ -49,7 +59,8 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def noisy_images(images: Tensor, mu: float, sigma: float, generator: torch.Generator) -> Tensor:
-    """I~ = clip(I + N(mu, sigma), 0, 1), pixel by pixel, on images in [0, 1] of any shape (paper: sigma .1).
+    """I~ = clip(I + N(mu, sigma), 0, 1), pixel by pixel, on images in [0, 1] of any shape (paper:
+    sigma .1).
 
     The generator, a CPU one, decides the noise, so that it is the same on every device.
     """
@@ -58,11 +69,12 @@ def noisy_images(images: Tensor, mu: float, sigma: float, generator: torch.Gener
 
 
 def noisy_report(report: str, level: float, rng: np.random.Generator) -> str:
-    """T~: up to two clinical keywords masked, then word noise or character noise (a fair coin) on a share of the words.
+    """T~: up to two clinical keywords masked, then word noise or character noise (a fair coin) on a
+    share of the words.
 
-    level: expected share of the words that are changed, in [0, 1] (paper: .5); 0 gives the report back.
-    Word noise: a synonym, a deletion, a repetition, or a swap with another word. Character noise: an insertion, a
-    deletion, a substitution or a swap of neighbours, one a changed word.
+    level: expected share of the words that are changed, in [0, 1] (paper: .5); 0 gives the report
+    back. Word noise: a synonym, a deletion, a repetition, or a swap with another word. Character
+    noise: an insertion, a deletion, a substitution or a swap of neighbours, one a changed word.
     """
     if level == 0:
         return report
@@ -80,7 +92,8 @@ def noisy_reports(reports: Sequence[str], level: float, seed: int) -> list[str]:
 
 
 def mask_keywords(words: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Replace up to two of the clinical keywords that occur, chosen at random, by the mask token."""
+    """Replace up to two of the clinical keywords that occur, chosen at random, by the mask
+    token."""
     words = list(words)
     present = [
         i for i, word in enumerate(words) if re.sub(r"\W", "", word).lower() in CLINICAL_KEYWORDS
@@ -91,8 +104,8 @@ def mask_keywords(words: Sequence[str], rng: np.random.Generator) -> list[str]:
 
 
 def word_noise(words: Sequence[str], changed: Sequence[int], rng: np.random.Generator) -> list[str]:
-    """Words with each of the `changed` positions replaced by a synonym (where it has one), deleted, repeated or swapped
-    with another."""
+    """Words with each of the `changed` positions replaced by a synonym (where it has one), deleted,
+    repeated or swapped with another."""
     out: list[str] = list(words)
     for i in changed:
         synonyms = _SYNONYMS.get(re.sub(r"\W", "", out[i]).lower())
@@ -114,7 +127,8 @@ def word_noise(words: Sequence[str], changed: Sequence[int], rng: np.random.Gene
 def character_noise(
     words: Sequence[str], changed: Sequence[int], rng: np.random.Generator
 ) -> list[str]:
-    """Words with one character of each `changed` one inserted, deleted, substituted or swapped with the next."""
+    """Words with one character of each `changed` one inserted, deleted, substituted or swapped with
+    the next."""
     out = list(words)
     for i in changed:
         word, letter = out[i], _LETTERS[rng.integers(len(_LETTERS))]

@@ -1,9 +1,11 @@
-"""Hashed ids: what a run keeps, prints and logs of real people says which records belong together, not whose they are.
+"""Hashed ids: what a run keeps, prints and logs of real people says which records belong together,
+not whose they are.
 
-Real sources are hashed as they come in (`cohort.ids: hashed`, the default; `plain` where a file has to be found), with
-a salt that is drawn once a run (or once for all runs of a sweep) and lies in the run's folder. Whoever asks to be
-forgotten is still named by the id of the collection. An error that stops the reading names the file to be mended. The
-images and reports in a run folder are those of real people all the same: runs/ is not to be shared.
+Real sources are hashed as they come in (`cohort.ids: hashed`, the default; `plain` where a file has
+to be found), with a salt that is drawn once a run (or once for all runs of a sweep) and lies in the
+run's folder. Whoever asks to be forgotten is still named by the id of the collection. An error that
+stops the reading names the file to be mended. The images and reports in a run folder are those of
+real people all the same: runs/ is not to be shared.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ def pseudonym(salt: str, kind: str, value: str) -> str:
 
 
 def pseudonymize(cohort: Cohort, salt: str) -> Cohort:
-    """The cohort with hashed patient, study and image ids (also of what was left out), and with `salt`, by which
-    requests find their patients."""
+    """The cohort with hashed patient, study and image ids (also of what was left out), and with
+    `salt`, by which requests find their patients."""
     table, skipped = cohort.table.copy(), cohort.skipped.copy()
     for kind in KINDS:
         table[kind] = [pseudonym(salt, kind, value) for value in table[kind]]

@@ -11,8 +11,9 @@ _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z /&()-]{2,60}?)(?::|[ \t]*$)", re.MULTI
 
 
 def report_text(report: str) -> str:
-    """The text a model reads: Impression, Findings, Conclusion and Recommendation, in this order, one line of single
-    spaces; where none of them has text, what follows the heading FINAL REPORT, else the whole report."""
+    """The text a model reads: Impression, Findings, Conclusion and Recommendation, in this order,
+    one line of single spaces; where none of them has text, what follows the heading FINAL REPORT,
+    else the whole report."""
     headings = list(_HEADING.finditer(report))
     sections: dict[str, str] = {}
     ends = [after.start() for after in headings[1:]] + [len(report)]

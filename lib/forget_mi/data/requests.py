@@ -1,4 +1,5 @@
-"""Deletion requests: who asks to be forgotten, drawn from the training patients or given as a list or a CSV."""
+"""Deletion requests: who asks to be forgotten, drawn from the training patients or given as a list
+or a CSV."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from forget_mi.files import write_text
 
 @config
 class RequestConfig:
-    """A deletion request: exactly one of a fraction of the training images (drawn by patient with the seed), a list
-    of patient ids, or a forget CSV with a subject_id (or patient_id) column."""
+    """A deletion request: exactly one of a fraction of the training images (drawn by patient with
+    the seed), a list of patient ids, or a forget CSV with a subject_id (or patient_id) column."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     patients: tuple[str, ...] | None = None
@@ -40,7 +41,8 @@ class RequestConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """The patients who withdraw consent. name: how the request is called in tables and folder names."""
+    """The patients who withdraw consent. name: how the request is called in tables and folder
+    names."""
 
     name: str
     patients: tuple[str, ...]
@@ -61,8 +63,8 @@ class Request:
         return cohort.table.patient_id.isin(self.patients).to_numpy()
 
     def save(self, path: Path, cohort: Cohort) -> None:
-        """Write the request as a forget CSV (subject_id, study_id, dicom_id, edema_severity), the format that
-        `read_forget_csv` and the published forget files share."""
+        """Write the request as a forget CSV (subject_id, study_id, dicom_id, edema_severity), the
+        format that `read_forget_csv` and the published forget files share."""
         rows = cohort.table.iloc[self.forget_rows(cohort)]
         names = {
             "patient_id": "subject_id",
@@ -85,15 +87,16 @@ def make_request(cohort: Cohort, settings: RequestConfig) -> Request:
 
 
 def cohort_ids(cohort: Cohort, patients: Iterable[str]) -> tuple[str, ...]:
-    """Patients named by the ids of the collection, as the cohort's table has them (see `cohorts.pseudonyms`)."""
+    """Patients named by the ids of the collection, as the cohort's table has them (see
+    `cohorts.pseudonyms`)."""
     if cohort.salt is None:
         return tuple(patients)
     return tuple(pseudonym(cohort.salt, "patient_id", patient) for patient in patients)
 
 
 def draw_request(cohort: Cohort, fraction: float, seed: int) -> Request:
-    """Training patients drawn at random until their images make up `fraction` of the training images, as closely as
-    whole patients allow without exceeding it."""
+    """Training patients drawn at random until their images make up `fraction` of the training
+    images, as closely as whole patients allow without exceeding it."""
     train = cohort.table.iloc[rows_of(cohort, "train")]
     images = train.groupby("patient_id", sort=False).size()
     wanted = fraction * len(train)
@@ -104,7 +107,8 @@ def draw_request(cohort: Cohort, fraction: float, seed: int) -> Request:
             total += images[patient]
     if not chosen:
         raise InputError(
-            f"request: a fraction of {fraction} is {wanted:.1f} training images, fewer than any patient has "
+            f"request: a fraction of {fraction} is {wanted:.1f} training images, fewer than any "
+            f"patient has "
             f"({images.min()}); ask for at least {images.min() / len(train):.3f}"
         )
     return check_request(cohort, Request(f"{100 * fraction:g}pct", tuple(sorted(chosen))))
@@ -113,8 +117,8 @@ def draw_request(cohort: Cohort, fraction: float, seed: int) -> Request:
 def check_request(cohort: Cohort, request: Request) -> Request:
     """Return the request if it can be served.
 
-    Raises InputError where it is empty, names a patient who is not in training, or leaves nothing, or no example of
-    a class, to train on.
+    Raises InputError where it is empty, names a patient who is not in training, or leaves nothing,
+    or no example of a class, to train on.
     """
     if not request.patients:
         raise InputError("request: it names no patient; name at least one training patient")
@@ -125,7 +129,8 @@ def check_request(cohort: Cohort, request: Request) -> Request:
             where = "is not in the cohort" if side is None else f"is in {side}, not in training"
             hint = " (split.keep_in_training would keep them there)" if side == "validation" else ""
             raise InputError(
-                f"request: patient {patient!r} ({number} of {len(request.patients)} named) {where}; only training "
+                f"request: patient {patient!r} ({number} of {len(request.patients)} named) "
+                f"{where}; only training "
                 f"patients can be forgotten{hint}"
             )
     left = cohort.table.iloc[request.retain_rows(cohort)]
@@ -142,10 +147,11 @@ def check_request(cohort: Cohort, request: Request) -> Request:
 
 
 def read_forget_csv(path: Path) -> list[str]:
-    """Patient ids in a forget CSV: the distinct values of its subject_id (or patient_id) column, in file order.
+    """Patient ids in a forget CSV: the distinct values of its subject_id (or patient_id) column, in
+    file order.
 
-    A repeated header line, as in the published files, is passed over. Raises InputError where the file is missing,
-    has no such column, or holds no patient.
+    A repeated header line, as in the published files, is passed over. Raises InputError where the
+    file is missing, has no such column, or holds no patient.
     """
     table = read_table(path, [("subject_id", "patient_id")], "a forget CSV")
     if len(table) == 0:

@@ -21,9 +21,10 @@ SIDES = ("train", "validation", "test")
 
 @config
 class SplitConfig:
-    """test, validation: share of the images on that side, met as well as whole patients allow. seed: of the draw.
-    published: the test side is the one that the collection was published with (its folds); only validation is drawn.
-    keep_in_training: forget CSVs whose patients stay in training, so that one original serves all these requests."""
+    """test, validation: share of the images on that side, met as well as whole patients allow.
+    seed: of the draw. published: the test side is the one that the collection was published with
+    (its folds); only validation is drawn. keep_in_training: forget CSVs whose patients stay in
+    training, so that one original serves all these requests."""
 
     test: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
@@ -33,8 +34,9 @@ class SplitConfig:
 
 
 def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
-    """The cohort with a column `split` (train, validation or test), the same for all images of a patient, stratified
-    by label as well as whole patients allow (scikit-learn's StratifiedGroupKFold).
+    """The cohort with a column `split` (train, validation or test), the same for all images of a
+    patient, stratified by label as well as whole patients allow (scikit-learn's
+    StratifiedGroupKFold).
 
     Raises InputError where a class has too few patients to stand on all three sides.
     """
@@ -43,7 +45,8 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
         patients = table.patient_id[table.label == label].nunique()
         if patients < len(SIDES):
             raise InputError(
-                f"cohort {cohort.name}: class {name!r} has {patients} patient(s); a patient-level split needs at least "
+                f"cohort {cohort.name}: class {name!r} has {patients} patient(s); a patient-level "
+                f"split needs at least "
                 f"{len(SIDES)}, one each for {', '.join(SIDES)}"
             )
     side = np.array(["train"] * len(table), dtype=object)
@@ -60,7 +63,8 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
     wanted = settings.validation * len(table)
     if len(rest) <= wanted:
         raise InputError(
-            f"split.keep_in_training: with these patients kept, {len(rest)} images are left for a validation side of "
+            f"split.keep_in_training: with these patients kept, {len(rest)} images are left for a "
+            f"validation side of "
             f"{wanted:.0f}"
         )
     share_of_rest = min(settings.validation / (1 - settings.test), 0.5)
@@ -98,7 +102,8 @@ def _one_fold(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
         2, min(round(1 / share), table.patient_id.nunique(), table.label.value_counts().max())
     )
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    # By number in the order of the table, so that the draw does not depend on how the ids are hashed.
+    # By number in the order of the table, so that the draw does not depend on how the ids are
+    # hashed.
     return next(splitter.split(table, table.label, pd.factorize(table.patient_id)[0]))[1]
 
 

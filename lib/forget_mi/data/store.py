@@ -1,4 +1,5 @@
-"""The image store: every image of a source decoded, normalised and resized once, into a memory-mapped file.
+"""The image store: every image of a source decoded, normalised and resized once, into a
+memory-mapped file.
 
 Epochs, and later runs, read it without decoding; memory stays flat however many images there are.
 """
@@ -34,9 +35,10 @@ CHUNK = 32
 
 @config
 class FilesConfig:
-    """What all sources made of files share. max_unreadable: share of the eligible images or reports that may be missing
-    or unusable; above it the run stops. store: folder of the image store (relative to the project). workers: processes
-    that decode; 0 for one a core. ids: see `cohorts.pseudonyms`."""
+    """What all sources made of files share. max_unreadable: share of the eligible images or reports
+    that may be missing or unusable; above it the run stops. store: folder of the image store
+    (relative to the project). workers: processes that decode; 0 for one a core. ids: see
+    `cohorts.pseudonyms`."""
 
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
     store: Path = Path("runs/store")
@@ -46,8 +48,8 @@ class FilesConfig:
 
 @dataclass(frozen=True)
 class Store:
-    """images: uint8 (n, 1, size, size), memory-mapped, in the order of the paths asked for; zeros where unreadable.
-    unreadable: position to reason. folder: where it lies."""
+    """images: uint8 (n, 1, size, size), memory-mapped, in the order of the paths asked for; zeros
+    where unreadable. unreadable: position to reason. folder: where it lies."""
 
     images: np.ndarray
     unreadable: dict[int, str]
@@ -65,9 +67,10 @@ def open_store(
 ) -> Store:
     """The store of some image files, made or finished first where it is not whole.
 
-    folder: under it lies a folder a store, named by a fingerprint of the source, the size, and every file's path,
-    length and time of change: a changed file means another store; relative to the project. workers: processes that
-    decode (default: one a core). A pass that was killed goes on where it was.
+    folder: under it lies a folder a store, named by a fingerprint of the source, the size, and
+    every file's path, length and time of change: a changed file means another store; relative to
+    the project. workers: processes that decode (default: one a core). A pass that was killed goes
+    on where it was.
 
     Raises InputError where the disk has no room for it.
     """
@@ -105,11 +108,13 @@ def cohort_from_files(
 ) -> Cohort:
     """The cohort of some image files, read through the store.
 
-    rows, paths: of the table and of the image behind each. settings: a source's config, a FilesConfig
-    with root and image_size. ineligible: items that the source leaves out by its rules, with the reason.
-    unusable: items that it should have had, with what is wrong; the unreadable images join them.
+    rows, paths: of the table and of the image behind each. settings: a source's config, a
+    FilesConfig with root and image_size. ineligible: items that the source leaves out by its rules,
+    with the reason. unusable: items that it should have had, with what is wrong; the unreadable
+    images join them.
 
-    Raises InputError where nothing is left, or more than max_unreadable of the eligible items are unusable.
+    Raises InputError where nothing is left, or more than max_unreadable of the eligible items are
+    unusable.
     """
     eligible = len(rows) + len(unusable)
     if not eligible:
@@ -144,7 +149,8 @@ def check_unusable(
     if len(unusable) > allowed * eligible:
         item, reason = unusable[0]
         raise InputError(
-            f"{source}: {len(unusable)} of {eligible} images can't be used, first {item} ({reason}); "
+            f"{source}: {len(unusable)} of {eligible} images can't be used, first {item} "
+            f"({reason}); "
             f"cohort.max_unreadable = {allowed} allows {int(allowed * eligible)}"
         )
 
@@ -162,7 +168,8 @@ def _read_all(jobs: list[tuple], workers: int | None, bar: tqdm) -> None:
 
 
 def _read_chunk(job: tuple[Path, int, list[tuple[int, str]]]) -> int:
-    """Decode some files into the store. The state is set once the pixels are written: a killed chunk is read again."""
+    """Decode some files into the store. The state is set once the pixels are written: a killed
+    chunk is read again."""
     home, size, items = job
     images, state = (
         np.load(home / "images.npy", mmap_mode="r+"),
@@ -184,7 +191,8 @@ def _read_chunk(job: tuple[Path, int, list[tuple[int, str]]]) -> int:
 
 
 def _make_room(home: Path, shape: tuple[int, ...]) -> None:
-    """images.npy and state.npy in their full size, before anything is decoded: a full disk shows now."""
+    """images.npy and state.npy in their full size, before anything is decoded: a full disk shows
+    now."""
     if (home / "state.npy").is_file():
         return
     home.mkdir(parents=True, exist_ok=True)
@@ -204,7 +212,8 @@ def _make_room(home: Path, shape: tuple[int, ...]) -> None:
             raise
         gigabytes = np.prod(shape, dtype=float) / 1e9
         raise InputError(
-            f"{home}: no room for the image store of {shape[0]} images of {shape[-1]} px ({gigabytes:.2f} GB); free "
+            f"{home}: no room for the image store of {shape[0]} images of {shape[-1]} px "
+            f"({gigabytes:.2f} GB); free "
             "space, or set cohort.store to a folder on another disk"
         ) from None
 

@@ -13,11 +13,13 @@ from forget_mi.errors import InputError
 
 
 def read_table(path: Path, needed: Sequence[str | tuple[str, ...]], what: str) -> pd.DataFrame:
-    """A CSV file as strings, stripped: comma, semicolon or tab between cells, with or without a byte-order mark;
-    repeated header lines and empty lines are passed over. Column `line` is the line in the file.
+    """A CSV file as strings, stripped: comma, semicolon or tab between cells, with or without a
+    byte-order mark; repeated header lines and empty lines are passed over. Column `line` is the
+    line in the file.
 
-    needed: columns that must be there; of a tuple one, which gets the tuple's first name. what: for messages.
-    Raises InputError where the file is missing, not text, without one of them, or has a line of another length.
+    needed: columns that must be there; of a tuple one, which gets the tuple's first name. what: for
+    messages. Raises InputError where the file is missing, not text, without one of them, or has a
+    line of another length.
     """
     path = Path(path)
     try:

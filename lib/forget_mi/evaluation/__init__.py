@@ -1,4 +1,5 @@
-"""Evaluation: the audit of a model, attack rates with intervals, verdicts, probes, statistics over runs."""
+"""Evaluation: the audit of a model, attack rates with intervals, verdicts, probes, statistics over
+runs."""
 
 from forget_mi.lazy import lazy_exports
 
@@ -6,18 +7,21 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "config": "AuditConfig",
-        "audit": "EARLIER ModelAudit audit_model measure_all rows_by_set",
-        "measures": "SETS Measure measures_of",
-        "comparison": "CLOSENESS against_retrained compare_models losses_by_record mean_gap",
-        "attack_rates": "FPRS all_scores attack_table patient_table patients_of",
+        "audit": "ModelAudit audit_model measure_all rows_by_set EARLIER FORGOTTEN",
+        "measures": "Measure measures_of SETS",
+        "comparison": "against_retrained compare_models losses_by_record mean_gap CLOSENESS "
+        "COMPARED",
+        "attack_rates": "all_scores at_level attack_table patient_table patients_of FPRS STRONGEST",
         "roc": "Roc by_patient patient_draws percentiles",
-        "verdicts": "margin_checks overall_verdict verdict_basis verdict_checks",
+        "verdicts": "margin_checks overall_verdict verdict_basis verdict_checks OVER SAME TOLD "
+        "UNDER UNKNOWN",
         "permutation": "permutation_table",
         "relearning": "relearning_speed",
         "representations": "representation_table",
         "collateral": "by_group collateral_damage",
         "planted_faults": "flip_predictions flipped head_only_edit",
-        "statistics": "gaps_to_retrained mean_ranks paired_differences sort_approaches summary",
+        "statistics": "add_approach_column gaps_to_retrained mean_ranks paired_differences "
+        "sort_approaches summary ORIGINAL RETRAINED",
         "published": "forget_mi_paper",
     },
 )

@@ -1,5 +1,5 @@
-"""From scores to what a privacy reviewer reads: areas and left ends of ROC curves, by record and by patient, with
-intervals; the strongest attack, chosen on some patients and judged on others."""
+"""From scores to what a privacy reviewer reads: areas and left ends of ROC curves, by record and by
+patient, with intervals; the strongest attack, chosen on some patients and judged on others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from forget_mi.attacks.base import Evidence, Scores
-from forget_mi.attacks.registry import ATTACKS, RELATIVE, available_attacks
+from forget_mi.attacks import ATTACKS, RELATIVE, Evidence, Scores, available_attacks
 from forget_mi.evaluation.roc import MIN_PATIENTS, Roc, by_patient, patient_draws, percentiles
-from forget_mi.training.prediction import Tower
+from forget_mi.training import Tower
 
 LEVELS = ("sample", "patient")
 
@@ -23,7 +22,8 @@ FPRS = {"tpr_at_01pct_fpr": 0.001, "tpr_at_1pct_fpr": 0.01, "tpr_at_5pct_fpr": 0
 STRONGEST = "strongest"
 
 
-# Ways to cut the patients in two, one half to choose the strongest attack on and the other to judge it on.
+# Ways to cut the patients in two, one half to choose the strongest attack on and the other to judge
+# it on.
 CUTS = 10
 
 
@@ -69,14 +69,16 @@ def at_level(scores: Scores, patients: Patients, level: str) -> tuple[Scores, Pa
 
 
 class BootstrapWeights(NamedTuple):
-    """Bootstrap weights of D_f (draws, n) and D_t (draws, m); the first draw is what was seen, each record once."""
+    """Bootstrap weights of D_f (draws, n) and D_t (draws, m); the first draw is what was seen, each
+    record once."""
 
     forget: np.ndarray
     test: np.ndarray
 
     @classmethod
     def sample(cls, patients: Patients, draws: int, seed: int) -> BootstrapWeights:
-        """The same patients are drawn whatever attack or model is judged, so that differences are paired."""
+        """The same patients are drawn whatever attack or model is judged, so that differences are
+        paired."""
         sides = []
         for side, who in enumerate(patients):
             weights = patient_draws(who, draws, np.random.default_rng([seed, side, 47]))
@@ -101,9 +103,9 @@ def strongest_rates(
 ) -> dict[str, np.ndarray]:
     """The rates of whichever attack and tower looks strongest, cross-fitted.
 
-    The best of thirty attacks on a few patients looks better than it is. So the patients of both sides are cut in two
-    at random, the attack with the largest AUC on one half is judged on the other, and the other way round; the mean
-    over CUTS cuts. RELATIVE attacks take no part.
+    The best of thirty attacks on a few patients looks better than it is. So the patients of both
+    sides are cut in two at random, the attack with the largest AUC on one half is judged on the
+    other, and the other way round; the mean over CUTS cuts. RELATIVE attacks take no part.
     """
     candidates = {key: Roc(*found) for key, found in scores.items() if key[0] in ATTACKS}
     rng, parts = np.random.default_rng([seed, 53]), []
@@ -123,11 +125,12 @@ def strongest_rates(
 def attack_table(
     scores: Mapping[Key, Scores], patients: Patients, *, draws: int, level: float, seed: int
 ) -> pd.DataFrame:
-    """A row an attack, tower and level: attack, tower, level (sample or patient), auc, auc_low, auc_high, and for each
-    of FPRS the rate with _low and _high.
+    """A row an attack, tower and level: attack, tower, level (sample or patient), auc, auc_low,
+    auc_high, and for each of FPRS the rate with _low and _high.
 
-    The intervals draw whole patients with replacement, and are NaN with fewer than FEWEST patients of either side. The
-    row `strongest` is cross-fitted (see `strongest_rates`), with tower 'any'; it is left out without an interval.
+    The intervals draw whole patients with replacement, and are NaN with fewer than FEWEST patients
+    of either side. The row `strongest` is cross-fitted (see `strongest_rates`), with tower 'any';
+    it is left out without an interval.
     """
     rows = []
     for kind in LEVELS:
@@ -151,9 +154,10 @@ def attack_table(
 def patient_table(
     scores: Mapping[Key, Scores], patients: Patients, shown: Sequence[Key]
 ) -> pd.DataFrame:
-    """A row a patient of D_f: patient (their number in the cohort), records, and for each of the `shown` attacks the
-    share of strangers (patients of D_t) whose mean score lies below theirs; .5 is what forgetting should give on
-    average, 1 is a patient who stands out. Sorted by the first, worst first."""
+    """A row a patient of D_f: patient (their number in the cohort), records, and for each of the
+    `shown` attacks the share of strangers (patients of D_t) whose mean score lies below theirs; .5
+    is what forgetting should give on average, 1 is a patient who stands out. Sorted by the first,
+    worst first."""
     columns = {}
     for attack, tower in shown:
         by_one = at_level(scores[attack, tower], patients, "patient")[0]

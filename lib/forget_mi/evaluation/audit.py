@@ -1,4 +1,5 @@
-"""The audit: every measure and attack of every model from one forward pass a model, with intervals by patient."""
+"""The audit: every measure and attack of every model from one forward pass a model, with intervals
+by patient."""
 
 from __future__ import annotations
 
@@ -9,27 +10,24 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
-from forget_mi.attacks.base import Evidence
-from forget_mi.attacks.embedding_shift import joint_embedding
-from forget_mi.data.batches import make_examples
-from forget_mi.data.cohort import Cohort, rows_of
-from forget_mi.data.requests import Request
+from forget_mi.attacks import Evidence, joint_embedding
+from forget_mi.data import Cohort, Request, make_examples, rows_of
 from forget_mi.evaluation.config import AuditConfig
 from forget_mi.evaluation.measures import SETS, measures_of
-from forget_mi.models.checkpoints import Checkpoint
-from forget_mi.models.joint_embedding import JointEmbedding, joint_embedding_or_none
-from forget_mi.training.prediction import Predictions, Tower, predict
-from forget_mi.training.shadows import Shadows
+from forget_mi.models import Checkpoint, JointEmbedding, joint_embedding_or_none
+from forget_mi.training import Predictions, Shadows, Tower, predict
 
-# The side of patients whose request was served, and the set of their records where a study may keep them.
+# The side of patients whose request was served, and the set of their records where a study may keep
+# them.
 FORGOTTEN, EARLIER = "forgotten", "earlier"
 
 
 @dataclass(frozen=True)
 class ModelAudit:
-    """What was measured of one model. predictions, rows: by set, what it says, and the table rows behind. measures: one
-    row a measure and tower, with columns measure, tower, value, low, high. manifest: the checkpoint's. joint: the fixed
-    joint embedding that goes with the model; None where its towers are of different widths."""
+    """What was measured of one model. predictions, rows: by set, what it says, and the table rows
+    behind. measures: one row a measure and tower, with columns measure, tower, value, low, high.
+    manifest: the checkpoint's. joint: the fixed joint embedding that goes with the model; None
+    where its towers are of different widths."""
 
     name: str
     manifest: dict
@@ -53,9 +51,9 @@ class ModelAudit:
     ) -> Evidence:
         """What an attacker sees of this model.
 
-        original: the audit of F_og, for attacks that compare with it. shadows: shadow models on all rows of the
-        cohort's table. unlearned: shadow models that forgot, on the rows of D_f and then D_t. forget: the set that
-        stands in for D_f, such as the patients of earlier requests.
+        original: the audit of F_og, for attacks that compare with it. shadows: shadow models on all
+        rows of the cohort's table. unlearned: shadow models that forgot, on the rows of D_f and
+        then D_t. forget: the set that stands in for D_f, such as the patients of earlier requests.
         """
         n = len(self.rows["forget"])
         sides = {"forget": forget, "validation": "validation", "test": "test"}
@@ -87,7 +85,8 @@ def audit_model(
     settings: AuditConfig,
     accelerator: Accelerator,
 ) -> ModelAudit:
-    """Measure one model: AUC and F1 on each set, and every attack, for each tower and the fused prediction."""
+    """Measure one model: AUC and F1 on each set, and every attack, for each tower and the fused
+    prediction."""
     model = checkpoint.model
     rows = rows_by_set(cohort, request)
     earlier = rows_of(cohort, FORGOTTEN)
@@ -118,7 +117,8 @@ def rows_by_set(cohort: Cohort, request: Request) -> dict[str, np.ndarray]:
 
 
 def measure_all(predictions: Mapping[str, Predictions], settings: AuditConfig) -> pd.DataFrame:
-    """Every measure of `measures_of` for each tower, with its interval: measure, tower, value, low, high."""
+    """Every measure of `measures_of` for each tower, with its interval: measure, tower, value, low,
+    high."""
     patients = {side: seen.patients for side, seen in predictions.items()}
     rows = []
     for tower in predictions["test"].towers:

@@ -8,25 +8,26 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
-from forget_mi.attacks.base import Scores
-from forget_mi.data.cohort import Cohort
+from forget_mi.attacks import Scores
+from forget_mi.data import Cohort
 from forget_mi.evaluation.audit import ModelAudit
 from forget_mi.evaluation.roc import MIN_PATIENTS, Roc
 from forget_mi.metrics import macro_f1, mean_auc
-from forget_mi.training.prediction import Predictions, Tower
+from forget_mi.training import Predictions, Tower
 
 
 def nearest(forgotten: np.ndarray, others: np.ndarray, neighbours: int) -> np.ndarray:
-    """Positions, sorted and each once, of the records among `others` (m, width) that are one of the nearest
-    `neighbours` of a forgotten record (n, width), by Euclidean distance."""
+    """Positions, sorted and each once, of the records among `others` (m, width) that are one of the
+    nearest `neighbours` of a forgotten record (n, width), by Euclidean distance."""
     search = NearestNeighbors(n_neighbors=min(neighbours, len(others))).fit(others)
     return np.unique(search.kneighbors(forgotten, return_distance=False))
 
 
 def collateral_damage(audits: Mapping[str, ModelAudit], neighbours: int) -> pd.DataFrame:
-    """What became of those who look like the forgotten patients: a row a model and set (retain, test). near, far: mean
-    cross-entropy (fused) of the records that are one of the nearest `neighbours` of a forgotten record in F_og's joint
-    embedding, and of all others; near_f1, far_f1: macro-F1."""
+    """What became of those who look like the forgotten patients: a row a model and set (retain,
+    test). near, far: mean cross-entropy (fused) of the records that are one of the nearest
+    `neighbours` of a forgotten record in F_og's joint embedding, and of all others; near_f1,
+    far_f1: macro-F1."""
     original, rows = audits["original"], []
     for side in ("retain", "test"):
         close = nearest(
@@ -46,8 +47,8 @@ def collateral_damage(audits: Mapping[str, ModelAudit], neighbours: int) -> pd.D
 
 
 def groupings(cohort: Cohort) -> dict[str, pd.Series]:
-    """Each row's group in every way that the cohort offers: class, and sex, view and age (in three bands) where the
-    table has them. Rows without a value have None."""
+    """Each row's group in every way that the cohort offers: class, and sex, view and age (in three
+    bands) where the table has them. Rows without a value have None."""
     table = cohort.table
     found = {"class": table.label.map(dict(enumerate(cohort.classes)))}
     found |= {
@@ -66,10 +67,11 @@ def groupings(cohort: Cohort) -> dict[str, pd.Series]:
 def by_group(
     audits: Mapping[str, ModelAudit], scores: Mapping[str, Scores], cohort: Cohort
 ) -> pd.DataFrame:
-    """A row a model and group: grouping, group, patients_forget, patients_test, attack_auc (D_f against D_t of the
-    group, by `scores`), test_auc, test_f1.
+    """A row a model and group: grouping, group, patients_forget, patients_test, attack_auc (D_f
+    against D_t of the group, by `scores`), test_auc, test_f1.
 
-    A number that would rest on fewer than FEWEST patients is NaN; whoever reads the table sees how many there are.
+    A number that would rest on fewer than FEWEST patients is NaN; whoever reads the table sees how
+    many there are.
     """
     rows = []
     for grouping, values in groupings(cohort).items():

@@ -14,8 +14,9 @@ from forget_mi.evaluation.measures import logit_cosine_distance
 def against_retrained(audits: list[ModelAudit]) -> pd.DataFrame:
     """All measures of all models in one table, each beside the retrained models.
 
-    Columns: model, measure, tower, value, low, high, retrained (mean over the retrained models), gap (value minus
-    that), retrained_spread (largest minus smallest of the retrained models; NaN with fewer than two).
+    Columns: model, measure, tower, value, low, high, retrained (mean over the retrained models),
+    gap (value minus that), retrained_spread (largest minus smallest of the retrained models; NaN
+    with fewer than two).
     """
     table = pd.concat([a.measures.assign(model=a.name) for a in audits], ignore_index=True)
     names = [a.name for a in audits if a.manifest["method"] == "retrain"]
@@ -59,12 +60,14 @@ COMPARED = {
 }
 
 
-# The five measures whose mean absolute gap to the retrained models says how close a model is to them.
+# The five measures whose mean absolute gap to the retrained models says how close a model is to
+# them.
 CLOSENESS = ("mia_svc_fused", "forget_auc", "forget_f1", "test_auc", "test_f1")
 
 
 def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]]) -> float:
-    """Mean absolute difference over CLOSENESS to the mean of the retrained models; NaN without any."""
+    """Mean absolute difference over CLOSENESS to the mean of the retrained models; NaN without
+    any."""
     if not retrained:
         return float("nan")
     return float(
@@ -77,11 +80,12 @@ def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]])
 def compare_models(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataFrame:
     """One row a model: who it is, its measures, its distance to the retrained models, its cost.
 
-    Columns: model, method, setting, forget_fraction (asked for, or the request's share of the training images), seed,
-    those of COMPARED, mean_gap (mean absolute difference over CLOSENESS to the mean of the retrained models; for a
-    retrained model, to the mean of the others), logit_distance (1 - cosine of logits to the retrained models on D_r),
-    seconds, share_of_retraining (seconds over the retrained models' mean), share_of_references (the same of what it
-    cost the reference models to forget, where the method has them).
+    Columns: model, method, setting, forget_fraction (asked for, or the request's share of the
+    training images), seed, those of COMPARED, mean_gap (mean absolute difference over CLOSENESS to
+    the mean of the retrained models; for a retrained model, to the mean of the others),
+    logit_distance (1 - cosine of logits to the retrained models on D_r), seconds,
+    share_of_retraining (seconds over the retrained models' mean), share_of_references (the same of
+    what it cost the reference models to forget, where the method has them).
     """
     retrained = [a for a in audits if a.manifest["method"] == "retrain"]
     seconds = (
@@ -115,7 +119,8 @@ def compare_models(audits: list[ModelAudit], fraction: float, seed: int) -> pd.D
 
 
 def losses_by_record(audits: list[ModelAudit]) -> pd.DataFrame:
-    """Every record's cross-entropy under every model: model, set, and one column a tower. No ids are in it."""
+    """Every record's cross-entropy under every model: model, set, and one column a tower. No ids
+    are in it."""
     parts = []
     for audit in audits:
         for side, predictions in audit.predictions.items():

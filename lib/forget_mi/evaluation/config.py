@@ -17,12 +17,13 @@ def _a_spread(groups: int) -> int:
 
 @config
 class AuditConfig:
-    """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap. approaches: which
-    unlearned models of the run are audited; empty for all that there are. verdict_level: confidence of a verdict, over
-    all of a model's checks together. u_lira: requests to each shadow model for the attack of that name on the params'
-    method; 0 leaves it out. neighbours: of each forgotten patient, whose treatment is looked at. relearning: groups of
-    strangers that the speed of relearning is compared with; 0 leaves that probe out, which trains each model anew for a
-    few passes over each group."""
+    """draws: bootstrap samples of patients. level: of the intervals. seed: of the bootstrap.
+    approaches: which unlearned models of the run are audited; empty for all that there are.
+    verdict_level: confidence of a verdict, over all of a model's checks together. u_lira: requests
+    to each shadow model for the attack of that name on the params' method; 0 leaves it out.
+    neighbours: of each forgotten patient, whose treatment is looked at. relearning: groups of
+    strangers that the speed of relearning is compared with; 0 leaves that probe out, which trains
+    each model anew for a few passes over each group."""
 
     draws: Annotated[int, Field(ge=50, le=100_000)] = 500
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

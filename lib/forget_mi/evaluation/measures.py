@@ -8,15 +8,15 @@ from functools import partial
 
 import numpy as np
 
-from forget_mi.attacks.base import Evidence
-from forget_mi.attacks.svc import member_calls
+from forget_mi.attacks import Evidence, member_calls
 from forget_mi.evaluation.roc import Roc
 from forget_mi.metrics import binary_auc, macro_f1, mean_auc
-from forget_mi.training.prediction import Predictions, Tower
+from forget_mi.training import Predictions, Tower
 
 
 def logit_cosine_distance(a: Predictions, b: Predictions) -> float:
-    """1 - cosine between two models' logits (both towers side by side) of the same records, averaged; 0 to 2."""
+    """1 - cosine between two models' logits (both towers side by side) of the same records,
+    averaged; 0 to 2."""
     x, y = (np.concatenate([p.image_logits, p.text_logits], -1).astype(np.float64) for p in (a, b))
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
     return float(np.mean(1 - (x * y).sum(-1) / np.maximum(norms, 1e-12)))
@@ -26,8 +26,8 @@ def logit_cosine_distance(a: Predictions, b: Predictions) -> float:
 class Measure:
     """A statistic of some records, ready to be evaluated and to be bootstrapped by patient.
 
-    sets: for each set of records it reads (forget, test, ...), the arrays of that set, all of one length; `statistic`
-    takes all arrays of all sets in this order and gives a number.
+    sets: for each set of records it reads (forget, test, ...), the arrays of that set, all of one
+    length; `statistic` takes all arrays of all sets in this order and gives a number.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Measure:
     def interval(
         self, patients: Mapping[str, np.ndarray], *, draws: int, level: float, seed: int
     ) -> tuple[float, float]:
-        """Percentile bootstrap interval (low, high), drawing whole patients of each set with replacement: a patient's
-        records are not independent, so they go in or out together.
+        """Percentile bootstrap interval (low, high), drawing whole patients of each set with
+        replacement: a patient's records are not independent, so they go in or out together.
 
-        patients: the patient of each record of each set. NaN where a set has fewer than two patients, or where the
-        statistic is undefined in over half of the draws.
+        patients: the patient of each record of each set. NaN where a set has fewer than two
+        patients, or where the statistic is undefined in over half of the draws.
         """
         rng = np.random.default_rng([seed, 13])
         records_of = {}
@@ -74,8 +74,9 @@ SETS = ("forget", "retain", "validation", "test")
 
 
 def measures_of(predictions: Mapping[str, Predictions], tower: Tower) -> list[Measure]:
-    """AUC, macro-F1 and mean loss on each set; the shares that the paper's attack and its balanced form call members;
-    and the loss attack's AUC and true positive rates at 1 % and 5 % false positives."""
+    """AUC, macro-F1 and mean loss on each set; the shares that the paper's attack and its balanced
+    form call members; and the loss attack's AUC and true positive rates at 1 % and 5 % false
+    positives."""
     measures = []
     for side in SETS:
         labels, probabilities = predictions[side].labels, predictions[side].probabilities(tower)

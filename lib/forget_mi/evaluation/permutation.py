@@ -7,16 +7,18 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from forget_mi.attacks.base import Evidence, margins
+from forget_mi.attacks import Evidence, margins
 from forget_mi.evaluation.roc import by_patient
-from forget_mi.training.prediction import Predictions, Tower
+from forget_mi.training import Predictions, Tower
 
 
 def sign_flip_p(differences: np.ndarray, *, flips: int = 10_000, seed: int = 0) -> float:
-    """Two-sided permutation p-value of 'these paired differences (n) are as likely with the other sign'.
+    """Two-sided permutation p-value of 'these paired differences (n) are as likely with the other
+    sign'.
 
-    All 2^n signs where that is at most `flips`, else `flips` at random (the observed one counted among them, so that p
-    is never 0; Phipson & Smyth, 2010). NaN where there is no difference to look at.
+    All 2^n signs where that is at most `flips`, else `flips` at random (the observed one counted
+    among them, so that p is never 0; Phipson & Smyth, 2010). NaN where there is no difference to
+    look at.
     """
     differences = np.asarray(differences, float)
     n = len(differences)
@@ -31,8 +33,8 @@ def sign_flip_p(differences: np.ndarray, *, flips: int = 10_000, seed: int = 0) 
 
 
 def label_shuffle_p(a: np.ndarray, b: np.ndarray, *, shuffles: int = 5_000, seed: int = 0) -> float:
-    """Two-sided permutation p-value of 'a (n) and b (m) are drawn alike', by the difference of their means; NaN where
-    either is empty."""
+    """Two-sided permutation p-value of 'a (n) and b (m) are drawn alike', by the difference of
+    their means; NaN where either is empty."""
     n, m = len(a), len(b)
     if n == 0 or m == 0:
         return float("nan")
@@ -45,12 +47,13 @@ def label_shuffle_p(a: np.ndarray, b: np.ndarray, *, shuffles: int = 5_000, seed
 def permutation_table(
     model: Evidence, references: Mapping[str, Evidence], name: str
 ) -> pd.DataFrame:
-    """'F_ul treats D_f as F_re does', tested by patient. A row a pair of models and tower: of the model with each
-    retrained one, and of the retrained models with each other, which is the floor.
+    """'F_ul treats D_f as F_re does', tested by patient. A row a pair of models and tower: of the
+    model with each retrained one, and of the retrained models with each other, which is the floor.
 
-    difference: mean over the patients of D_f of (their mean margin under the first model less that under the
-    second), in nats. p: by flipping the sign of each patient's difference at random. beyond_strangers, p_beyond: the
-    same less what it is on D_t, by shuffling who is in D_f: a model that is surer of everyone treats nobody otherwise.
+    difference: mean over the patients of D_f of (their mean margin under the first model less that
+    under the second), in nats. p: by flipping the sign of each patient's difference at random.
+    beyond_strangers, p_beyond: the same less what it is on D_t, by shuffling who is in D_f: a model
+    that is surer of everyone treats nobody otherwise.
     """
     retrained = list(references)
     pairs = [(name, other) for other in retrained]

@@ -1,4 +1,5 @@
-"""Two 'unlearnings' that forget nothing: planted faults which the paper's measures pass and an audit has to catch."""
+"""Two 'unlearnings' that forget nothing: planted faults which the paper's measures pass and an
+audit has to catch."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from forget_mi.evaluation.audit import ModelAudit, measure_all
 from forget_mi.evaluation.config import AuditConfig
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.prediction import Predictions, predict
-from forget_mi.unlearning.base import UnlearningData
+from forget_mi.models import ImageTextModel
+from forget_mi.training import Predictions, predict
+from forget_mi.unlearning import UnlearningData
 
 
 def head_only_edit(
@@ -25,8 +26,9 @@ def head_only_edit(
     steps: int = 3000,
     accelerator: Accelerator,
 ) -> ImageTextModel:
-    """A copy of the model of which only the output layers were changed: on D_f they say what the model says of
-    validation patients with the same label, on D_r what it said before. The towers still know every patient."""
+    """A copy of the model of which only the output layers were changed: on D_f they say what the
+    model says of validation patients with the same label, on D_r what it said before. The towers
+    still know every patient."""
     edited = copy.deepcopy(model)
     seen = {
         side: predict(model, getattr(data, side), accelerator)
@@ -61,9 +63,9 @@ def flip_predictions(audit: ModelAudit, settings: AuditConfig, seed: int) -> Mod
 
 
 def flipped(forget: Predictions, strangers: Predictions, seed: int) -> Predictions:
-    """What a model would say of D_f that looks its patients up in a list and answers for a stranger: each record gets
-    the logits of a random stranger's record with the same label (of any stranger's, where none has it). Embeddings
-    stay."""
+    """What a model would say of D_f that looks its patients up in a list and answers for a
+    stranger: each record gets the logits of a random stranger's record with the same label (of any
+    stranger's, where none has it). Embeddings stay."""
     rng = np.random.default_rng([seed, 61])
     drawn = np.empty(len(forget), dtype=np.int64)
     for at, label in enumerate(forget.labels):

@@ -1,4 +1,5 @@
-"""Numbers that papers report, to stand beside ours: from other cohorts, never to be mixed with them."""
+"""Numbers that papers report, to stand beside ours: from other cohorts, never to be mixed with
+them."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ COLUMNS = ["request", "model", "SVC attack", "forget AUC", "forget F1", "test AU
 
 
 def forget_mi_paper() -> pd.DataFrame:
-    """The table of Forget-MI (arXiv 2506.23145): image tower, its MIMIC-CXR split, requests of 201, 401 and 674 images.
-    Read from a third party's copy: check against the paper before quoting."""
+    """The table of Forget-MI (arXiv 2506.23145): image tower, its MIMIC-CXR split, requests of 201,
+    401 and 674 images. Read from a third party's copy: check against the paper before quoting."""
     rows = [
         ("3%", "Original", 1.000, 0.999, 0.965, 0.677, 0.388),
         ("3%", "Retrained", 0.000, 0.566, 0.310, 0.626, 0.362),

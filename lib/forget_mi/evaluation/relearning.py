@@ -10,11 +10,9 @@ import torch
 from accelerate import Accelerator
 from scipy import stats
 
-from forget_mi.data.batches import Examples, device_loader, make_loader
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.devices import to_device
-from forget_mi.training.loop import default_loss, eval_frozen_layers, make_optimizer
-from forget_mi.training.prediction import predict
+from forget_mi.data import Examples, device_loader, make_loader
+from forget_mi.models import ImageTextModel
+from forget_mi.training import default_loss, eval_frozen_layers, make_optimizer, predict, to_device
 
 RELEARNING_RATE = 1e-4
 
@@ -25,9 +23,9 @@ RELEARNING_PASSES = 4
 def relearning_curve(
     model: ImageTextModel, examples: Examples, *, passes: int, seed: int, accelerator: Accelerator
 ) -> np.ndarray:
-    """Mean cross-entropy (fused, evaluation mode) on some records after 0, 1, ... passes of training on them (passes +
-    1 numbers, in nats): the training loss, AdamW at RELEARNING_RATE, batches of 32, batch norm as it is. The model is
-    left alone."""
+    """Mean cross-entropy (fused, evaluation mode) on some records after 0, 1, ... passes of
+    training on them (passes + 1 numbers, in nats): the training loss, AdamW at RELEARNING_RATE,
+    batches of 32, batch norm as it is. The model is left alone."""
     pupil = to_device(copy.deepcopy(model), accelerator).requires_grad_(True)
     optimizer = make_optimizer(pupil, RELEARNING_RATE, 0.0)
     torch.manual_seed(seed)
@@ -50,8 +48,8 @@ def relearning_curve(
 
 
 def passes_to(curve: np.ndarray, level: float) -> float:
-    """After how many passes a curve falls to a level, between two by the straight line; one more than there are passes
-    where it does not get there."""
+    """After how many passes a curve falls to a level, between two by the straight line; one more
+    than there are passes where it does not get there."""
     below = np.flatnonzero(curve <= level)
     if len(below) == 0:
         return float(len(curve))
@@ -62,7 +60,8 @@ def passes_to(curve: np.ndarray, level: float) -> float:
 def stranger_samples(
     strangers: Examples, like: Examples, samples: int, seed: int
 ) -> list[Examples]:
-    """Sets of records of whole patients drawn from strangers, each of about as many records as `like`."""
+    """Sets of records of whole patients drawn from strangers, each of about as many records as
+    `like`."""
     patients = strangers.patients.numpy()
     found = []
     for number in range(samples):
@@ -86,10 +85,11 @@ def relearning_speed(
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """How fast a model learns D_f, beside as many records of strangers.
 
-    Returns (result, curves). result: forget, the passes until the cross-entropy on D_f is at `level`; strangers, the
-    mean of the same over samples of D_t; low, high, where one more sample of strangers would lie with 95 % (Student's t
-    prediction interval, wide since samples overlap little and are few). Below it the model still knows the forgotten
-    patients. curves: set, pass, loss.
+    Returns (result, curves). result: forget, the passes until the cross-entropy on D_f is at
+    `level`; strangers, the mean of the same over samples of D_t; low, high, where one more sample
+    of strangers would lie with 95 % (Student's t prediction interval, wide since samples overlap
+    little and are few). Below it the model still knows the forgotten patients. curves: set, pass,
+    loss.
     """
     sets = {"D_f": forget}
     sets |= {

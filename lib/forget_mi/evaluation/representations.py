@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from forget_mi.attacks.linear_probe import embedding
+from forget_mi.attacks import embedding
 from forget_mi.evaluation.audit import ModelAudit
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear centred kernel alignment of two models' embeddings (n, p) and (n, q) of the same records, 0 to 1:
-    ||Y'X||^2 / (||X'X|| ||Y'Y||), columns centred (Kornblith et al., 2019, arXiv 1905.00414, equation 5)."""
+    """Linear centred kernel alignment of two models' embeddings (n, p) and (n, q) of the same
+    records, 0 to 1: ||Y'X||^2 / (||X'X|| ||Y'Y||), columns centred (Kornblith et al., 2019, arXiv
+    1905.00414, equation 5)."""
     x, y = x - x.mean(0), y - y.mean(0)
     scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")

@@ -1,16 +1,19 @@
-"""ROC curves under weights: the area, the left end, and their bootstrap by patient, all draws at once."""
+"""ROC curves under weights: the area, the left end, and their bootstrap by patient, all draws at
+once."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# With fewer patients on either side no interval is given: a percentile bootstrap of so few says nothing.
+# With fewer patients on either side no interval is given: a percentile bootstrap of so few says
+# nothing.
 MIN_PATIENTS = 8
 
 
 class Roc:
-    """The ROC curve of scores of members (n) against strangers (m), higher meaning member. Its measures take weights,
-    members (..., n) and strangers (..., m), and give one number for each leading index; without any, all count alike.
+    """The ROC curve of scores of members (n) against strangers (m), higher meaning member. Its
+    measures take weights, members (..., n) and strangers (..., m), and give one number for each
+    leading index; without any, all count alike.
     """
 
     def __init__(self, members: np.ndarray, strangers: np.ndarray):
@@ -25,17 +28,17 @@ class Roc:
     def auc(
         self, members: np.ndarray | None = None, strangers: np.ndarray | None = None
     ) -> np.ndarray:
-        """The area: the chance that a member scores above a stranger, ties counting one half. NaN without weight on
-        either side."""
+        """The area: the chance that a member scores above a stranger, ties counting one half. NaN
+        without weight on either side."""
         tpr, fpr = self._rates(members, strangers)
         return np.trapezoid(tpr, fpr, axis=-1)
 
     def tpr_at_fpr(
         self, fpr: float, members: np.ndarray | None = None, strangers: np.ndarray | None = None
     ) -> np.ndarray:
-        """Share of members above the lowest threshold that at most a share `fpr` of the strangers reach. Records of one
-        score are taken or left together, so ties count against the attacker; with fewer than 1 / fpr strangers none may
-        be accused."""
+        """Share of members above the lowest threshold that at most a share `fpr` of the strangers
+        reach. Records of one score are taken or left together, so ties count against the attacker;
+        with fewer than 1 / fpr strangers none may be accused."""
         tpr, rate = self._rates(members, strangers)
         # A hair more than asked for, so that 1 of 100 is 1 % in floating point too.
         return np.where(rate <= fpr + 1e-12, tpr, 0).max(-1) + 0 * rate[..., -1]
@@ -57,15 +60,16 @@ class Roc:
 
 
 def patient_draws(patients: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap weights (draws, records): in each draw as many patients as there are, with replacement; the records of
-    one go in or out together."""
+    """Bootstrap weights (draws, records): in each draw as many patients as there are, with
+    replacement; the records of one go in or out together."""
     unique, inverse = np.unique(patients, return_inverse=True)
     counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws)
     return counts[:, inverse]
 
 
 def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
-    """The interval (low, high) between two quantiles of bootstrap values; NaN where over half of them are undefined."""
+    """The interval (low, high) between two quantiles of bootstrap values; NaN where over half of
+    them are undefined."""
     if np.isnan(values).mean() > 0.5:
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])

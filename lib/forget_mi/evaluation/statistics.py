@@ -1,4 +1,5 @@
-"""What a grid of runs says: means and spreads over seeds, paired differences with intervals, ranks."""
+"""What a grid of runs says: means and spreads over seeds, paired differences with intervals,
+ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ ORIGINAL, RETRAINED = "original", "retrained"
 
 
 def add_approach_column(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows of comparison.csv with a column `approach`: original, retrained (all of them), or the model's name."""
+    """The rows of comparison.csv with a column `approach`: original, retrained (all of them), or
+    the model's name."""
     names = comparison.method.map({"original": ORIGINAL, "retrain": RETRAINED}).fillna(
         comparison.model
     )
@@ -28,10 +30,11 @@ def sort_approaches(approaches: Sequence[str], first: str | None = None) -> list
 def summary(
     comparison: pd.DataFrame, columns: Mapping[str, str], first: str | None = None
 ) -> pd.DataFrame:
-    """Mean and standard deviation over seeds (over all retrained models of all seeds) as text, '0.46 (0.06)', by
-    size of request and approach.
+    """Mean and standard deviation over seeds (over all retrained models of all seeds) as text,
+    '0.46 (0.06)', by size of request and approach.
 
-    columns: of the comparison, to their titles. One value alone has no spread. Index: request, approach.
+    columns: of the comparison, to their titles. One value alone has no spread. Index: request,
+    approach.
     """
     rows = add_approach_column(comparison)
     lines = {}
@@ -53,9 +56,9 @@ def _spread(values: pd.Series) -> str:
 
 
 def gaps_to_retrained(comparison: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Signed difference of each model to the mean of the retrained models of its own run, a row a model and measure:
-    approach, forget_fraction, seed, measure, gap. A retrained model is compared with the others of its run; where there
-    is no other, its gap is NaN."""
+    """Signed difference of each model to the mean of the retrained models of its own run, a row a
+    model and measure: approach, forget_fraction, seed, measure, gap. A retrained model is compared
+    with the others of its run; where there is no other, its gap is NaN."""
     rows = add_approach_column(comparison).reset_index(drop=True)
     rows["row"] = rows.index
     long = rows.melt(["row", "approach", "forget_fraction", "seed"], list(measures), "measure")
@@ -71,11 +74,13 @@ def gaps_to_retrained(comparison: pd.DataFrame, measures: Sequence[str]) -> pd.D
 def paired_differences(
     comparison: pd.DataFrame, reference: str, column: str = "mean_gap", level: float = 0.95
 ) -> pd.DataFrame:
-    """How much larger a column is for each approach than for `reference`, on the same seeds and requests.
+    """How much larger a column is for each approach than for `reference`, on the same seeds and
+    requests.
 
-    The differences of a seed are averaged over its requests (they share an original model, so they are not
-    independent); difference, low, high: mean over seeds and Student's t interval. With one seed there is no interval
-    (NaN). Columns: approach, seeds, difference, low, high; sorted by difference.
+    The differences of a seed are averaged over its requests (they share an original model, so they
+    are not independent); difference, low, high: mean over seeds and Student's t interval. With one
+    seed there is no interval (NaN). Columns: approach, seeds, difference, low, high; sorted by
+    difference.
     """
     rows = add_approach_column(comparison)
     rows = rows[~rows.approach.isin([ORIGINAL, RETRAINED])]
@@ -106,8 +111,8 @@ def paired_differences(
 
 
 def mean_ranks(comparison: pd.DataFrame, column: str = "mean_gap") -> pd.DataFrame:
-    """Rank of each approach by a column (1: smallest) within each seed and request, averaged; the original and the
-    retrained models take no part. Columns: approach, mean_rank, best, worst."""
+    """Rank of each approach by a column (1: smallest) within each seed and request, averaged; the
+    original and the retrained models take no part. Columns: approach, mean_rank, best, worst."""
     rows = add_approach_column(comparison)
     rows = rows[~rows.approach.isin([ORIGINAL, RETRAINED])]
     ranks = rows.groupby(["seed", "forget_fraction"])[column].rank()

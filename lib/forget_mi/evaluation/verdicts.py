@@ -1,7 +1,8 @@
-"""Verdicts: does the unlearned model treat the forgotten patients as a model does that never saw them, or not?
+"""Verdicts: does the unlearned model treat the forgotten patients as a model does that never saw
+them, or not?
 
-A gap upwards means that something is remembered; a gap downwards, that the model does worse on these patients than it
-would on strangers, which marks them as well.
+A gap upwards means that something is remembered; a gap downwards, that the model does worse on
+these patients than it would on strangers, which marks them as well.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from forget_mi.attacks.base import Evidence, Scores, margins, mean_where
-from forget_mi.attacks.registry import ATTACKS
+from forget_mi.attacks import ATTACKS, Evidence, Scores, margins, mean_where
 from forget_mi.evaluation.attack_rates import (
     LEVELS,
     BootstrapWeights,
@@ -23,7 +23,7 @@ from forget_mi.evaluation.attack_rates import (
     patients_of,
 )
 from forget_mi.evaluation.roc import Roc
-from forget_mi.training.prediction import Tower
+from forget_mi.training import Tower
 
 UNDER, OVER, SAME = "under-forgotten", "over-forgotten", "indistinguishable at this sample size"
 
@@ -47,14 +47,15 @@ def verdict_checks(
     level: float,
     seed: int,
 ) -> pd.DataFrame:
-    """A row an attack, tower and level (sample, patient): value, the AUC of D_f against D_t; reference, the mean of the
-    retrained models'; gap; low, high; verdict.
+    """A row an attack, tower and level (sample, patient): value, the AUC of D_f against D_t;
+    reference, the mean of the retrained models'; gap; low, high; verdict.
 
-    references: the retrained models' scores by name; without any, as for an attack on unlearned models alone, the
-    reference is .5, what a model that never saw the patients gets (SVC, which has no such value, is then left out).
-    low, high span the gaps to each retrained model, so that what lies between two retrained models is never called a
-    difference, each plus and minus z bootstrap standard deviations (patients drawn, the same for all models), z such
-    that all rows together are right with probability `level` if nothing is different (Bonferroni).
+    references: the retrained models' scores by name; without any, as for an attack on unlearned
+    models alone, the reference is .5, what a model that never saw the patients gets (SVC, which has
+    no such value, is then left out). low, high span the gaps to each retrained model, so that what
+    lies between two retrained models is never called a difference, each plus and minus z bootstrap
+    standard deviations (patients drawn, the same for all models), z such that all rows together are
+    right with probability `level` if nothing is different (Bonferroni).
     """
     chosen = [key for key in scores if key[0] in CHECKED and (references or key[0] in ATTACKS)]
     z = norm.ppf(1 - (1 - level) / (2 * max(len(chosen) * len(LEVELS), 1)))
@@ -82,11 +83,11 @@ def verdict_checks(
 def margin_checks(
     evidence: Evidence, references: Mapping[str, Evidence], *, draws: int, level: float, seed: int
 ) -> pd.DataFrame:
-    """A row a tower, columns as in `verdict_checks` (attack 'margin', level 'sample'): value, the mean margin on D_f less that
-    on D_t, in nats.
+    """A row a tower, columns as in `verdict_checks` (attack 'margin', level 'sample'): value, the
+    mean margin on D_f less that on D_t, in nats.
 
-    Reference: the same of the retrained models; without any, of what shadow models say that never saw the record
-    (each record's mean over them), where there are some.
+    Reference: the same of the retrained models; without any, of what shadow models say that never
+    saw the record (each record's mean over them), where there are some.
     """
     patients, towers = patients_of(evidence), evidence.forget.towers
     drawn = BootstrapWeights.sample(patients, draws, seed)
@@ -126,7 +127,8 @@ def mean_unseen_margin(evidence: Evidence, side: str, tower: Tower) -> np.ndarra
 
 
 def _row(mine: np.ndarray, others: Sequence[np.ndarray], z: float, enough: bool) -> dict:
-    """value, reference, gap, low, high, verdict, from bootstrap draws whose first is what was seen."""
+    """value, reference, gap, low, high, verdict, from bootstrap draws whose first is what was
+    seen."""
     gaps = [mine - other for other in others]
     halves = [z * float(np.nanstd(gap[1:], ddof=1)) for gap in gaps]
     low = min(float(gap[0]) - half for gap, half in zip(gaps, halves, strict=True))
@@ -140,8 +142,8 @@ def _row(mine: np.ndarray, others: Sequence[np.ndarray], z: float, enough: bool)
 
 
 def overall_verdict(table: pd.DataFrame) -> str:
-    """The verdict over all checks of one model: whatever was found, under-forgotten first; else that nothing was, or
-    that there are too few patients to say."""
+    """The verdict over all checks of one model: whatever was found, under-forgotten first; else
+    that nothing was, or that there are too few patients to say."""
     found = [name for name in (UNDER, OVER, TOLD) if (table.verdict == name).any()]
     if found:
         return " and ".join(found)

@@ -1,4 +1,5 @@
-"""Adapters: networks that know nothing of this library, as a model that it can unlearn (docs/your-own-model.md)."""
+"""Adapters: networks that know nothing of this library, as a model that it can unlearn
+(docs/your-own-model.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from forget_mi.models.towers import Tower
 
 
 class AdaptedTower(Tower):
-    """Someone's own network, left as it is: its logits, and as z what goes into its last linear layer.
+    """Someone's own network, left as it is: its logits, and as z what goes into its last linear
+    layer.
 
     head: the name of that layer in the network; by default the last nn.Linear that it lists.
     Inputs as they come, or as `prepare` makes them -> (batch, width), (batch, classes).
@@ -52,7 +54,8 @@ class AdaptedTower(Tower):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """z and its logits."""
-        # For this call only: a hook that stays would be copied with the model, and see the copy's original.
+        # For this call only: a hook that stays would be copied with the model, and see the copy's
+        # original.
         seen = []
         handle = self.head.register_forward_pre_hook(
             lambda module, arguments: seen.append(arguments[0])
@@ -64,8 +67,10 @@ class AdaptedTower(Tower):
         logits = getattr(output, "logits", output)
         if not seen or not isinstance(logits, Tensor):
             raise InputError(
-                f"{type(self.network).__name__}: gives {type(output).__name__}, and {self.head_name} was "
-                f"{'used' if seen else 'not used'}; a tower must give its logits (batch, classes), or have them as "
+                f"{type(self.network).__name__}: gives {type(output).__name__}, and "
+                f"{self.head_name} was "
+                f"{'used' if seen else 'not used'}; a tower must give its logits (batch, classes), "
+                f"or have them as "
                 ".logits, from that layer"
             )
         return seen[-1], logits
@@ -76,8 +81,8 @@ class AdaptedTower(Tower):
 
 
 class AdaptedImage(AdaptedTower):
-    """Someone's image network. channels: that it takes; one-channel images are repeated. mean, std: by which images in
-    [0, 1] are normalised before, a number or one a channel."""
+    """Someone's image network. channels: that it takes; one-channel images are repeated. mean, std:
+    by which images in [0, 1] are normalised before, a number or one a channel."""
 
     def __init__(
         self,
@@ -116,17 +121,18 @@ def adapt(
     channels: int | None = None,
     mean: Sequence[float] | float = 0.0,
     std: Sequence[float] | float = 1.0,
-    joint_seed: int = 0,
 ) -> ImageTextModel:
-    """A model that this library can make forget, from networks that know nothing of it; they are left as they are, in
-    `model.image_tower.network` and `model.text_tower.network`.
+    """A model that this library can make forget, from networks that know nothing of it; they are
+    left as they are, in `model.image_tower.network` and `model.text_tower.network`.
 
-    image: called with images (batch, channels, height, width), normalised by mean and std. text: called with input_ids
-    and attention_mask, as transformers' are. Each gives logits (batch, classes), as they are or as `.logits`, from a
-    linear layer; what goes into it is the embedding. image_head, text_head: that layer's name, by default the last
-    linear one. max_tokens: at which reports are cut.
+    image: called with images (batch, channels, height, width), normalised by mean and std. text:
+    called with input_ids and attention_mask, as transformers' are. Each gives logits (batch,
+    classes), as they are or as `.logits`, from a linear layer; what goes into it is the embedding.
+    image_head, text_head: that layer's name, by default the last linear one. max_tokens: at which
+    reports are cut.
 
-    Raises InputError for no network at all, a head that is not there, and towers that tell different classes apart.
+    Raises InputError for no network at all, a head that is not there, and towers that tell
+    different classes apart.
     """
     if image is None and text is None:
         raise InputError(
@@ -139,16 +145,18 @@ def adapt(
     text_tower = None if text is None else AdaptedText(text, text_head)
     if towers == "both" and image_tower.head.out_features != text_tower.head.out_features:
         raise InputError(
-            f"the image network tells {image_tower.head.out_features} classes apart and the text network "
+            f"the image network tells {image_tower.head.out_features} classes apart and the text "
+            f"network "
             f"{text_tower.head.out_features}; both must give logits of the same classes"
         )
-    settings = ModelConfig(towers=towers, max_tokens=max_tokens, joint_seed=joint_seed)
+    settings = ModelConfig(towers=towers, max_tokens=max_tokens)
     return ImageTextModel(settings, image_tower, text_tower)
 
 
 class WholeModel(nn.Module):
-    """A model of one's own that gives everything itself: its forward returns the fields of ModelOutput by name (a
-    mapping, or an object with these attributes). A tower that is not there is left out.
+    """A model of one's own that gives everything itself: its forward returns the fields of
+    ModelOutput by name (a mapping, or an object with these attributes). A tower that is not there
+    is left out.
 
     Raises InputError at the first call where a tower's logits or embedding are missing.
     """
@@ -175,8 +183,10 @@ class WholeModel(nn.Module):
     def towers(self) -> list:
         """Raises InputError: its layers are its own business."""
         raise InputError(
-            f"{type(self.model).__name__} is one piece: methods that train the last layers of a tower (CF-k, EU-k) "
-            "can't tell which they are; choose another method, or give the towers apart (contract.adapt)"
+            f"{type(self.model).__name__} is one piece: methods that train the last layers of a "
+            f"tower (CF-k, EU-k) "
+            "can't tell which they are; choose another method, or give the towers apart "
+            "(contract.adapt)"
         )
 
 
@@ -198,15 +208,18 @@ def as_model_output(said: Any) -> ModelOutput:
                 + (
                     "the classification losses and the attacks can't look at it; add them"
                     if logits is None
-                    else "Forget-MI's distances and the probes of the audit can't be computed; add what its last "
+                    else "Forget-MI's distances and the probes of the audit can't be computed; add "
+                    "what its last "
                     "linear layer is fed with"
                 )
             )
     if all(found[f"{tower}_logits"] is None for tower in ("image", "text")):
         kind = f"a tensor {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
         raise InputError(
-            f"no per-tower logits: the model gives {kind}, and neither the unimodal losses nor the attacks on a tower "
-            f"can be computed; return {', '.join(OUTPUTS)} by name (one tower's two are enough), or give the networks "
+            f"no per-tower logits: the model gives {kind}, and neither the unimodal losses nor the "
+            f"attacks on a tower "
+            f"can be computed; return {', '.join(OUTPUTS)} by name (one tower's two are enough), "
+            f"or give the networks "
             "of the towers apart (contract.adapt)"
         )
     some = next(value for value in found.values() if value is not None)
@@ -215,9 +228,9 @@ def as_model_output(said: Any) -> ModelOutput:
 
 
 def from_factory(settings: ModelConfig, classes: int) -> ImageTextModel | WholeModel:
-    """The model that `settings.factory`, 'package.module:name', makes of `classes` and the settings' arguments: an
-    ImageTextModel, a mapping for `adapt` ({'image': network, 'text': network, ...}), or a module that fulfils the
-    contract by itself.
+    """The model that `settings.factory`, 'package.module:name', makes of `classes` and the
+    settings' arguments: an ImageTextModel, a mapping for `adapt` ({'image': network, 'text':
+    network, ...}), or a module that fulfils the contract by itself.
 
     Raises InputError where it can't be imported or called, or makes something else.
     """
@@ -227,23 +240,24 @@ def from_factory(settings: ModelConfig, classes: int) -> ImageTextModel | WholeM
         made = function(classes=classes, **settings.arguments)
     except TypeError as error:
         raise InputError(
-            f"{what}: can't be called with classes and {settings.arguments or 'no arguments'} ({error})"
+            f"{what}: can't be called with classes and {settings.arguments or 'no arguments'} "
+            f"({error})"
         ) from None
     if isinstance(made, Mapping):
-        made = adapt(
-            **{"max_tokens": settings.max_tokens, "joint_seed": settings.joint_seed, **made}
-        )
+        made = adapt(**{"max_tokens": settings.max_tokens, **made})
     if isinstance(made, ImageTextModel):
         made.settings = settings
         return made
     if not isinstance(made, nn.Module):
         raise InputError(
-            f"{what}: makes a {type(made).__name__}; a torch module or a mapping of networks is allowed"
+            f"{what}: makes a {type(made).__name__}; a torch module or a mapping of networks is "
+            f"allowed"
         )
     missing = [name for name in ("classes", "widths") if not hasattr(made, name)]
     if missing:
         raise InputError(
-            f"{what}: its {type(made).__name__} lacks {' and '.join(missing)}: classes, how many it tells apart, and "
+            f"{what}: its {type(made).__name__} lacks {' and '.join(missing)}: classes, how many "
+            f"it tells apart, and "
             "widths, of its image and its text embedding (0 for a tower that is not there)"
         )
     return WholeModel(made, settings, made.classes, made.widths)

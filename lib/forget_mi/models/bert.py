@@ -1,4 +1,5 @@
-"""A BERT of which only the first token, [CLS], is read: its last layer computes that position and no other."""
+"""A BERT of which only the first token, [CLS], is read: its last layer computes that position and
+no other."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from transformers.models.bert.modeling_bert import BertCrossAttention, BertLayer
 class FirstTokenLayer(BertLayer):
     """A last layer that says of the first token what BertLayer does, and nothing of the others.
 
-    hidden_states (batch, tokens, width) -> (batch, 1, width). Keys and values come from all tokens, the query from the
-    first: what the library calls cross-attention, with this layer's own weights.
+    hidden_states (batch, tokens, width) -> (batch, 1, width). Keys and values come from all tokens,
+    the query from the first: what the library calls cross-attention, with this layer's own weights.
     """
 
     def forward(
@@ -27,8 +28,9 @@ class FirstTokenLayer(BertLayer):
 
 
 def read_first_token_only(encoder: nn.Module) -> None:
-    """Let a BERT's last hidden state be (batch, 1, width), in place; its weights and their names stay. Not where it
-    says more than that: decoders, and attention whose mask has another shape (flash)."""
+    """Let a BERT's last hidden state be (batch, 1, width), in place; its weights and their names
+    stay. Not where it says more than that: decoders, and attention whose mask has another shape
+    (flash)."""
     if not isinstance(encoder, BertModel) or encoder.config.is_decoder:
         return
     if encoder.config._attn_implementation in ("sdpa", "eager"):

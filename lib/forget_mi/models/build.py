@@ -30,10 +30,12 @@ def build_model(
 ) -> ImageTextModel:
     """A new model with weights drawn from the seed (those of pretrained towers excepted).
 
-    vocabulary: of the tokenizer. text_config: build the text encoder, or the dual encoder, from this configuration
-    without pretrained weights, as when a checkpoint's weights are about to be loaded.
+    vocabulary: of the tokenizer. text_config: build the text encoder, or the dual encoder, from
+    this configuration without pretrained weights, as when a checkpoint's weights are about to be
+    loaded.
 
-    Raises InputError where the towers' widths differ, or the tokenizer knows more tokens than the text tower.
+    Raises InputError where the towers' widths differ, or the tokenizer knows more tokens than the
+    text tower.
     """
     torch.manual_seed(seed)
     if settings.factory is not None:
@@ -55,7 +57,8 @@ def build_model(
         and settings.image_network is None
     ):
         raise InputError(
-            f"the text tower is {text_tower.width} wide and the image tower {image_tower.width}: both "
+            f"the text tower is {text_tower.width} wide and the image tower {image_tower.width}: "
+            f"both "
             "embeddings need the same width; change model.image_channels or model.image_pool"
         )
     return model
@@ -68,7 +71,8 @@ def reinitialized(model: ImageTextModel | WholeModel, seed: int) -> ImageTextMod
     """
     if model.is_adapted:
         raise InputError(
-            "the model was given as an object, and nothing says how a new one is built; name a factory (model.factory) "
+            "the model was given as an object, and nothing says how a new one is built; name a "
+            "factory (model.factory) "
             "for retraining, reference models and EU-k"
         )
     config = text_config_of(model)

@@ -14,8 +14,9 @@ from forget_mi.models.towers import ImageTower, TextTower
 
 
 def model_card(model: ImageTextModel, facts: Mapping[str, Any]) -> str:
-    """A README with the header that model hubs read: what the model was trained on (by name only), which requests it
-    served (counted, hashed), what the audit found, how it is used without this library, licence and limits."""
+    """A README with the header that model hubs read: what the model was trained on (by name only),
+    which requests it served (counted, hashed), what the audit found, how it is used without this
+    library, licence and limits."""
     environment = Environment(
         loader=PackageLoader("forget_mi.models", "."),
         undefined=StrictUndefined,

@@ -1,5 +1,5 @@
-"""Checkpoints: a folder with weights (safetensors), configuration, tokenizer and a manifest that says where they came
-from. A folder is whole or it isn't there."""
+"""Checkpoints: a folder with weights (safetensors), configuration, tokenizer and a manifest that
+says where they came from. A folder is whole or it isn't there."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase | None,
     manifest: dict[str, Any],
 ) -> None:
-    """Write the folder under a temporary name, then rename it. The weights' SHA-256 joins the manifest.
+    """Write the folder under a temporary name, then rename it. The weights' SHA-256 joins the
+    manifest.
 
     Raises InputError for a model that was given as an object (`contiguous_state_dict`).
     """
@@ -80,8 +81,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoint:
     """Read a checkpoint.
 
-    fingerprint: of the cohort at hand; InputError where the checkpoint was made on another. Raises InputError too
-    where the folder is not whole, or the weights are not the bytes that were written.
+    fingerprint: of the cohort at hand; InputError where the checkpoint was made on another. Raises
+    InputError too where the folder is not whole, or the weights are not the bytes that were
+    written.
     """
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoTokenizer
@@ -90,7 +92,8 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
     manifest = read_manifest(folder)
     if fingerprint is not None and manifest["cohort_fingerprint"] != fingerprint:
         raise InputError(
-            f"{folder}: was made on another cohort or split (fingerprint {manifest['cohort_fingerprint']}, the cohort "
+            f"{folder}: was made on another cohort or split (fingerprint "
+            f"{manifest['cohort_fingerprint']}, the cohort "
             f"here has {fingerprint}); make the run folder anew"
         )
     weights = folder / WEIGHTS
@@ -98,7 +101,8 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
         raise InputError(f"{weights}: is missing")
     if sha256_of(weights) != manifest["weights_sha256"]:
         raise InputError(
-            f"{weights}: is truncated or was changed ({weights.stat().st_size} bytes, SHA-256 is not the manifest's)"
+            f"{weights}: is truncated or was changed ({weights.stat().st_size} bytes, SHA-256 is "
+            f"not the manifest's)"
         )
     saved = json.loads((folder / CONFIG).read_text())
     settings = build(ModelConfig, saved["model"], "model")
@@ -115,14 +119,18 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
 
 
 def contiguous_state_dict(model: ImageTextModel) -> dict[str, Any]:
-    """A model's state as safetensors takes it: on CPU, contiguous, none sharing memory with another.
+    """A model's state as safetensors takes it: on CPU, contiguous, none sharing memory with
+    another.
 
-    Raises InputError for a model that was given as an object: nothing says how it is built when it is read again.
+    Raises InputError for a model that was given as an object: nothing says how it is built when it
+    is read again.
     """
     if model.is_adapted:
         raise InputError(
-            "a model of networks that were given as objects can't be saved so that it can be read again; name the "
-            "factory that builds it (model.factory), or save model.image_tower.network and model.text_tower.network"
+            "a model of networks that were given as objects can't be saved so that it can be read "
+            "again; name the "
+            "factory that builds it (model.factory), or save model.image_tower.network and "
+            "model.text_tower.network"
         )
     return {
         name: tensor.detach().cpu().clone().contiguous()

@@ -13,20 +13,23 @@ from forget_mi.errors import InputError
 
 @config
 class ModelConfig:
-    """towers: both, or one alone (text where a cohort has reports only, image for a model without text): the embedding
-    of the one that is missing is 0 wide, the fused prediction is the other's, and its settings count for nothing.
-    image_channels: of the stem and of each residual stage (two basic blocks, stride 2). image_stem_stride: of the 7x7
-    stem. image_pool: the last feature map is averaged to image_pool x image_pool and flattened. image_network: in place
-    of these, a network of torchvision or timm by name ('torchvision:resnet18', 'timm:...'), which takes image_inputs
-    channels, with weights from the local file image_weights or none. text_pretrained: a local folder or hub name of a
-    BERT (AutoModel), or None for one from scratch with text_width, text_layers, text_heads, a feed-forward width of
-    text_expansion times text_width, and a WordPiece vocabulary of at most text_vocabulary entries trained on the
-    training reports. dual_encoder: in place of both, a local folder with a CLIP-shaped model (CLIPModel,
-    VisionTextDualEncoderModel) and its tokenizer. max_tokens: reports are cut there. dropout: in the text tower.
-    joint_seed: of the fixed joint embedding. factory: in place of all that, a function 'package.module:name' that
-    builds a model of one's own from `arguments` (see `contract`). weights: of a model that is trained already, the
-    original of a run: a state dict, a folder of `save_checkpoint` or `save_pretrained`, or the authors' released one;
-    it is then not trained here. retrained_weights: the same for models that were retrained without the request.
+    """towers: both, or one alone (text where a cohort has reports only, image for a model without
+    text): the embedding of the one that is missing is 0 wide, the fused prediction is the other's,
+    and its settings count for nothing. image_channels: of the stem and of each residual stage (two
+    basic blocks, stride 2). image_stem_stride: of the 7x7 stem. image_pool: the last feature map is
+    averaged to image_pool x image_pool and flattened. image_network: in place of these, a network
+    of torchvision or timm by name ('torchvision:resnet18', 'timm:...'), which takes image_inputs
+    channels, with weights from the local file image_weights or none. text_pretrained: a local
+    folder or hub name of a BERT (AutoModel), or None for one from scratch with text_width,
+    text_layers, text_heads, a feed-forward width of text_expansion times text_width, and a
+    WordPiece vocabulary of at most text_vocabulary entries trained on the training reports.
+    dual_encoder: in place of both, a local folder with a CLIP-shaped model (CLIPModel,
+    VisionTextDualEncoderModel) and its tokenizer. max_tokens: reports are cut there. dropout: in
+    the text tower. joint_seed: of the fixed joint embedding. factory: in place of all that, a
+    function 'package.module:name' that builds a model of one's own from `arguments` (see
+    `contract`). weights: of a model that is trained already, the original of a run: a state dict, a
+    folder of `save_checkpoint` or `save_pretrained`, or the authors' released one; it is then not
+    trained here. retrained_weights: the same for models that were retrained without the request.
     tokenizer: a local folder; the model's own where None."""
 
     towers: Literal["both", "text", "image"] = "both"
@@ -59,17 +62,20 @@ class ModelConfig:
             )
         if self.text_width % self.text_heads:
             raise InputError(
-                f"parameter model.text_heads = {self.text_heads}: must divide model.text_width = {self.text_width}"
+                f"parameter model.text_heads = {self.text_heads}: must divide model.text_width = "
+                f"{self.text_width}"
             )
         own = self.image_network is None and self.text_pretrained is None and self.builtin
         if self.towers == "both" and own and self.text_width != self.image_width:
             raise InputError(
-                f"parameter model.text_width = {self.text_width}: both embeddings need the same width, and the image "
+                f"parameter model.text_width = {self.text_width}: both embeddings need the same "
+                f"width, and the image "
                 f"tower's is {self.image_width} (last of image_channels x image_pool squared)"
             )
 
     def given(self, name: str) -> str | None:
-        """Where the weights of a run's model lie (original, retrained-1, ...), or None for one to be trained here."""
+        """Where the weights of a run's model lie (original, retrained-1, ...), or None for one to
+        be trained here."""
         if name == "original":
             return self.weights
         number = int(name.rpartition("-")[2]) if name.startswith("retrained-") else 0
@@ -81,7 +87,8 @@ class ModelConfig:
 
     @property
     def builtin(self) -> bool:
-        """Whether the towers are built here, and not by a factory or from a dual encoder's folder."""
+        """Whether the towers are built here, and not by a factory or from a dual encoder's
+        folder."""
         return self.factory is None and self.dual_encoder is None
 
     @property

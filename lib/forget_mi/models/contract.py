@@ -1,4 +1,5 @@
-"""What a model of one's own must offer, and a checker that says what is missing (docs/your-own-model.md)."""
+"""What a model of one's own must offer, and a checker that says what is missing
+(docs/your-own-model.md)."""
 
 from __future__ import annotations
 
@@ -13,21 +14,21 @@ from forget_mi.models.outputs import ModelOutput
 from forget_mi.models.tokenizers import check_vocabulary
 
 if TYPE_CHECKING:
-    from forget_mi.data.batches import Examples
+    from forget_mi.data import Examples
 
 
 @runtime_checkable
 class ModelContract(Protocol):
-    """A torch module that tells `classes` classes apart. widths: of z_img and z_txt, 0 for a tower that is not there.
-    max_tokens: reports are cut there; 0 where none are read."""
+    """A torch module that tells `classes` classes apart. widths: of z_img and z_txt, 0 for a tower
+    that is not there. max_tokens: reports are cut there; 0 where none are read."""
 
     classes: int
     max_tokens: int
     widths: tuple[int, int]
 
     def __call__(self, images: Tensor, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
-        """images float (batch, 1, height, width) in [0, 1], input_ids and attention_mask int64 (batch, tokens) to
-        logits (batch, classes) and an embedding (batch, width) of each tower."""
+        """images float (batch, 1, height, width) in [0, 1], input_ids and attention_mask int64
+        (batch, tokens) to logits (batch, classes) and an embedding (batch, width) of each tower."""
 
 
 def problems_of_model(
@@ -35,23 +36,26 @@ def problems_of_model(
 ) -> list[str]:
     """What keeps a model from being made to forget, each in a sentence; empty where nothing does.
 
-    examples: some records, of which the first few are shown to it. classes: that the cohort has. tokenizer: that made
-    their tokens.
+    examples: some records, of which the first few are shown to it. classes: that the cohort has.
+    tokenizer: that made their tokens.
     """
     if not isinstance(model, nn.Module):
         return [
-            f"is a {type(model).__name__}, not a torch module: it has no parameters that could be changed"
+            f"is a {type(model).__name__}, not a torch module: it has no parameters that could be "
+            f"changed"
         ]
     found = []
     if model.training:
         found.append(
-            "is in training mode, in which dropout and batch norm change what it says; call model.eval()"
+            "is in training mode, in which dropout and batch norm change what it says; call "
+            "model.eval()"
         )
     missing = [name for name in ("classes", "max_tokens", "widths") if not hasattr(model, name)]
     if missing:
         return [
             *found,
-            f"lacks {', '.join(missing)} (see contract.ModelContract, or contract.adapt, which adds them)",
+            f"lacks {', '.join(missing)} (see contract.ModelContract, or contract.adapt, which "
+            f"adds them)",
         ]
     if model.classes != classes:
         found.append(f"tells {model.classes} classes apart, the cohort has {classes}")
@@ -93,7 +97,8 @@ def _problems_of_outputs(model: nn.Module, examples: Examples, classes: int) -> 
         expected = (n, width if there else 0)
         if tuple(value.shape) != expected:
             found.append(
-                f"{name} has shape {tuple(value.shape)}, not {expected} (records, {name.split('_')[1]})"
+                f"{name} has shape {tuple(value.shape)}, not {expected} (records, "
+                f"{name.split('_')[1]})"
             )
         elif not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).any(-1).sum())
@@ -102,7 +107,8 @@ def _problems_of_outputs(model: nn.Module, examples: Examples, classes: int) -> 
         not torch.allclose(a, b, atol=1e-5) for a, b in zip(said, again, strict=True)
     ):
         found.append(
-            "answers differently when asked twice in evaluation mode: something in it is still random"
+            "answers differently when asked twice in evaluation mode: something in it is still "
+            "random"
         )
     return found
 

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class DualEncoderImage(Tower):
-    """The image side of a CLIP-shaped model (CLIP, SigLIP-like, VisionTextDualEncoder): z_img is its projected
-    embedding.
+    """The image side of a CLIP-shaped model (CLIP, SigLIP-like, VisionTextDualEncoder): z_img is
+    its projected embedding.
 
-    images (batch, 1, height, width), resized to the side that the encoder takes -> (batch, width), (batch, classes).
+    images (batch, 1, height, width), resized to the side that the encoder takes -> (batch, width),
+    (batch, classes).
     """
 
     def __init__(self, model: nn.Module, width: int, classes: int):
@@ -72,8 +73,8 @@ class DualEncoderText(Tower):
 
 
 def _pooled(output: Any) -> Tensor:
-    """What an encoder says of the whole input: its pooler's output, or the first position's (averaged where a
-    convolutional encoder gives maps)."""
+    """What an encoder says of the whole input: its pooler's output, or the first position's
+    (averaged where a convolutional encoder gives maps)."""
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
         return output.last_hidden_state[:, 0]
@@ -95,7 +96,8 @@ def _dual_encoder(
     missing = [part for part in parts if not hasattr(both, part)]
     if missing:
         raise InputError(
-            f"parameter model.dual_encoder = {folder!r}: a {type(both).__name__} has no {', '.join(missing)}; "
+            f"parameter model.dual_encoder = {folder!r}: a {type(both).__name__} has no "
+            f"{', '.join(missing)}; "
             "allowed are CLIP-shaped models, with both sides and their projections"
         )
     image, text = (

@@ -1,4 +1,5 @@
-"""Models for hospitals' servers: TorchScript, torch.export and ONNX, each checked to say what the model says."""
+"""Models for hospitals' servers: TorchScript, torch.export and ONNX, each checked to say what the
+model says."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forget_mi.data.batches import Batch
+from forget_mi.data import Batch
 from forget_mi.errors import InputError
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.outputs import fused_probabilities
@@ -25,9 +26,9 @@ OUTPUTS = ("probabilities", "image_logits", "text_logits")
 
 
 class ServingModule(nn.Module):
-    """What a server answers: (probabilities of the fused prediction, image_logits, text_logits), each (batch, classes),
-    or (batch, 0) for a tower that is not there. images (batch, 1, height, width) in [0, 1]; input_ids, attention_mask
-    int64 (batch, tokens)."""
+    """What a server answers: (probabilities of the fused prediction, image_logits, text_logits),
+    each (batch, classes), or (batch, 0) for a tower that is not there. images (batch, 1, height,
+    width) in [0, 1]; input_ids, attention_mask int64 (batch, tokens)."""
 
     def __init__(self, model: ImageTextModel):
         super().__init__()
@@ -48,14 +49,14 @@ class ServingModule(nn.Module):
 def export_model(
     model: ImageTextModel, folder: str | Path, batch: Batch, formats: tuple[str, ...]
 ) -> dict[str, float]:
-    """Write the model into a folder in some of FORMATS; return by format the largest difference to what the model
-    itself says. Batch size is free in all; so is the number of tokens.
+    """Write the model into a folder in some of FORMATS; return by format the largest difference to
+    what the model itself says. Batch size is free in all; so is the number of tokens.
 
-    batch: some records (at least 3), two of which trace the model; all of them are then asked of what was written, with
-    one token less.
+    batch: some records (at least 3), two of which trace the model; all of them are then asked of
+    what was written, with one token less.
 
-    Raises InputError for an unknown format; RuntimeError where what was written differs by more than TOLERANCE: the
-    file is then not there.
+    Raises InputError for an unknown format; RuntimeError where what was written differs by more
+    than TOLERANCE: the file is then not there.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -67,7 +68,8 @@ def export_model(
     served = ServingModule(model).cpu().eval()
     inputs = tuple(batch[name].cpu() for name in ("images", "input_ids", "attention_mask"))
     two = tuple(tensor[:2] for tensor in inputs)
-    # With another number of records and of tokens: what was traced must not have been taken for a constant.
+    # With another number of records and of tokens: what was traced must not have been taken for a
+    # constant.
     longest = max(1, inputs[1].shape[1] - 1)
     other = (inputs[0], inputs[1][:, :longest], inputs[2][:, :longest])
     with torch.no_grad():
@@ -124,9 +126,16 @@ def _onnx(served: ServingModule, two: tuple, other: tuple, path: Path) -> list[n
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            served, two, path, dynamo=True, input_names=names, output_names=OUTPUTS, dynamic_shapes=_dynamic(two),
-            external_data=False, verbose=False,
-        )  # fmt: skip
+            served,
+            two,
+            path,
+            dynamo=True,
+            input_names=names,
+            output_names=OUTPUTS,
+            dynamic_shapes=_dynamic(two),
+            external_data=False,
+            verbose=False,
+        )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     wanted = {node.name for node in session.get_inputs()}
     return session.run(

@@ -10,10 +10,11 @@ from forget_mi.models.towers import Tower
 
 
 class ImageTextModel(nn.Module):
-    """The two towers side by side; they meet in the loss, in the joint embedding and in the fused prediction.
+    """The two towers side by side; they meet in the loss, in the joint embedding and in the fused
+    prediction.
 
-    image_tower, text_tower: None for one that is not there. classes: how many there are to tell apart. max_tokens:
-    reports are cut there; 0 where none are read.
+    image_tower, text_tower: None for one that is not there. classes: how many there are to tell
+    apart. max_tokens: reports are cut there; 0 where none are read.
     """
 
     def __init__(self, settings: ModelConfig, image_tower: Tower | None, text_tower: Tower | None):
@@ -30,7 +31,8 @@ class ImageTextModel(nn.Module):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the towers are someone's own networks, given as objects: no params say how they are built."""
+        """Whether the towers are someone's own networks, given as objects: no params say how they
+        are built."""
         return self.settings.factory is None and any(tower.is_adapted for tower in self.towers())
 
     @property

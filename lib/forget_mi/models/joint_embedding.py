@@ -13,11 +13,13 @@ from forget_mi.models.outputs import Embeddings
 class JointEmbedding(nn.Module):
     """J of the paper: a gated multimodal unit (Arevalo et al., 2017) with fixed random weights,
 
-        J(z_img, z_txt) = g * tanh(W_i z_img) + (1 - g) * tanh(W_t z_txt),   g = sigmoid(W_g [z_img; z_txt]).
+        J(z_img, z_txt) = g * tanh(W_i z_img) + (1 - g) * tanh(W_t z_txt),   g = sigmoid(W_g [z_img;
+        z_txt]).
 
-    One instance serves F_og and F_ul and all batches: the weights come from a seed and are never trained. (The
-    released code draws new ones at every call, which compares different projections.) Inputs and output (batch, width);
-    where a tower is missing, image_width or text_width is 0, and so is its term.
+    One instance serves F_og and F_ul and all batches: the weights come from a seed and are never
+    trained. (The released code draws new ones at every call, which compares different projections.)
+    Inputs and output (batch, width); where a tower is missing, image_width or text_width is 0, and
+    so is its term.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ def joint_embedding_of(model: ImageTextModel) -> JointEmbedding:
     image, text = model.widths
     if image and text and image != text:
         raise InputError(
-            f"the image embedding is {image} wide and the text embedding {text}: the joint embedding of Forget-MI and "
-            "MultiDelete needs one width; project one of them, or choose a method that does without "
+            f"the image embedding is {image} wide and the text embedding {text}: the joint "
+            f"embedding of Forget-MI and "
+            "MultiDelete needs one width; project one of them, or choose a method that does "
+            "without "
             "(held_out_targets, scrub, ...)"
         )
     return JointEmbedding(
@@ -63,6 +67,7 @@ def joint_embedding_of(model: ImageTextModel) -> JointEmbedding:
 
 
 def joint_embedding_or_none(model: ImageTextModel) -> JointEmbedding | None:
-    """`joint_embedding_of`, or None for towers of different widths: what a measure does that can do without."""
+    """`joint_embedding_of`, or None for towers of different widths: what a measure does that can do
+    without."""
     image, text = model.widths
     return joint_embedding_of(model) if image == text or not (image and text) else None

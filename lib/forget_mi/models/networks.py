@@ -18,9 +18,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class NetworkTower(Tower):
     """An image network of torchvision or timm without its output layer, and a new one.
 
-    cut: the name that the old output layer had. channels: that the network takes; one-channel images are repeated for
-    three. mean, std: by which images in [0, 1] are normalised; part of the weights. images (batch, 1, height, width) ->
-    (batch, width), (batch, classes)."""
+    cut: the name that the old output layer had. channels: that the network takes; one-channel
+    images are repeated for three. mean, std: by which images in [0, 1] are normalised; part of the
+    weights. images (batch, 1, height, width) -> (batch, width), (batch, classes)."""
 
     def __init__(self, network: nn.Module, cut: str, width: int, channels: int, classes: int):
         super().__init__()
@@ -31,7 +31,8 @@ class NetworkTower(Tower):
         self.register_buffer("std", torch.ones(1, channels, 1, 1))
 
     def blocks(self) -> list[nn.Module]:
-        """The network's parts in order, as it lists them: the blocks of its stages where they are sequences."""
+        """The network's parts in order, as it lists them: the blocks of its stages where they are
+        sequences."""
         parts = [part for part in self.network.children() if any(True for _ in part.parameters())]
         while len(parts) == 1 and list(parts[0].children()):
             parts = list(parts[0].children())
@@ -51,17 +52,19 @@ def network_tower(
 ) -> NetworkTower:
     """An image tower from 'torchvision:NAME' or 'timm:NAME'.
 
-    channels: 1 or 3; with 1 the first convolution's weights are summed over its inputs. weights: a local file with the
-    network's state dict (.safetensors, or .pth read without running code), as its library publishes it; images are then
-    normalised as ImageNet's are. An output layer in it is taken over where it tells as many classes apart.
+    channels: 1 or 3; with 1 the first convolution's weights are summed over its inputs. weights: a
+    local file with the network's state dict (.safetensors, or .pth read without running code), as
+    its library publishes it; images are then normalised as ImageNet's are. An output layer in it is
+    taken over where it tells as many classes apart.
 
-    Raises InputError for an unknown name, a missing file (which one to get, and where it is published), and weights
-    that do not fit (key, both shapes).
+    Raises InputError for an unknown name, a missing file (which one to get, and where it is
+    published), and weights that do not fit (key, both shapes).
     """
     library, _, kind = name.partition(":")
     if library not in NETWORKS or not kind:
         raise InputError(
-            f"parameter model.image_network = {name!r}: allowed are torchvision:NAME and timm:NAME, such as "
+            f"parameter model.image_network = {name!r}: allowed are torchvision:NAME and "
+            f"timm:NAME, such as "
             "torchvision:resnet18"
         )
     network, published = NETWORKS[library](kind, name)
@@ -95,7 +98,8 @@ def _torchvision(kind: str, name: str) -> tuple[nn.Module, str]:
         raise InputError(
             f"parameter model.image_network = {name!r}: torchvision has {', '.join(known)}"
         )
-    # The side branches of the Inception family are trained beside the network, and answer with more than logits.
+    # The side branches of the Inception family are trained beside the network, and answer with more
+    # than logits.
     extra = (
         {"aux_logits": False, "init_weights": True} if kind in ("googlenet", "inception_v3") else {}
     )
@@ -152,7 +156,8 @@ def _take_one_channel(network: nn.Module) -> None:
 def _image_weights(path: str, name: str, published: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError(
-            f"parameter model.image_weights = {path!r}: there is no such file; get {published} ({name}), and give its "
+            f"parameter model.image_weights = {path!r}: there is no such file; get {published} "
+            f"({name}), and give its "
             "path here: nothing is downloaded"
         )
     return read_state_dict(path)

@@ -16,15 +16,15 @@ class Embeddings(NamedTuple):
 
     @property
     def are_paired(self) -> bool:
-        """Whether both towers are there, and as wide as each other: what an image's report is to it can then be
-        asked."""
+        """Whether both towers are there, and as wide as each other: what an image's report is to it
+        can then be asked."""
         return self.image.shape[-1] == self.text.shape[-1] > 0
 
 
 class ModelOutput(NamedTuple):
-    """image_logits, text_logits: (batch, classes). image_embedding, text_embedding: (batch, width), the paper's
-    z_img and z_txt; the logits are linear in them. Where there is no such tower, its logits and embedding are
-    (batch, 0)."""
+    """image_logits, text_logits: (batch, classes). image_embedding, text_embedding: (batch, width),
+    the paper's z_img and z_txt; the logits are linear in them. Where there is no such tower, its
+    logits and embedding are (batch, 0)."""
 
     image_logits: Tensor
     text_logits: Tensor
@@ -43,8 +43,8 @@ class ModelOutput(NamedTuple):
 
 
 def fused_probabilities(image_logits: Tensor, text_logits: Tensor) -> Tensor:
-    """The fused prediction (batch, classes): the mean of the two towers' softmaxes; one tower's where the other's
-    logits are (batch, 0)."""
+    """The fused prediction (batch, classes): the mean of the two towers' softmaxes; one tower's
+    where the other's logits are (batch, 0)."""
     if image_logits.shape[-1] == 0 or text_logits.shape[-1] == 0:
         return torch.cat([image_logits, text_logits], -1).softmax(-1)
     return (image_logits.softmax(-1) + text_logits.softmax(-1)) / 2

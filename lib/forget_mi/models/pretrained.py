@@ -1,5 +1,5 @@
-"""Models in and out, as the ecosystem keeps them: a folder with config.json, model.safetensors, the tokenizer's files
-and a model card; and whatever a user's model that is trained already lies in."""
+"""Models in and out, as the ecosystem keeps them: a folder with config.json, model.safetensors, the
+tokenizer's files and a model card; and whatever a user's model that is trained already lies in."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def save_pretrained(
     tokenizer: PreTrainedTokenizerBase | None,
     card: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model's folder, whole or not at all: config.json, model.safetensors, README.md (the model card), the
-    tokenizer's files, and the text encoder's configuration.
+    """Write a model's folder, whole or not at all: config.json, model.safetensors, README.md (the
+    model card), the tokenizer's files, and the text encoder's configuration.
 
     card: what `card_facts` says of a run's model; None for one of which nothing is known.
     Raises InputError for a model of networks that were given as objects.
@@ -72,7 +72,8 @@ def save_pretrained(
 def from_pretrained(folder: str | Path) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None]:
     """What `save_pretrained` wrote: the model in evaluation mode, and its tokenizer.
 
-    Raises InputError for a folder of another kind, a missing or half-written file, and weights that do not fit.
+    Raises InputError for a folder of another kind, a missing or half-written file, and weights that
+    do not fit.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -99,8 +100,9 @@ def from_pretrained(folder: str | Path) -> tuple[ImageTextModel, PreTrainedToken
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file with the weights of a model that was trained already: in a folder of a run's checkpoint, of
-    `save_pretrained` or of the authors' release; or the path itself, a file with a state dict.
+    """The file with the weights of a model that was trained already: in a folder of a run's
+    checkpoint, of `save_pretrained` or of the authors' release; or the path itself, a file with a
+    state dict.
 
     Raises InputError where nothing of the kind is there.
     """
@@ -111,7 +113,8 @@ def weights_file(path: str | Path) -> Path:
     )
     if found is None:
         raise InputError(
-            f"parameter model.weights = {str(path)!r}: there is neither a file with a state dict nor a folder with "
+            f"parameter model.weights = {str(path)!r}: there is neither a file with a state dict "
+            f"nor a folder with "
             f"{WEIGHTS} or pytorch_model.bin"
         )
     return found
@@ -122,11 +125,11 @@ def load_trained(
 ) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None]:
     """A model that was trained already, and its tokenizer.
 
-    path: see `weights_file`; a bare state dict is that of the model that `settings` describe. settings.tokenizer goes
-    before the folder's own.
+    path: see `weights_file`; a bare state dict is that of the model that `settings` describe.
+    settings.tokenizer goes before the folder's own.
 
-    Raises InputError where nothing of the kind is there, where weights do not fit (key, both shapes), and where it
-    tells other classes apart than the cohort's.
+    Raises InputError where nothing of the kind is there, where weights do not fit (key, both
+    shapes), and where it tells other classes apart than the cohort's.
     """
     path, weights = Path(path), weights_file(path)
     if path == weights:
@@ -153,7 +156,8 @@ def load_trained(
 
 def _no_tokenizer(path: Path) -> InputError:
     return InputError(
-        f"{path}: no tokenizer lies beside the weights; give the folder of the one that the model was trained with "
+        f"{path}: no tokenizer lies beside the weights; give the folder of the one that the model "
+        f"was trained with "
         "(model.tokenizer), with its vocab.txt or tokenizer.json (for the authors' weights that of "
         "https://huggingface.co/allenai/scibert_scivocab_uncased)"
     )

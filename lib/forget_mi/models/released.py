@@ -1,5 +1,5 @@
-"""The weights that the authors of Forget-MI published, as transformers of 2024 wrote them: config.json (a BertConfig)
-and pytorch_model.bin."""
+"""The weights that the authors of Forget-MI published, as transformers of 2024 wrote them:
+config.json (a BertConfig) and pytorch_model.bin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from forget_mi.models.state_dicts import load_weights, read_state_dict
 WEIGHTS, CONFIG = "pytorch_model.bin", "config.json"
 
 
-# Their names to ours. Theirs: a residual network of seven layers of two blocks, a BERT, an output layer each.
+# Their names to ours. Theirs: a residual network of seven layers of two blocks, a BERT, an output
+# layer each.
 NAMES = (
     (r"img_model\.layer(\d+)\.", lambda m: f"image_tower.stages.{int(m[1]) - 1}."),
     (r"img_model\.fc1\.", "image_tower.head."),
@@ -35,8 +36,9 @@ OLD = {".gamma": ".weight", ".beta": ".bias"}
 
 @dataclass(frozen=True)
 class Released:
-    """model: of the paper's profile, in evaluation mode. used, unused: the file's keys; unused are an output layer over
-    both towers, which the paper's forward pass never calls, and position numbers, which are made anew."""
+    """model: of the paper's profile, in evaluation mode. used, unused: the file's keys; unused are
+    an output layer over both towers, which the paper's forward pass never calls, and position
+    numbers, which are made anew."""
 
     model: ImageTextModel
     used: tuple[str, ...]
@@ -49,10 +51,12 @@ def is_released(folder: str | Path) -> bool:
 
 
 def load_released(folder: str | Path) -> Released:
-    """Read a released folder into the paper's model. The file is a pickle, and is read without running any code.
+    """Read a released folder into the paper's model. The file is a pickle, and is read without
+    running any code.
 
-    Raises InputError where a file is missing, cut short or would run code, where config.json is of another kind, and
-    for a tensor that is missing, unknown or of another shape (with its name, both shapes).
+    Raises InputError where a file is missing, cut short or would run code, where config.json is of
+    another kind, and for a tensor that is missing, unknown or of another shape (with its name, both
+    shapes).
     """
     from transformers import BertConfig
 
@@ -73,10 +77,15 @@ def load_released(folder: str | Path) -> Released:
     state = read_state_dict(folder / WEIGHTS)
     renamed = {renamed_key(key): key for key in state if renamed_key(key) is not None}
     settings = replace(
-        NAMED["paper"], image_channels=channels_of(state, folder), text_pretrained=None, text_width=config.hidden_size,
-        text_layers=config.num_hidden_layers, text_heads=config.num_attention_heads,
-        max_tokens=min(NAMED["paper"].max_tokens, config.max_position_embeddings), weights=str(folder),
-    )  # fmt: skip
+        NAMED["paper"],
+        image_channels=channels_of(state, folder),
+        text_pretrained=None,
+        text_width=config.hidden_size,
+        text_layers=config.num_hidden_layers,
+        text_heads=config.num_attention_heads,
+        max_tokens=min(NAMED["paper"].max_tokens, config.max_position_embeddings),
+        weights=str(folder),
+    )
     model = build_model(settings, classes, config.vocab_size, seed=0, text_config=config)
     load_weights(model, {ours: state[theirs] for ours, theirs in renamed.items()}, folder / WEIGHTS)
     used = tuple(renamed.values())
@@ -110,7 +119,8 @@ def channels_of(state: dict[str, Tensor], folder: Path) -> tuple[int, ...]:
     missing = [key for key in keys if key not in state]
     if missing or len(keys) == 1:
         raise InputError(
-            f"{folder / WEIGHTS}: lacks {(missing or ['img_model.layer1.0.conv1.weight'])[0]}: no image tower of the "
+            f"{folder / WEIGHTS}: lacks {(missing or ['img_model.layer1.0.conv1.weight'])[0]}: no "
+            f"image tower of the "
             "paper's kind is in it"
         )
     return tuple(state[key].shape[0] for key in keys)

@@ -12,7 +12,8 @@ from forget_mi.errors import InputError
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors file, or in a pickle that torch reads without running code (weights_only).
+    """The tensors in a .safetensors file, or in a pickle that torch reads without running code
+    (weights_only).
 
     Raises InputError for a file that is missing, cut short, or would run code.
     """
@@ -59,13 +60,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Put a state dict into a module, all of it.
 
-    Raises InputError that names the first key that is missing, unknown or of another shape (both shapes).
+    Raises InputError that names the first key that is missing, unknown or of another shape (both
+    shapes).
     """
     own = module.state_dict()
     for key, tensor in state.items():
         if key in own and own[key].shape != tensor.shape:
             raise InputError(
-                f"{source}: {key} has shape {tuple(tensor.shape)}, the model's is {tuple(own[key].shape)}"
+                f"{source}: {key} has shape {tuple(tensor.shape)}, the model's is "
+                f"{tuple(own[key].shape)}"
             )
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own]
@@ -73,6 +76,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
         raise InputError(
             f"{source}: does not fit {type(module).__name__}: "
             + "; ".join(f"{len(keys)} {what}, such as {keys[0]}" for keys, what in
-                        ((missing, "of its tensors are missing"), (unknown, "tensors are unknown to it")) if keys)
+                        ((missing, "of its tensors are missing"), (unknown, "tensors are unknown "
+                                                                            "to it")) if keys)
         )  # fmt: skip
     module.load_state_dict(dict(state), strict=False)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def build_tokenizer(
     settings: ModelConfig, training_reports: Sequence[str]
 ) -> PreTrainedTokenizerBase | None:
-    """The pretrained tower's own tokenizer, or a WordPiece one trained on the given reports (training reports only:
-    a vocabulary remembers words too). None for a model that reads none."""
+    """The pretrained tower's own tokenizer, or a WordPiece one trained on the given reports
+    (training reports only: a vocabulary remembers words too). None for a model that reads none."""
     if settings.towers == "image":
         return None
     own = settings.tokenizer or settings.dual_encoder or settings.text_pretrained
@@ -48,11 +48,13 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase | None) -> int:
 
 
 def wordpiece_vocabulary(reports: Sequence[str], size: int) -> dict[str, int]:
-    """A WordPiece vocabulary of at most `size` entries from some reports: the same reports, the same vocabulary.
+    """A WordPiece vocabulary of at most `size` entries from some reports: the same reports, the
+    same vocabulary.
 
-    The trainer numbers the word-internal letters (##a, ##b, ...) in the order of a hash map and breaks ties by these
-    numbers, so that its vocabulary differs from run to run (huggingface/tokenizers issue 1794). Given to it in order,
-    as special tokens that the returned vocabulary no longer treats as special, they can't.
+    The trainer numbers the word-internal letters (##a, ##b, ...) in the order of a hash map and
+    breaks ties by these numbers, so that its vocabulary differs from run to run
+    (huggingface/tokenizers issue 1794). Given to it in order, as special tokens that the returned
+    vocabulary no longer treats as special, they can't.
     """
     from tokenizers import BertWordPieceTokenizer
 
@@ -77,12 +79,13 @@ def wordpiece_vocabulary(reports: Sequence[str], size: int) -> dict[str, int]:
 
 
 def check_vocabulary(encoder: nn.Module | None, vocabulary: int) -> None:
-    """Raise InputError where a tokenizer of so many tokens can't belong to an encoder: it would look up what is not
-    there."""
+    """Raise InputError where a tokenizer of so many tokens can't belong to an encoder: it would
+    look up what is not there."""
     known = getattr(getattr(encoder, "config", None), "vocab_size", None)
     if known is not None and vocabulary > known:
         raise InputError(
-            f"the tokenizer has {vocabulary} tokens and the text tower knows {known}: it doesn't belong to this model; "
+            f"the tokenizer has {vocabulary} tokens and the text tower knows {known}: it doesn't "
+            f"belong to this model; "
             "give the model's own (model.tokenizer)"
         )
 
@@ -93,15 +96,18 @@ def _from_pretrained(kind: type, name: str, parameter: str = "text_pretrained"):
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"parameter model.{parameter} = {name!r}: neither a local folder with a model and its tokenizer nor a hub "
-            f"name that can be fetched from here ({reason}); get config.json, model.safetensors or pytorch_model.bin, "
-            f"and the tokenizer's files from https://huggingface.co/{name}/tree/main into a folder, and give its path"
+            f"parameter model.{parameter} = {name!r}: neither a local folder with a model and its "
+            f"tokenizer nor a hub "
+            f"name that can be fetched from here ({reason}); get config.json, model.safetensors or "
+            f"pytorch_model.bin, "
+            f"and the tokenizer's files from https://huggingface.co/{name}/tree/main into a "
+            f"folder, and give its path"
         ) from None
 
 
 def resolve_package_path(name: str, parameter: str) -> str:
-    """The folder that 'package:NAME/folder' names, in an installed Python package; other names as they are. Raises
-    InputError where there is none."""
+    """The folder that 'package:NAME/folder' names, in an installed Python package; other names as
+    they are. Raises InputError where there is none."""
     if not name.startswith("package:"):
         return name
     from importlib.util import find_spec
@@ -115,6 +121,7 @@ def resolve_package_path(name: str, parameter: str) -> str:
     )
     if path is None or not path.is_dir():
         raise InputError(
-            f"parameter model.{parameter} = {name!r}: no such package is installed, or it has no such folder"
+            f"parameter model.{parameter} = {name!r}: no such package is installed, or it has no "
+            f"such folder"
         )
     return str(path)

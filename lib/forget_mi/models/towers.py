@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 
 class Tower(nn.Module):
-    """A network whose forward gives (z, logits), (batch, width) and (batch, classes), the logits those of `head`(z)."""
+    """A network whose forward gives (z, logits), (batch, width) and (batch, classes), the logits
+    those of `head`(z)."""
 
     head: nn.Linear
     faster_channels_last = False  # on a CPU
@@ -79,8 +80,8 @@ def _residual_block(before: int, after: int, stride: int) -> nn.Module:
 
 
 class TextTower(Tower):
-    """A BERT-like encoder; gives z_txt (the pooled [CLS], after dropout) and its logits. Of a BERT's last layer only
-    that position is computed.
+    """A BERT-like encoder; gives z_txt (the pooled [CLS], after dropout) and its logits. Of a
+    BERT's last layer only that position is computed.
 
     input_ids, attention_mask (batch, tokens) -> (batch, width), (batch, classes).
     """

@@ -10,9 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from forget_mi.attacks.base import Scores
-from forget_mi.evaluation.statistics import RETRAINED, sort_approaches
-from forget_mi.evaluation.verdicts import OVER, SAME, TOLD, UNDER, UNKNOWN
+from forget_mi.attacks import Scores
+from forget_mi.evaluation import OVER, RETRAINED, SAME, TOLD, UNDER, UNKNOWN, sort_approaches
 from forget_mi.plots.style import (
     COLOURS,
     SIDE_COLOURS,
@@ -33,8 +32,9 @@ VERDICT_COLOURS = {
 def low_fpr_roc(
     scores: Mapping[str, Scores], title: str, colours: Mapping[str, str] | None = None
 ) -> Figure:
-    """ROC curves twice: as usual, and with both axes logarithmic, where the records that are found with hardly a
-    stranger accused can be seen. A line a model (or attack); the dotted line is guessing."""
+    """ROC curves twice: as usual, and with both axes logarithmic, where the records that are found
+    with hardly a stranger accused can be seen. A line a model (or attack); the dotted line is
+    guessing."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     smallest = 1.0
     for number, (name, found) in enumerate(scores.items()):
@@ -57,8 +57,8 @@ def low_fpr_roc(
 
 
 def patients_strip(tables: Mapping[str, pd.DataFrame], column: str, title: str) -> Figure:
-    """A row a model, a point a forgotten patient: share of strangers who score below them. Forgotten patients should be
-    spread over the whole width, as strangers are."""
+    """A row a model, a point a forgotten patient: share of strangers who score below them.
+    Forgotten patients should be spread over the whole width, as strangers are."""
     figure, axis = plt.subplots(figsize=(8, 0.8 + 0.5 * len(tables)))
     for at, (name, table) in enumerate(tables.items()):
         jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(table))
@@ -74,8 +74,9 @@ def patients_strip(tables: Mapping[str, pd.DataFrame], column: str, title: str) 
 
 
 def verdict_gaps(table: pd.DataFrame, title: str) -> Figure:
-    """A row a check, a point and interval its gap to the reference, in the colour of its verdict: to the right
-    something is remembered, to the left the patients were pushed further than strangers."""
+    """A row a check, a point and interval its gap to the reference, in the colour of its verdict:
+    to the right something is remembered, to the left the patients were pushed further than
+    strangers."""
     rows = table[table.attack != "margin"].reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.22 * len(rows)))
     for at, row in enumerate(rows.itertuples()):
@@ -96,7 +97,8 @@ def verdict_gaps(table: pd.DataFrame, title: str) -> Figure:
 
 
 def relearning_curves(curves: pd.DataFrame, level: float) -> Figure:
-    """A panel a model: the loss on D_f over passes of training on it, beside that on as many records of strangers."""
+    """A panel a model: the loss on D_f over passes of training on it, beside that on as many
+    records of strangers."""
     models = list(dict.fromkeys(curves.model))
     figure, axes = plt.subplots(
         1, len(models), figsize=(3.4 * len(models), 3), sharey=True, squeeze=False
@@ -105,9 +107,13 @@ def relearning_curves(curves: pd.DataFrame, level: float) -> Figure:
         for name, part in curves[curves.model == model].groupby("set", sort=False):
             mine = name == "D_f"
             axis.plot(
-                part["pass"], part.loss, color=SIDE_COLOURS["forget" if mine else "test"], lw=2.5 if mine else 1,
-                zorder=3 if mine else 2, label="$D_f$" if mine else "strangers" if name == "D_t 1" else None,
-            )  # fmt: skip
+                part["pass"],
+                part.loss,
+                color=SIDE_COLOURS["forget" if mine else "test"],
+                lw=2.5 if mine else 1,
+                zorder=3 if mine else 2,
+                label="$D_f$" if mine else "strangers" if name == "D_t 1" else None,
+            )
         axis.axhline(level, color=COLOURS["neutral"], lw=1, ls=":")
         axis.set(title=model, xlabel="passes")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -117,7 +123,8 @@ def relearning_curves(curves: pd.DataFrame, level: float) -> Figure:
 
 
 def score_histograms(scores: Mapping[str, Scores], title: str) -> Figure:
-    """A panel a model: how an attack scores D_f and D_t. Where a model has forgotten, both lie on one another."""
+    """A panel a model: how an attack scores D_f and D_t. Where a model has forgotten, both lie on
+    one another."""
     figure, axes = plt.subplots(
         1, len(scores), figsize=(3.4 * len(scores), 2.8), sharey=True, squeeze=False
     )
@@ -140,8 +147,9 @@ def score_histograms(scores: Mapping[str, Scores], title: str) -> Figure:
 def attacks_by_approach(
     table: pd.DataFrame, first: str | None = None, attack: str = "strongest"
 ) -> Figure:
-    """A row an approach, a point and interval the AUC of an attack (figures/audit.csv), by record and by patient; the
-    dotted line is what forgetting should give, the band the retrained models' interval."""
+    """A row an approach, a point and interval the AUC of an attack (figures/audit.csv), by record
+    and by patient; the dotted line is what forgetting should give, the band the retrained models'
+    interval."""
     rows = table[table.attack == attack]
     order = sort_approaches(rows.model, first)
     palette = approach_palette(order)

@@ -16,8 +16,9 @@ OURS = "held_out_targets"
 
 
 def frontier(table: pd.DataFrame) -> Figure:
-    """Closeness to the retrained models, and what LiRA finds, against the share of retraining's work: a line a method,
-    mean over seeds; the band is where retrained models lie among themselves."""
+    """Closeness to the retrained models, and what LiRA finds, against the share of retraining's
+    work: a line a method, mean over seeds; the band is where retrained models lie among
+    themselves."""
     panels = {
         "mean_gap": "mean gap to the retrained models",
         "lira_patient_auc": "LiRA by patient (AUC)",
@@ -41,9 +42,15 @@ def frontier(table: pd.DataFrame) -> Figure:
             )
             strong = name == OURS
             axis.plot(
-                line.share_of_retraining, line[column], "o-", label=name, color="black" if strong else colours[name],
-                lw=2.6 if strong else 1.2, ms=6 if strong else 4, zorder=3 if strong else 2,
-            )  # fmt: skip
+                line.share_of_retraining,
+                line[column],
+                "o-",
+                label=name,
+                color="black" if strong else colours[name],
+                lw=2.6 if strong else 1.2,
+                ms=6 if strong else 4,
+                zorder=3 if strong else 2,
+            )
         axis.set(xlabel="share of retraining's work", ylabel=title, xscale="log")
         axis.set_xticks([0.02, 0.05, 0.1, 0.2])
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -53,8 +60,9 @@ def frontier(table: pd.DataFrame) -> Figure:
 
 
 def request_sequence(table: pd.DataFrame) -> Figure:
-    """Ten requests in a row: what is left of the earlier patients (their margin over the retrained models'), the loss
-    of test AUC and the cost so far; a line a method, mean over seeds, the band from the lowest to the highest seed."""
+    """Ten requests in a row: what is left of the earlier patients (their margin over the retrained
+    models'), the loss of test AUC and the cost so far; a line a method, mean over seeds, the band
+    from the lowest to the highest seed."""
     panels = {
         "margin_over_retrained": "margin of those served so far,\nover the retrained models'",
         "test_auc": "test AUC",
@@ -82,8 +90,9 @@ def request_sequence(table: pd.DataFrame) -> Figure:
 
 
 def probability_directions(points: Mapping[str, np.ndarray], original: str = "original") -> Figure:
-    """Where several models put the same records: predicted probabilities (records, classes) of each, projected on the
-    two directions in which they differ most; an arrow from the original's mean to each other's."""
+    """Where several models put the same records: predicted probabilities (records, classes) of
+    each, projected on the two directions in which they differ most; an arrow from the original's
+    mean to each other's."""
     stacked = np.concatenate(list(points.values()))
     centre = stacked.mean(0)
     _, _, directions = np.linalg.svd(stacked - centre, full_matrices=False)
@@ -106,7 +115,8 @@ def probability_directions(points: Mapping[str, np.ndarray], original: str = "or
 
 
 def margins_by_source(margins: Mapping[str, np.ndarray]) -> Figure:
-    """How sure of the forgotten patients' labels each source is: a row a source, a box over the records."""
+    """How sure of the forgotten patients' labels each source is: a row a source, a box over the
+    records."""
     figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.42 * len(margins)))
     axis.boxplot(
         list(margins.values()),

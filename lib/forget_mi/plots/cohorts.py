@@ -9,12 +9,13 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from forget_mi.data.cohort import Cohort
+from forget_mi.data import Cohort
 from forget_mi.plots.style import finish_figure
 
 
 def sample_images(cohort: Cohort, per_class: int = 4, seed: int = 0) -> Figure:
-    """A row a class, `per_class` images of different patients each; class and study severity as titles."""
+    """A row a class, `per_class` images of different patients each; class and study severity as
+    titles."""
     rng = np.random.default_rng(seed)
     figure, axes = plt.subplots(
         len(cohort.classes),

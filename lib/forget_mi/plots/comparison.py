@@ -11,20 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from forget_mi.evaluation.statistics import (
-    ORIGINAL,
-    RETRAINED,
-    add_approach_column,
-    sort_approaches,
-)
+from forget_mi.evaluation import ORIGINAL, RETRAINED, add_approach_column, sort_approaches
 from forget_mi.plots.style import COLOURS, approach_palette, finish_figure
 
 
 def gaps_by_measure(
     gaps: pd.DataFrame, titles: Mapping[str, str], first: str | None = None
 ) -> Figure:
-    """Signed gap to the retrained models: a panel a measure, a row an approach; a point is a seed and request (the
-    larger, the larger the request), a bar their mean. The band is the retrained models' own range."""
+    """Signed gap to the retrained models: a panel a measure, a row an approach; a point is a seed
+    and request (the larger, the larger the request), a bar their mean. The band is the retrained
+    models' own range."""
     order = sort_approaches(gaps.approach, first)
     palette, fractions = approach_palette(order), sorted(gaps.forget_fraction.unique())
     figure, axes = plt.subplots(
@@ -60,8 +56,9 @@ def gaps_by_measure(
 
 
 def forgetting_against_usefulness(comparison: pd.DataFrame, first: str | None = None) -> Figure:
-    """A panel a size of request: AUC on the forgotten patients across, on the test patients up; mean and standard
-    deviation over seeds. The cross is the retrained models' mean, the target; the shade their spread."""
+    """A panel a size of request: AUC on the forgotten patients across, on the test patients up;
+    mean and standard deviation over seeds. The cross is the retrained models' mean, the target; the
+    shade their spread."""
     rows = add_approach_column(comparison)
     fractions, order = sorted(rows.forget_fraction.unique()), sort_approaches(rows.approach, first)
     palette = approach_palette(order)
@@ -112,8 +109,8 @@ def forgetting_against_usefulness(comparison: pd.DataFrame, first: str | None = 
 
 
 def cost_against_closeness(comparison: pd.DataFrame, first: str | None = None) -> Figure:
-    """Share of retraining's time across (logarithmic), mean gap to the retrained models up, a point an approach and
-    size of request; the shade is the gap between two retrained models."""
+    """Share of retraining's time across (logarithmic), mean gap to the retrained models up, a point
+    an approach and size of request; the shade is the gap between two retrained models."""
     rows = add_approach_column(comparison)
     order = sort_approaches(rows.approach, first)
     palette, markers = approach_palette(order), ["o", "s", "D", "^", "v"]
@@ -132,9 +129,12 @@ def cost_against_closeness(comparison: pd.DataFrame, first: str | None = None) -
         for approach in [name for name in order if name not in (ORIGINAL, RETRAINED)]:
             these = part[part.approach == approach]
             axis.plot(
-                these.share_of_retraining.mean(), these.mean_gap.mean(), markers[number % len(markers)],
-                color=palette[approach], label=approach if number == 0 else None,
-            )  # fmt: skip
+                these.share_of_retraining.mean(),
+                these.mean_gap.mean(),
+                markers[number % len(markers)],
+                color=palette[approach],
+                label=approach if number == 0 else None,
+            )
     axis.set(
         xscale="log",
         xlabel="share of the time of retraining",
@@ -151,7 +151,8 @@ def cost_against_closeness(comparison: pd.DataFrame, first: str | None = None) -
 def curves_over_requests(
     comparison: pd.DataFrame, titles: Mapping[str, str], first: str | None = None
 ) -> Figure:
-    """A panel a measure: its mean over seeds against the size of the request, a line an approach."""
+    """A panel a measure: its mean over seeds against the size of the request, a line an
+    approach."""
     rows = add_approach_column(comparison)
     order = sort_approaches(rows.approach, first)
     palette = approach_palette(order)
@@ -173,8 +174,18 @@ def curves_over_requests(
     return finish_figure(figure)
 
 
-SHOWN = ("model", "mia_svc_image", "mia_svc_fused", "attack_auc", "forget_auc", "forget_f1", "test_auc", "test_f1",
-         "retain_auc", "mean_gap")  # fmt: skip
+SHOWN = (
+    "model",
+    "mia_svc_image",
+    "mia_svc_fused",
+    "attack_auc",
+    "forget_auc",
+    "forget_f1",
+    "test_auc",
+    "test_f1",
+    "retain_auc",
+    "mean_gap",
+)
 
 
 def comparison_table(comparison: pd.DataFrame, columns: Sequence[str] = SHOWN) -> pd.DataFrame:

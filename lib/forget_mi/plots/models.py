@@ -15,8 +15,8 @@ from forget_mi.plots.style import COLOURS, SIDE_COLOURS, finish_figure, model_co
 
 
 def loss_histograms(losses: pd.DataFrame, models: Sequence[str], tower: str = "fused") -> Figure:
-    """As in the paper: the distribution of cross-entropy on D_f and D_t under each model. Where a model has forgotten,
-    both lie on one another."""
+    """As in the paper: the distribution of cross-entropy on D_f and D_t under each model. Where a
+    model has forgotten, both lie on one another."""
     columns = min(len(models), 4)
     lines = -(-len(models) // columns)
     figure, axes = plt.subplots(
@@ -42,7 +42,8 @@ def loss_histograms(losses: pd.DataFrame, models: Sequence[str], tower: str = "f
 
 
 def roc_curves(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
-    """ROC curve of an attack, a line a model: scores of members and of strangers, higher meaning member."""
+    """ROC curve of an attack, a line a model: scores of members and of strangers, higher meaning
+    member."""
     figure, axis = plt.subplots(figsize=(4.6, 4))
     for name, (members, strangers) in scores.items():
         truth = np.concatenate([np.ones(len(members)), np.zeros(len(strangers))])
@@ -62,7 +63,8 @@ def roc_curves(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) 
 def measures_with_intervals(
     table: pd.DataFrame, measures: Mapping[str, str], tower: str = "fused"
 ) -> Figure:
-    """A panel a measure, a point and interval a model; the band is the range of the retrained models."""
+    """A panel a measure, a point and interval a model; the band is the range of the retrained
+    models."""
     chosen = table[table.tower == tower]
     height = max(2.8, 0.8 + 0.27 * chosen.model.nunique())
     figure, axes = plt.subplots(

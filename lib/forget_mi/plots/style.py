@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from forget_mi.evaluation.statistics import ORIGINAL, RETRAINED
+from forget_mi.evaluation import ORIGINAL, RETRAINED
 
 # Colour-blind safe (Okabe-Ito), the same model in the same colour everywhere.
 COLOURS = {
@@ -30,7 +30,8 @@ def set_style() -> None:
 
 
 def finish_figure(figure: Figure) -> Figure:
-    """Lay a figure out and close it for pyplot, so that a notebook shows it where it is returned and nowhere else."""
+    """Lay a figure out and close it for pyplot, so that a notebook shows it where it is returned
+    and nowhere else."""
     figure.tight_layout()
     plt.close(figure)
     return figure
@@ -44,8 +45,8 @@ def model_colour(model: str) -> str:
 
 
 def approach_palette(approaches: Sequence[str]) -> dict[str, object]:
-    """A colour an approach: the original and the retrained models in theirs, Forget-MI's settings in orange to
-    brown, the others spread over a colour map."""
+    """A colour an approach: the original and the retrained models in theirs, Forget-MI's settings
+    in orange to brown, the others spread over a colour map."""
     ours = [name for name in approaches if name.startswith("forget_mi")]
     others = [name for name in approaches if name not in ours and name not in (ORIGINAL, RETRAINED)]
     colours = {ORIGINAL: COLOURS["original"], RETRAINED: COLOURS["retrained"]}

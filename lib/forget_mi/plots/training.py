@@ -37,7 +37,8 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure
 
 
 def unlearning_curves(epochs: pd.DataFrame) -> Figure:
-    """What a method logged by epoch, and the cross-entropy on D_f climbing to that on D_v, where a run stops."""
+    """What a method logged by epoch, and the cross-entropy on D_f climbing to that on D_v, where a
+    run stops."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.2))
     logged = [
         name for name in epochs if name not in ("epoch", "forget_loss", "validation_loss", "total")
@@ -61,7 +62,8 @@ def unlearning_curves(epochs: pd.DataFrame) -> Figure:
 
 
 def trials(table: pd.DataFrame) -> Figure:
-    """Score of each trial of a search in its order, the best so far as a line; those that were dropped on the axis."""
+    """Score of each trial of a search in its order, the best so far as a line; those that were
+    dropped on the axis."""
     figure, axis = plt.subplots(figsize=(7, 2.8))
     finished = table.dropna(subset="score")
     axis.plot(finished.trial, finished.score, "o", color=COLOURS["neutral"], label="finished")

@@ -1,4 +1,5 @@
-"""Requests: a model in use, the ledger of the deletion requests that it served, the report, the model card."""
+"""Requests: a model in use, the ledger of the deletion requests that it served, the report, the
+model card."""
 
 from forget_mi.lazy import lazy_exports
 
@@ -9,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "serving": "serve",
         "report": "write_report",
         "card": "pack_model",
+        "erasure": "delete_records",
     },
 )

@@ -1,4 +1,5 @@
-"""A run's model as a folder for others: weights, model card, and records that exports are checked with."""
+"""A run's model as a folder for others: weights, model card, and records that exports are checked
+with."""
 
 from __future__ import annotations
 
@@ -8,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from forget_mi.data.batches import Batch, make_examples
-from forget_mi.data.cohort import rows_of
-from forget_mi.models.checkpoints import MANIFEST, read_manifest
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.pretrained import save_pretrained
-from forget_mi.runs.models import load_model
+from forget_mi.data import Batch, make_examples, rows_of
+from forget_mi.models import MANIFEST, ImageTextModel, read_manifest, save_pretrained
+from forget_mi.runs import load_model
 
 if TYPE_CHECKING:
-    from forget_mi.runs.run import Run
+    from forget_mi.runs import Run
 
 SHOWN = ("forget_auc", "test_auc", "test_f1", "attack_auc")  # of the audit, on the card
 
 
 def pack_model(run: Run, name: str, folder: str | Path) -> tuple[ImageTextModel, Batch]:
-    """`save_pretrained` for one of a run's models, with its card; return the model, and some validation records that an
-    export can be checked with. Raises InputError where the run has no such model."""
+    """`save_pretrained` for one of a run's models, with its card; return the model, and some
+    validation records that an export can be checked with. Raises InputError where the run has no
+    such model."""
     cohort = run.cohort()
     saved = load_model(run, name, cohort)
     save_pretrained(folder, saved.model, saved.tokenizer, card_facts(run, name))
@@ -34,8 +33,9 @@ def pack_model(run: Run, name: str, folder: str | Path) -> tuple[ImageTextModel,
 
 
 def card_facts(run: Run, name: str) -> dict[str, Any]:
-    """What a run knows of one of its models (original, or an approach that notebook 03 left) for its card: how it was
-    made, hashed ids of those whose request it served, and the audit where there is one."""
+    """What a run knows of one of its models (original, or an approach that notebook 03 left) for
+    its card: how it was made, hashed ids of those whose request it served, and the audit where
+    there is one."""
     folder = (
         run.stage("02_train") / name
         if name == "original"

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forget_mi.data.cohort import Cohort
+from forget_mi.data import Cohort
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
-from forget_mi.models.checkpoints import WEIGHTS
+from forget_mi.models import WEIGHTS
 from forget_mi.requests.served_model import DELETED, ServedModel
-from forget_mi.runs.project import display_path
-from forget_mi.runs.run import Run
+from forget_mi.runs import Run, display_path
 
 JOURNAL = "deleting.json"  # in the run's folder while records are destroyed
 # Runs of earlier versions may hold outputs of single records beside the original model.
@@ -25,14 +24,17 @@ OUTPUTS = "original.outputs.safetensors"
 
 
 def delete_records(model: Path) -> int:
-    """Destroy what is left of the patients whose requests a run's model served; return how many records that were.
+    """Destroy what is left of the patients whose requests a run's model served; return how many
+    records that were.
 
-    In every copy of the cohort below the run their images are blanked, their reports and ids replaced. Executed
-    notebooks (which show pictures and reports), the weights of every model but those in use (which knew some of them)
-    and outputs of single records are removed. No later request or audit reads these patients (they are on the side
-    'deleted'). Shadow models belong to the cohort as it was; an audit with them needs new ones.
+    In every copy of the cohort below the run their images are blanked, their reports and ids
+    replaced. Executed notebooks (which show pictures and reports), the weights of every model but
+    those in use (which knew some of them) and outputs of single records are removed. No later
+    request or audit reads these patients (they are on the side 'deleted'). Shadow models belong to
+    the cohort as it was; an audit with them needs new ones.
 
-    A call that was killed goes on the next time: the journal keeps what is replaced by what until all is done.
+    A call that was killed goes on the next time: the journal keeps what is replaced by what until
+    all is done.
 
     Raises InputError where no request was served.
     """
@@ -79,8 +81,9 @@ def delete_records(model: Path) -> int:
 def erase_records(
     cohort: Cohort, rows: pd.Series, hashed: Callable[[str], str]
 ) -> tuple[Cohort, int]:
-    """The cohort with some of its rows (bool, n) destroyed: blank images, no report, no id that leads anywhere, on the
-    side 'deleted'; and how many of them were there until now. The other rows keep their places.
+    """The cohort with some of its rows (bool, n) destroyed: blank images, no report, no id that
+    leads anywhere, on the side 'deleted'; and how many of them were there until now. The other rows
+    keep their places.
 
     Raises InputError for a cohort whose images lie in a store that other runs share.
     """

@@ -1,5 +1,5 @@
-"""The deletion report: what was asked, what was done, the evidence and its limits, as one HTML file that needs nothing
-else and as JSON. Patients are named by hashed ids."""
+"""The deletion report: what was asked, what was done, the evidence and its limits, as one HTML file
+that needs nothing else and as JSON. Patients are named by hashed ids."""
 
 from __future__ import annotations
 
@@ -16,28 +16,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from forget_mi import plots
-from forget_mi.attacks.base import Scores
-from forget_mi.evaluation.verdicts import (
-    OVER,
-    SAME,
-    TOLD,
-    UNDER,
-    UNKNOWN,
-    overall_verdict,
-    verdict_basis,
-)
+from forget_mi.attacks import Scores
+from forget_mi.evaluation import OVER, SAME, TOLD, UNDER, UNKNOWN, overall_verdict, verdict_basis
 from forget_mi.files import write_text
-from forget_mi.models.checkpoints import read_manifest
+from forget_mi.models import read_manifest
 from forget_mi.plots import audit as audit_plots
+from forget_mi.runs import Run
 from forget_mi.runs.provenance import provenance
-from forget_mi.runs.run import Run
 
 MEANING = {
-    UNDER: "At least one attack still finds these patients, beyond what chance allows: the model remembers something.",
-    OVER: "The model does worse on these patients than a model that never saw them would. That marks them as well.",
+    UNDER: "At least one attack still finds these patients, beyond what chance allows: the model "
+    "remembers something.",
+    OVER: "The model does worse on these patients than a model that never saw them would. That "
+    "marks them as well.",
     TOLD: "An attacker who knows the method can tell that these patients were removed.",
-    SAME: "No attack tells these patients from strangers, as far as this number of patients can show.",
-    UNKNOWN: "The request has too few patients for an attack to be judged. Nothing is shown either way.",
+    SAME: "No attack tells these patients from strangers, as far as this number of patients can "
+    "show.",
+    UNKNOWN: "The request has too few patients for an attack to be judged. Nothing is shown either "
+    "way.",
 }
 
 
@@ -47,7 +43,8 @@ WORST = 5
 def write_report(
     run: Run, entry: Mapping[str, Any], hashed: Callable[[str], str]
 ) -> dict[str, Any]:
-    """Write report.html and report.json into a request's run folder, from what its audit left; return the facts.
+    """Write report.html and report.json into a request's run folder, from what its audit left;
+    return the facts.
 
     entry: of the ledger. hashed: a patient's id as it may be shown.
     """
@@ -119,16 +116,20 @@ def report_facts(
 def limits(patients: int, shadow_models: int, synthetic: bool) -> list[str]:
     """What the evidence can't show, in plain words."""
     found = [
-        "The evidence is about the attacks that were run. That none of them succeeds is no proof that none can.",
-        f"It rests on {patients} patient{'s' if patients != 1 else ''}. Intervals and verdicts allow for that number; "
+        "The evidence is about the attacks that were run. That none of them succeeds is no proof "
+        "that none can.",
+        f"It rests on {patients} patient{'s' if patients != 1 else ''}. Intervals and verdicts "
+        f"allow for that number; "
         "differences smaller than an interval is wide can't be seen.",
         "No model was retrained without these patients; strangers are the reference.",
-        "The model was made to forget, not the copies of the data. Records in archives, backups and caches, and copies "
+        "The model was made to forget, not the copies of the data. Records in archives, backups "
+        "and caches, and copies "
         "of the earlier model, have to be deleted where they are.",
     ]
     if shadow_models == 0:
         found.append(
-            "The attacks that need shadow models (LiRA, RMIA), the strongest here, were not run: none were trained."
+            "The attacks that need shadow models (LiRA, RMIA), the strongest here, were not run: "
+            "none were trained."
         )
     if synthetic:
         found.append("The cohort is synthetic: no real person stands behind this request.")
@@ -138,7 +139,8 @@ def limits(patients: int, shadow_models: int, synthetic: bool) -> list[str]:
 def worst_patients(
     table: pd.DataFrame, codes: np.ndarray, hashed: Callable[[str], str]
 ) -> list[dict[str, float | str | int]]:
-    """The patients who stand out most: hashed id, records, and the share of strangers who score below them."""
+    """The patients who stand out most: hashed id, records, and the share of strangers who score
+    below them."""
     first = next(c for c in table if c not in ("model", "patient", "records"))
     return [
         {
@@ -164,28 +166,33 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
     found = [
         (
             "Losses before and after",
-            "Cross-entropy of the requested patients' records and of strangers' records. After forgetting both should "
+            "Cross-entropy of the requested patients' records and of strangers' records. After "
+            "forgetting both should "
             "lie on one another.",
             plots.loss_histograms(losses, models),
         ),
         (
             f"What the {attack} attack sees",
-            "How the attack scores the requested patients' records and strangers' records, before and after.",
+            "How the attack scores the requested patients' records and strangers' records, before "
+            "and after.",
             audit_plots.score_histograms(by_model, f"{attack} score"),
         ),
         (
             "Finding members without accusing strangers",
-            "Receiver operating characteristic of that attack; the right panel magnifies low false positive rates.",
+            "Receiver operating characteristic of that attack; the right panel magnifies low false "
+            "positive rates.",
             audit_plots.low_fpr_roc(by_model, attack),
         ),
         (
             "Patient by patient",
-            "Each requested patient, by the share of strangers who score below them. At the right edge one stands out.",
+            "Each requested patient, by the share of strangers who score below them. At the right "
+            "edge one stands out.",
             audit_plots.patients_strip(strips, column, f"strangers below the patient ({attack})"),
         ),
         (
             "Check by check",
-            "The gap of each attack to its reference, with intervals that hold for all checks together.",
+            "The gap of each attack to its reference, with intervals that hold for all checks "
+            "together.",
             audit_plots.verdict_gaps(
                 _of(audit / "checks.csv", name).query("level == 'sample'"), "by record"
             ),
@@ -207,7 +214,10 @@ def earlier_figure(run: Run) -> tuple[str, str, Figure]:
     """The patients of earlier requests, looked at again."""
     losses = pd.read_csv(run.stage("04_audit") / "losses.csv")
     again = losses[losses.set != "forget"].assign(set=lambda t: t.set.replace("earlier", "forget"))
-    text = "Cross-entropy of the patients of earlier requests, before and after this request, beside strangers'."
+    text = (
+        "Cross-entropy of the patients of earlier requests, before and after this request, "
+        "beside strangers'."
+    )
     return "Earlier requests", text, plots.loss_histograms(again, ["original", run.unlearned_name])
 
 

@@ -11,16 +11,12 @@ from typing import Any
 
 import yaml
 
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import Request, check_request, cohort_ids, read_forget_csv
+from forget_mi.data import Cohort, Request, check_request, cohort_ids, read_forget_csv
 from forget_mi.errors import InputError
-from forget_mi.evaluation.audit import FORGOTTEN
+from forget_mi.evaluation import FORGOTTEN
 from forget_mi.files import write_text
-from forget_mi.models.checkpoints import MANIFEST
-from forget_mi.runs.params import SECTIONS, Params, resolve
-from forget_mi.runs.project import display_path
-from forget_mi.runs.run import Run
-from forget_mi.runs.salt import run_salt
+from forget_mi.models import MANIFEST
+from forget_mi.runs import SECTIONS, Params, Run, display_path, resolve, run_salt
 
 DELETED = "deleted"  # the side of rows whose records were destroyed
 
@@ -33,11 +29,13 @@ class ServedModel:
 
     @cached_property
     def params(self) -> Params:
-        """Of the run, as notebook 02 resolved them. Raises InputError where it has not been finished."""
+        """Of the run, as notebook 02 resolved them. Raises InputError where it has not been
+        finished."""
         trained = self.folder / "02_train"
         if not (trained / "manifest.json").is_file():
             raise InputError(
-                f"MODEL {display_path(self.folder)}: holds no trained model (02_train is missing or unfinished); run "
+                f"MODEL {display_path(self.folder)}: holds no trained model (02_train is missing "
+                f"or unfinished); run "
                 "notebooks 01_cohort and 02_train on it, or name another run folder"
             )
         values = yaml.safe_load((trained / "params.yaml").read_text())
@@ -53,7 +51,8 @@ class ServedModel:
             return json.loads(path.read_text())["requests"]
         except (ValueError, KeyError) as error:
             raise InputError(
-                f"{display_path(path)}: is damaged ({error}); restore it before any request is served"
+                f"{display_path(path)}: is damaged ({error}); restore it before any request is "
+                f"served"
             ) from None
 
     def served(self) -> dict[str, dict[str, Any]]:
@@ -72,8 +71,8 @@ class ServedModel:
         return self.folder / self.ledger[-1]["checkpoint"]
 
     def reference(self, name: str) -> Path | None:
-        """The folder of a reference model as it is now: the last request's, or the run's; None where it is lost, or was
-        left behind by a request that was served without it."""
+        """The folder of a reference model as it is now: the last request's, or the run's; None
+        where it is lost, or was left behind by a request that was served without it."""
         folder = self.checkpoint().parent / (name if not self.ledger else f"references/{name}")
         return folder if (folder / MANIFEST).is_file() else None
 
@@ -93,7 +92,8 @@ class ServedModel:
     def request(self, cohort: Cohort, patients: Path) -> Request:
         """The request in a forget CSV.
 
-        Raises InputError where it names a patient whose request was served, and as `check_request` does.
+        Raises InputError where it names a patient whose request was served, and as `check_request`
+        does.
         """
         if self.params.cohort.get("ids") == "hashed":
             cohort = replace(cohort, salt=run_salt(self.folder))
@@ -104,8 +104,10 @@ class ServedModel:
         for number, patient in enumerate(request.patients, start=1):
             if entry := served.get(self.hashed(patient)):
                 raise InputError(
-                    f"{patients}: patient {self.hashed(patient)} ({number} of {len(request.patients)} named) was "
-                    f"forgotten by request {entry['number']:03d} on {entry['served'][:10]}; a request is served once"
+                    f"{patients}: patient {self.hashed(patient)} ({number} of "
+                    f"{len(request.patients)} named) was "
+                    f"forgotten by request {entry['number']:03d} on {entry['served'][:10]}; a "
+                    f"request is served once"
                 )
         return check_request(cohort, request)
 

@@ -1,15 +1,15 @@
-"""Deletion requests to a model that is in use: a request comes in, an unlearned model and its evidence go out.
+"""Deletion requests to a model that is in use: a request comes in, an unlearned model and its
+evidence go out.
 
     <run>/requests/ledger.json      what was served, in order; hashed ids only
     <run>/requests/001/             a run folder of its own: notebooks 03 and 04 run in it
-        request.yaml                its profile: the run's, with this request and without retrained models
-        01_cohort, 02_train         the cohort and the model as they were when the request came in
-        03_unlearn, 04_audit        what was done, and the evidence
-        report.html, report.json
+        request.yaml                its profile: the run's, with this request and without retrained
+        models 01_cohort, 02_train         the cohort and the model as they were when the request
+        came in 03_unlearn, 04_audit        what was done, and the evidence report.html, report.json
 
-Requests go from model to model: the second starts from what the first left. Patients whose request was served are no
-longer in training (their side is 'forgotten'): no later request learns from them, and while their records are there,
-each audit looks at them again.
+Requests go from model to model: the second starts from what the first left. Patients whose request
+was served are no longer in training (their side is 'forgotten'): no later request learns from them,
+and while their records are there, each audit looks at them again.
 """
 
 from __future__ import annotations
@@ -23,19 +23,14 @@ from typing import Any
 
 import yaml
 
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import Request
+from forget_mi.data import Cohort, Request
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
-from forget_mi.models.checkpoints import MANIFEST, read_manifest
+from forget_mi.models import MANIFEST, read_manifest
 from forget_mi.requests.report import write_report
 from forget_mi.requests.served_model import ServedModel, profile_sections
-from forget_mi.runs.chain import run_chain
-from forget_mi.runs.models import train_model
-from forget_mi.runs.project import display_path
-from forget_mi.runs.run import Run, open_run
-from forget_mi.runs.salt import SALT, run_salt
-from forget_mi.training.devices import make_accelerator
+from forget_mi.runs import SALT, Run, display_path, open_run, run_chain, run_salt, train_model
+from forget_mi.training import make_accelerator
 
 
 def serve(
@@ -45,14 +40,16 @@ def serve(
     *,
     progress: bool = True,
 ) -> Path:
-    """Serve one request: run notebooks 03 and 04 on a stored model, write the report, then the ledger; return the
-    request's folder.
+    """Serve one request: run notebooks 03 and 04 on a stored model, write the report, then the
+    ledger; return the request's folder.
 
-    model: a run folder with a trained original. patients: a forget CSV (subject_id). overrides: of the run's params,
-    such as the method or `audit.draws`. What a request that was cut short left behind is removed by the next.
+    model: a run folder with a trained original. patients: a forget CSV (subject_id). overrides: of
+    the run's params, such as the method or `audit.draws`. What a request that was cut short left
+    behind is removed by the next.
 
-    Raises InputError for a folder without a trained model, a patient who is not in training or was served before, and
-    bad params; NotebookError where a notebook stops, in which case the model in use is still the one before.
+    Raises InputError for a folder without a trained model, a patient who is not in training or was
+    served before, and bad params; NotebookError where a notebook stops, in which case the model in
+    use is still the one before.
     """
     served = ServedModel(Path(model).resolve())
     cohort = served.cohort()
@@ -92,8 +89,8 @@ def prepare_request(
     folder: Path,
     overrides: Mapping[str, Any],
 ) -> Run:
-    """Lay out a request's run folder: its profile, and the stages 01_cohort and 02_train as notebooks 01 and 02 would
-    have left them, with the model in use as the original."""
+    """Lay out a request's run folder: its profile, and the stages 01_cohort and 02_train as
+    notebooks 01 and 02 would have left them, with the model in use as the original."""
     values = profile_sections(served.params.as_dict())
     values |= {"retrained": 0, "beside": [], "request": {"patients": list(request.patients)}}
     write_text(folder / "request.yaml", yaml.safe_dump(values, sort_keys=False))
@@ -114,13 +111,15 @@ def prepare_request(
     manifest = read_manifest(now)
     if manifest["cohort_fingerprint"] != cohort.fingerprint:
         raise InputError(
-            f"{display_path(now)}: was made on another cohort or split (fingerprint {manifest['cohort_fingerprint']}, the "
+            f"{display_path(now)}: was made on another cohort or split (fingerprint "
+            f"{manifest['cohort_fingerprint']}, the "
             f"run's has {cohort.fingerprint})"
         )
     base = read_manifest(served.folder / "02_train" / "original")
     with replace_when_whole(trained / "original") as temporary:
         shutil.copytree(now, temporary)
-        # To this request it is the original, whatever made it; the cost to compare with is that of training.
+        # To this request it is the original, whatever made it; the cost to compare with is that of
+        # training.
         facts = {
             **manifest,
             "method": "original",
@@ -139,8 +138,9 @@ def prepare_request(
 def copy_references(
     served: ServedModel, run: Run, cohort: Cohort, request: Request
 ) -> dict[str, str]:
-    """The reference models as they are now, in a request's 02_train; their hashes by name. One that is lost is trained
-    again, on those who are still in training: no served patient is among them."""
+    """The reference models as they are now, in a request's 02_train; their hashes by name. One
+    that is lost is trained again, on those who are still in training: no served patient is among
+    them."""
     trained = run.stage("02_train")
     for name in run.reference_seeds():
         now = served.reference(name)

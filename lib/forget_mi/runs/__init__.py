@@ -1,17 +1,21 @@
-"""Runs: parameters and profiles, the run folder and its models, the chain of notebooks through papermill."""
+"""Runs: parameters and profiles, the run folder and its models, the chain of notebooks through
+papermill."""
 
 from forget_mi.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "project": "ROOT display_path show_progress write_table",
-        "params": "Params approach_overrides unlearning_values",
+        "project": "display_path show_progress write_table ROOT",
+        "params": "Params SweepConfig TuningConfig approach_overrides resolve unlearning_values "
+        "SECTIONS",
         "profiles": "load_profile read_yaml",
         "run": "Run open_run",
         "models": "load_model save_model train_model train_models",
         "references": "load_references save_references",
-        "shadows": "shadow_predictions shadow_set unlearned_shadow_predictions",
-        "chain": "NotebookError execute run_chain",
+        "shadows": "shadow_predictions shadow_set unlearned_shadow_predictions SHADOWS",
+        "chain": "NotebookError execute run_chain run_tuning_notebook NOTEBOOKS SIDE_NOTEBOOKS",
+        "notebooks": "rebuild_notebooks",
+        "salt": "draw_salt run_salt SALT",
     },
 )

@@ -24,8 +24,8 @@ NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
 SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond", "07_your_own_model")
 
 
-# What torch and its like leave in memory stays to the end. Without looking through it again and again for garbage, a
-# notebook starts and ends a second earlier.
+# What torch and its like leave in memory stays to the end. Without looking through it again and
+# again for garbage, a notebook starts and ends a second earlier.
 FEWER_COLLECTIONS = (
     "import atexit, gc; gc.set_threshold(50_000, 20, 20); atexit.register(gc.freeze)"
 )
@@ -42,11 +42,12 @@ def run_chain(
     notebooks: Sequence[str] = NOTEBOOKS,
     progress: bool = True,
 ) -> Run:
-    """Run the notebooks on a profile; the executed ones lie in the run folder. Notebook 03 is run for the profile's
-    method and for each approach that the profile puts beside it, side by side where the params leave cores to others.
+    """Run the notebooks on a profile; the executed ones lie in the run folder. Notebook 03 is run
+    for the profile's method and for each approach that the profile puts beside it, side by side
+    where the params leave cores to others.
 
-    Raises InputError for bad params before anything runs, NotebookError where a notebook stops: the chain ends there
-    and its partly executed notebook is kept.
+    Raises InputError for bad params before anything runs, NotebookError where a notebook stops: the
+    chain ends there and its partly executed notebook is kept.
     """
     unknown = [name for name in notebooks if name not in NOTEBOOKS]
     if unknown:
@@ -90,7 +91,8 @@ def run_tuning_notebook(
     folder: str | Path,
     overrides: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run notebook 03a for one approach; the executed one lies in the approach's folder. Raises NotebookError."""
+    """Run notebook 03a for one approach; the executed one lies in the approach's folder. Raises
+    NotebookError."""
     parameters = {"profile": str(profile), "tuning_dir": str(folder), "approach": approach}
     target = Path(folder) / approach / "03a_tune.ipynb"
     execute(
@@ -120,9 +122,9 @@ def execute(
     from traitlets.config import Config
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Sockets in a folder of this kernel's own: ports can be taken by a kernel that starts at the same time, and can be
-    # listened to by anyone on the machine. A socket's name has at most 107 letters; where temporary folders have long
-    # names, ports it is.
+    # Sockets in a folder of this kernel's own: ports can be taken by a kernel that starts at the
+    # same time, and can be listened to by anyone on the machine. A socket's name has at most 107
+    # letters; where temporary folders have long names, ports it is.
     with tempfile.TemporaryDirectory(prefix="forget-mi-") as folder:
         settings = {
             "NotebookClient": {"extra_arguments": [f"--IPKernelApp.exec_lines={FEWER_COLLECTIONS}"]}
@@ -138,14 +140,16 @@ def execute(
                 str(target.absolute()),
                 parameters=dict(parameters),
                 kernel_name="python3",
-                # Not papermill's `cwd`: it changes the directory of this process, and so of other notebooks.
+                # Not papermill's `cwd`: it changes the directory of this process, and so of other
+                # notebooks.
                 resources={"metadata": {"path": str(ROOT / "notebooks")}},
                 progress_bar=progress,
                 config=Config(settings),
             )
         except PapermillExecutionError as error:
             raise NotebookError(
-                f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: {error.evalue} "
+                f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: "
+                f"{error.evalue} "
                 f"(partly executed: {display_path(target)})"
             ) from None
         except DeadKernelError:

@@ -1,4 +1,5 @@
-"""The models of a run: trained by notebook 02, unlearned by notebook 03, saved with a manifest and loaded again."""
+"""The models of a run: trained by notebook 02, unlearned by notebook 03, saved with a manifest and
+loaded again."""
 
 from __future__ import annotations
 
@@ -13,32 +14,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from accelerate import Accelerator
 
-from forget_mi.data.batches import make_examples
-from forget_mi.data.cohort import Cohort, rows_of
-from forget_mi.data.requests import Request
+from forget_mi.data import Cohort, Request, make_examples, rows_of
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, sha256_of_text, write_text
-from forget_mi.models.checkpoints import (
+from forget_mi.models import (
     MANIFEST,
     WEIGHTS,
     Checkpoint,
+    ImageTextModel,
     load_checkpoint,
+    load_trained,
     read_manifest,
+    require_model,
     save_checkpoint,
+    weights_file,
 )
-from forget_mi.models.contract import require_model
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.pretrained import load_trained, weights_file
 from forget_mi.runs.parallel import parallel_models, run_parallel
 from forget_mi.runs.params import to_plain
 from forget_mi.runs.project import display_path, show_progress
 from forget_mi.runs.provenance import provenance
 from forget_mi.runs.run import Run
 from forget_mi.source_code import code_fingerprint
-from forget_mi.training.devices import describe_device, make_accelerator, peak_memory_bytes
-from forget_mi.training.loop import train_new
-from forget_mi.training.references import assign_folds, rows_outside_fold
-from forget_mi.training.state import TrainingLog
+from forget_mi.training import (
+    TrainingLog,
+    assign_folds,
+    describe_device,
+    make_accelerator,
+    peak_memory_bytes,
+    rows_outside_fold,
+    train_new,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +52,8 @@ if TYPE_CHECKING:
 def load_model(run: Run, name: str, cohort: Cohort, finished: bool = True) -> Checkpoint:
     """A model that notebook 02 (original, retrained-1, reference-1, ...) or 03 (an approach) left.
 
-    finished: whether the stage must be finished; without it, a model of 02 is read as soon as it is whole.
+    finished: whether the stage must be finished; without it, a model of 02 is read as soon as it is
+    whole.
 
     Raises InputError where it is damaged, of another cohort, or unlearned from another original.
     """
@@ -65,7 +71,8 @@ def load_model(run: Run, name: str, cohort: Cohort, finished: bool = True) -> Ch
         != read_manifest(trained / "original")["weights_sha256"]
     ):
         raise InputError(
-            f"{display_path(folder)}: was unlearned from another original; run notebook 03_unlearn again"
+            f"{display_path(folder)}: was unlearned from another original; run notebook 03_unlearn "
+            f"again"
         )
     return unlearned
 
@@ -80,8 +87,8 @@ def save_model(
     accelerator: Accelerator,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Save a model with a manifest: the cohort, the request that it must not know (None: it was trained on everyone),
-    the given facts, device and provenance. Return the manifest."""
+    """Save a model with a manifest: the cohort, the request that it must not know (None: it was
+    trained on everyone), the given facts, device and provenance. Return the manifest."""
     asked = request and {
         "name": request.name,
         "patients": len(request.patients),
@@ -104,13 +111,14 @@ def save_model(
     return read_manifest(folder)
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 def train_models(
     run: Run, names: Iterable[str], cohort: Cohort, request: Request
 ) -> dict[str, dict[str, Any]]:
-    """`train_model` for each name, in parallel where the params leave cores to others; their manifests by name."""
+    """`train_model` for each name, in parallel where the params leave cores to others; their
+    manifests by name."""
     names, how = list(names), {"cohort": cohort, "request": request}
     if parallel_models(run.params.device) == 1:
         accelerator = make_accelerator(run.params.device)
@@ -129,12 +137,12 @@ def _train_in_process(name: str, run: Run, cohort: Cohort, request: Request) -> 
 def train_model(
     run: Run, name: str, cohort: Cohort, request: Request, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Train `original` on all training patients, `retrained-k` without the request, or `reference-k` without a fold of
-    the patients; return its manifest.
+    """Train `original` on all training patients, `retrained-k` without the request, or
+    `reference-k` without a fold of the patients; return its manifest.
 
-    A whole checkpoint of the same params, seed, records and code is reused, also one of a run in a folder beside this
-    one (the original does not depend on the request). A training that was killed goes on from its last whole epoch and
-    ends with the same weights.
+    A whole checkpoint of the same params, seed, records and code is reused, also one of a run in a
+    folder beside this one (the original does not depend on the request). A training that was killed
+    goes on from its last whole epoch and ends with the same weights.
     """
     folder = run.stage("02_train") / name
     kind = {"original": "original", "reference": "reference"}.get(name.split("-")[0], "retrain")
@@ -160,8 +168,7 @@ def train_model(
             seed=identity["seed"],
             accelerator=accelerator,
             state_folder=state,
-            description=name,
-            progress=show_progress(),
+            progress=show_progress() and name,
         )
     manifest = save_model(
         folder,
@@ -212,7 +219,8 @@ def _reuse(
     patients: list[str] | None,
     accelerator: Accelerator,
 ) -> bool:
-    """Whether a checkpoint with this identity is in the run now: its own, or copied from a run beside it."""
+    """Whether a checkpoint with this identity is in the run now: its own, or copied from a run
+    beside it."""
     folder = run.stage("02_train") / name
     for source in (folder, *sorted(run.folder.parent.glob(f"*/02_train/{name}"))):
         manifest = matching_manifest(source, identity)
@@ -260,7 +268,8 @@ def _hashed_patients(run: Run, cohort: Cohort, rows: np.ndarray) -> list[str]:
 
 
 def _reference_rows(run: Run, name: str, cohort: Cohort) -> np.ndarray:
-    """Training rows of a reference model: all but its fold. Folds of references that exist already stay as they are."""
+    """Training rows of a reference model: all but its fold. Folds of references that exist already
+    stay as they are."""
     ids = {run.hashed(patient): patient for patient in cohort.table.patient_id.unique()}
     known = {}
     for other in run.reference_seeds():

@@ -22,10 +22,11 @@ def rebuild_notebooks(
     target: Path = ROOT / "notebooks",
     parameters: Mapping[str, Any] | None = None,
 ) -> None:
-    """Execute notebooks and write them to `target` with clean outputs: no times, no paths, no progress bars.
+    """Execute notebooks and write them to `target` with clean outputs: no times, no paths, no
+    progress bars.
 
-    parameters: put in place of the values in the parameters cell; without any, the notebooks run as they stand (the
-    demo profile), which is how the committed ones are made.
+    parameters: put in place of the values in the parameters cell; without any, the notebooks run as
+    they stand (the demo profile), which is how the committed ones are made.
     """
     os.environ["FORGET_MI_PROGRESS"] = "0"
     with tempfile.TemporaryDirectory() as folder:
@@ -65,8 +66,9 @@ def with_parameters(text: str, parameters: Mapping[str, Any]) -> str:
 
 
 def clean_notebook(text: str) -> str:
-    """A notebook's JSON without what changes from run to run: papermill's and the kernel's metadata, cell ids of the
-    moment, widgets (which are nothing without a kernel), standard error, and the outputs of cells tagged `timing`."""
+    """A notebook's JSON without what changes from run to run: papermill's and the kernel's
+    metadata, cell ids of the moment, widgets (which are nothing without a kernel), standard error,
+    and the outputs of cells tagged `timing`."""
     notebook = json.loads(text)
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

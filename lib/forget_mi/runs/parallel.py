@@ -9,14 +9,15 @@ from typing import Any
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from forget_mi.training.config import DeviceConfig
-from forget_mi.training.devices import uses_cuda
+from forget_mi.training import DeviceConfig, uses_cuda
 
 
 def parallel_models(settings: DeviceConfig) -> int:
-    """How many models are worth training at the same time: one, unless `device.threads` leaves cores to others.
+    """How many models are worth training at the same time: one, unless `device.threads` leaves
+    cores to others.
 
-    LOKY_MAX_CPU_COUNT in the environment limits the cores. Processes that accelerate started train one model together.
+    LOKY_MAX_CPU_COUNT in the environment limits the cores. Processes that accelerate started train
+    one model together.
     """
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return (
@@ -32,8 +33,8 @@ def run_parallel(
     settings: DeviceConfig,
     progress: bool = True,
 ) -> list[Any]:
-    """function of each item, in order, in `parallel_models` processes, or in this one where that is one. Items and
-    results are pickled; an exception ends all."""
+    """function of each item, in order, in `parallel_models` processes, or in this one where that is
+    one. Items and results are pickled; an exception ends all."""
     workers = min(parallel_models(settings), len(items))
     if workers <= 1:
         return [function(item) for item in items]

@@ -12,33 +12,44 @@ import yaml
 from pydantic import Field
 
 from forget_mi.config import build, config
-from forget_mi.data.cohorts.registry import cohort_settings
-from forget_mi.data.requests import RequestConfig
-from forget_mi.data.splits import SplitConfig
+from forget_mi.data import RequestConfig, SplitConfig, cohort_settings
 from forget_mi.errors import InputError
-from forget_mi.evaluation.config import AuditConfig
-from forget_mi.models.config import ModelConfig, model_config
+from forget_mi.evaluation import AuditConfig
+from forget_mi.models import ModelConfig, model_config
 from forget_mi.runs.project import ROOT
-from forget_mi.training.config import DeviceConfig, ReferenceConfig, ShadowConfig, TrainingConfig
+from forget_mi.training import DeviceConfig, ReferenceConfig, ShadowConfig, TrainingConfig
 
 SECTIONS = (
-    "seed", "cohort", "split", "request", "model", "training", "retrained", "references", "unlearning", "beside",
-    "audit", "shadows", "device", "tuning", "sweep",
-)  # fmt: skip
-# Sections of earlier versions, and what to do about them.
-REMOVED = {
-    "keep_outputs": "outputs of the original are no longer kept from run to run; delete the line"
-}
+    "seed",
+    "cohort",
+    "split",
+    "request",
+    "model",
+    "training",
+    "retrained",
+    "references",
+    "unlearning",
+    "beside",
+    "audit",
+    "shadows",
+    "device",
+    "tuning",
+    "sweep",
+)
+# Parameters of earlier versions, and the value at which they asked for what is done now: an old run
+# folder is read.
+REMOVED = {"keep_outputs": False, "training.keep": "last"}
 MODEL_PATHS = ("image_weights", "dual_encoder", "weights", "retrained_weights", "tokenizer")
 
 
 @config
 class SweepConfig:
-    """approaches: methods, or method-setting where a method has settings; empty for all but retraining, which each run
-    has anyway. fractions: sizes of the request, as shares of the training images. seeds: of split, request, training
-    and unlearning; not those of tuning. u_lira: requests to each shadow model for the attack of that name, on the
-    profile's own approach, in the audits of the largest request. beyond: seeds of the studies past the paper (make
-    beyond), others than those on which its method was developed."""
+    """approaches: methods, or method-setting where a method has settings; empty for all but
+    retraining, which each run has anyway. fractions: sizes of the request, as shares of the
+    training images. seeds: of split, request, training and unlearning; not those of tuning. u_lira:
+    requests to each shadow model for the attack of that name, on the profile's own approach, in the
+    audits of the largest request. beyond: seeds of the studies past the paper (make beyond), others
+    than those on which its method was developed."""
 
     approaches: tuple[str, ...] = ()
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.03, 0.06, 0.1)
@@ -57,10 +68,10 @@ class SweepConfig:
 
 @config
 class TuningConfig:
-    """trials: of each method, the same for all. seeds, fractions: the splits and requests on which each trial is
-    scored, never those that are reported. budget: the largest share of retraining's work that a trial may cost.
-    withheld: share of the retained patients that a trial does not see. patience: trials before the median rule may cut
-    one short. seed: of the search."""
+    """trials: of each method, the same for all. seeds, fractions: the splits and requests on which
+    each trial is scored, never those that are reported. budget: the largest share of retraining's
+    work that a trial may cost. withheld: share of the retained patients that a trial does not see.
+    patience: trials before the median rule may cut one short. seed: of the search."""
 
     trials: Annotated[int, Field(ge=1, le=10_000)] = 16
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (10, 11)
@@ -75,13 +86,14 @@ class TuningConfig:
 class Params:
     """Every parameter of a run, checked.
 
-    seed: of the split, the request, the training and the unlearning, unless their sections say otherwise. cohort: the
-    settings of the source, with its name. retrained: how many models are retrained without the request; two or more
-    show how far honest models lie apart, and 0 is what a real user has. references: models that teach some methods
-    what a stranger looks like. shadows: the models that teach the attacks of the audit. method, unlearning: the
-    unlearning method and its settings. beside: other approaches that notebook 03 runs as well, for comparison, with
-    what was tuned for them where the method's own settings are tuned ones. tuning: how make tune chooses settings.
-    sweep: what make sweep compares.
+    seed: of the split, the request, the training and the unlearning, unless their sections say
+    otherwise. cohort: the settings of the source, with its name. retrained: how many models are
+    retrained without the request; two or more show how far honest models lie apart, and 0 is what a
+    real user has. references: models that teach some methods what a stranger looks like. shadows:
+    the models that teach the attacks of the audit. method, unlearning: the unlearning method and
+    its settings. beside: other approaches that notebook 03 runs as well, for comparison, with what
+    was tuned for them where the method's own settings are tuned ones. tuning: how make tune chooses
+    settings. sweep: what make sweep compares.
     """
 
     profile: str
@@ -124,16 +136,15 @@ def to_plain(value: Any) -> Any:
 
 
 def resolve(values: Mapping[str, Any], profile: str) -> Params:
-    """Check a profile's mapping and fill in defaults. A section's seed defaults to the run's seed; the cohort's does
-    not, so that runs with different seeds share their patients.
+    """Check a profile's mapping and fill in defaults. A section's seed defaults to the run's seed;
+    the cohort's does not, so that runs with different seeds share their patients.
 
-    Raises InputError that names the parameter, its value and what is allowed. The unlearning methods, whose import
-    takes seconds, are checked last.
+    Raises InputError that names the parameter, its value and what is allowed. The unlearning
+    methods, whose import takes seconds, are checked last.
     """
     values = copy.deepcopy(dict(values))
+    _drop_removed(values, profile)
     for name in values:
-        if name in REMOVED:
-            raise InputError(f"section {name!r} in profile {profile}: {REMOVED[name]}")
         if name not in SECTIONS:
             raise InputError(
                 f"unknown section {name!r} in profile {profile}; allowed are {', '.join(SECTIONS)}"
@@ -170,7 +181,8 @@ def _cohort(section: Any, profile: str) -> dict[str, Any]:
     needs_root = any(field.name == "root" and field.default is MISSING for field in fields(kind))
     if needs_root and section.get("root") is None:
         raise InputError(
-            f"parameter cohort.root: profile {profile} needs the folder with its data: DATA=<folder> with make, --data "
+            f"parameter cohort.root: profile {profile} needs the folder with its data: "
+            f"DATA=<folder> with make, --data "
             "<folder> on the command line, or cohort.root in the profile's file"
         )
     settings = build(
@@ -181,13 +193,14 @@ def _cohort(section: Any, profile: str) -> dict[str, Any]:
 
 def _unlearning(section: Any, references: ReferenceConfig) -> tuple[str, Any]:
     """The method and its checked settings."""
-    from forget_mi.unlearning.registry import get_method, needs_references
+    from forget_mi.unlearning import get_method, needs_references
 
     method, values = unlearning_values(section)
     settings = build(get_method(method).Config, values, "unlearning")
     if references.folds == 0 and needs_references(method, getattr(settings, "setting", None)):
         raise InputError(
-            f"parameter references.folds = 0: method {method} learns from reference models; at least 2 folds are needed"
+            f"parameter references.folds = 0: method {method} learns from reference models; at "
+            f"least 2 folds are needed"
         )
     return method, settings
 
@@ -198,11 +211,26 @@ def _approaches(names: Any, parameter: str) -> tuple[str, ...]:
     if not isinstance(names, list):
         raise InputError(f"parameter {parameter} = {names!r}: a list of approaches is allowed")
     if names:
-        from forget_mi.unlearning.registry import parse_approach
+        from forget_mi.unlearning import parse_approach
 
         for name in names:
             parse_approach(name)
     return tuple(names)
+
+
+def _drop_removed(values: dict[str, Any], profile: str) -> None:
+    """Take out, in place, the parameters of earlier versions. Raises InputError where one asks for
+    what is gone."""
+    for name, allowed in REMOVED.items():
+        *sections, last = name.split(".")
+        section = values
+        for part in sections:
+            section = section.get(part) or {}
+        if last in section and (value := section.pop(last)) != allowed:
+            raise InputError(
+                f"parameter {name} = {value!r} in profile {profile}: was removed (CHANGELOG.md); "
+                f"delete the line"
+            )
 
 
 def _whole_number(value: Any, name: str, least: int) -> int:
@@ -214,7 +242,8 @@ def _whole_number(value: Any, name: str, least: int) -> int:
 
 
 def resolve_paths(section: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
-    """A section whose paths `names`, if relative, are taken from the project's folder: notebooks run in another one."""
+    """A section whose paths `names`, if relative, are taken from the project's folder: notebooks
+    run in another one."""
     section = dict(section or {})
     for name in names:
         value = section.get(name)
@@ -228,10 +257,10 @@ def resolve_paths(section: Mapping[str, Any] | None, *names: str) -> dict[str, A
 def unlearning_values(section: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """The method and its settings as a profile's section `unlearning` gives them.
 
-    tuned: the name of a file in params/tuned/, from which the settings that make tune chose for this approach are
-    taken; what the section itself says goes before them.
+    tuned: the name of a file in params/tuned/, from which the settings that make tune chose for
+    this approach are taken; what the section itself says goes before them.
     """
-    from forget_mi.unlearning.registry import get_method  # imports torch: see `resolve`
+    from forget_mi.unlearning import get_method  # imports torch: see `resolve`
 
     values = {"method": "forget_mi", **(section or {})}
     method, tuned = values.pop("method"), values.pop("tuned", None)
@@ -255,8 +284,9 @@ def tuned_settings(name: str) -> dict[str, dict[str, Any]]:
 
 
 def approach_overrides(approach: str, tuned: str | None) -> dict[str, Any]:
-    """What a run overrides to use an approach, with what was tuned for it in params/tuned/<tuned>.yaml."""
-    from forget_mi.unlearning.registry import parse_approach  # imports torch: see `resolve`
+    """What a run overrides to use an approach, with what was tuned for it in
+    params/tuned/<tuned>.yaml."""
+    from forget_mi.unlearning import parse_approach  # imports torch: see `resolve`
 
     method, setting = parse_approach(approach)
     section = {"method": method, "setting": setting, "tuned": tuned}

@@ -14,11 +14,12 @@ from forget_mi.runs.project import ROOT
 
 
 def load_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> Params:
-    """Read a profile by its name in params/ or by a path, change what `overrides` says, check everything.
+    """Read a profile by its name in params/ or by a path, change what `overrides` says, check
+    everything.
 
-    overrides: dotted names to values, {'unlearning.epochs': 4}. One of request.fraction, request.patients and
-    request.csv replaces the profile's request.
-    Raises InputError that names the file or parameter, its value, and what is allowed.
+    overrides: dotted names to values, {'unlearning.epochs': 4}. One of request.fraction,
+    request.patients and request.csv replaces the profile's request. Raises InputError that names
+    the file or parameter, its value, and what is allowed.
     """
     values, overrides = read_yaml(profile), overrides or {}
     # A request is given in one way: one that is overridden takes the place of the profile's.

@@ -24,5 +24,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def show_progress() -> bool:
-    """Progress bars are drawn unless FORGET_MI_PROGRESS=0, as when notebooks are executed to be committed."""
+    """Progress bars are drawn unless FORGET_MI_PROGRESS=0, as when notebooks are executed to be
+    committed."""
     return os.environ.get("FORGET_MI_PROGRESS", "1") != "0"

@@ -25,7 +25,8 @@ def first_difference(old: Any, new: Any, name: str) -> tuple[str, Any, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Code version (git commit where there is one, and the library's fingerprint), package versions, machine, time."""
+    """Code version (git commit where there is one, and the library's fingerprint), package
+    versions, machine, time."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=ROOT,

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import Request
+from forget_mi.data import Cohort, Request
 from forget_mi.errors import InputError
-from forget_mi.models.checkpoints import MANIFEST
+from forget_mi.models import MANIFEST
 from forget_mi.runs.models import load_model, save_model
 from forget_mi.runs.project import display_path
 from forget_mi.runs.provenance import first_difference
 from forget_mi.runs.run import Run
-from forget_mi.unlearning.references import References, UnlearnedReference
+from forget_mi.unlearning import References, UnlearnedReference
 
 
 def load_references(run: Run, cohort: Cohort) -> References:
-    """The reference models that notebook 02 left; none where one is missing and the method needs none.
+    """The reference models that notebook 02 left; none where one is missing and the method needs
+    none.
 
     Raises InputError where one is missing or damaged, or of another cohort, model or training.
     """
@@ -32,7 +32,8 @@ def load_references(run: Run, cohort: Cohort) -> References:
         if made_with != expected:
             where, old, new = first_difference(made_with, expected, "params")
             raise InputError(
-                f"{display_path(trained / name)}: was trained with {where} = {old!r}, the run has {new!r}; remove the "
+                f"{display_path(trained / name)}: was trained with {where} = {old!r}, the run has "
+                f"{new!r}; remove the "
                 "folder, and notebook 02 trains it again"
             )
     saw = {name: frozenset(saved.manifest["patients"]) for name, saved in checkpoints.items()}
@@ -42,7 +43,8 @@ def load_references(run: Run, cohort: Cohort) -> References:
     for name, patients in saw.items():
         if not patients <= everyone:
             raise InputError(
-                f"{display_path(trained / name)}: names {len(patients - everyone)} patients who are not in the cohort "
+                f"{display_path(trained / name)}: names {len(patients - everyone)} patients who "
+                f"are not in the cohort "
                 "(was another salt used to hash them?); remove the folder, and it is trained again"
             )
     return References(checkpoints, saw, run.hashed)
@@ -56,7 +58,8 @@ def save_references(
     request: Request,
     **facts: Any,
 ) -> dict[str, str]:
-    """Save the references after a request, which none of them knows any longer; return their hashes by name.
+    """Save the references after a request, which none of them knows any longer; return their hashes
+    by name.
 
     facts: the accelerator, and the facts of `save_model` that they share.
     """

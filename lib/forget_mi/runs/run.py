@@ -1,5 +1,5 @@
-"""A run is a folder: one sub-folder a notebook, each with the executed notebook, its params, its results, and a
-manifest written last. The next notebook reads only that."""
+"""A run is a folder: one sub-folder a notebook, each with the executed notebook, its params, its
+results, and a manifest written last. The next notebook reads only that."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.cohorts.registry import load_cohort
-from forget_mi.data.pseudonyms import HASHED, pseudonym
-from forget_mi.data.requests import Request, read_forget_csv
+from forget_mi.data import HASHED, Cohort, Request, load_cohort, pseudonym, read_forget_csv
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
-from forget_mi.models.checkpoints import MANIFEST
+from forget_mi.models import MANIFEST
 from forget_mi.runs.params import Params
 from forget_mi.runs.profiles import load_profile
 from forget_mi.runs.project import ROOT, display_path
 from forget_mi.runs.provenance import first_difference, provenance
 from forget_mi.runs.salt import run_salt
-from forget_mi.unlearning.registry import needs_references
+from forget_mi.unlearning import needs_references
 
 OUTCOME = "outcome.json"
-# The sections of the params that each stage depends on: a stage made with others is refused, not read.
+# The sections of the params that each stage depends on: a stage made with others is refused, not
+# read.
 STAGES = {
     "01_cohort": ("cohort", "split", "request"),
     "02_train": (
@@ -64,8 +62,9 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and the params that rule it. seeds: original 1000 x seed, k-th retrained model 1000 x seed + k, k-th
-    reference model 1000 x seed + 500 + k, so that no two models of a study share one."""
+    """A run folder and the params that rule it. seeds: original 1000 x seed, k-th retrained model
+    1000 x seed + k, k-th reference model 1000 x seed + 500 + k, so that no two models of a study
+    share one."""
 
     folder: Path
     params: Params
@@ -122,7 +121,8 @@ class Run:
             reason = error.strerror
         if reason:
             raise InputError(
-                f"run folder {display_path(self.folder)}: can't be written ({reason}); name another one"
+                f"run folder {display_path(self.folder)}: can't be written ({reason}); name "
+                f"another one"
             )
 
     def start(self, name: str) -> Path:
@@ -138,8 +138,8 @@ class Run:
     def finish(self, name: str, **facts: Any) -> dict[str, Any]:
         """End a stage by writing its manifest: nothing reads a stage that has none.
 
-        facts: what was made, by hashes and names. They also go, alone, to outcome.json, which does not change where the
-        stage is made again with the same result.
+        facts: what was made, by hashes and names. They also go, alone, to outcome.json, which does
+        not change where the stage is made again with the same result.
         """
         manifest = {
             "stage": name,
@@ -160,14 +160,15 @@ class Run:
     def require(self, name: str) -> Path:
         """The folder of an earlier stage.
 
-        Raises InputError where it is missing or was not finished, or was made with other params. (A method other than
-        the params' own may have any settings.)
+        Raises InputError where it is missing or was not finished, or was made with other params. (A
+        method other than the params' own may have any settings.)
         """
         folder, (notebook, *method) = self.stage(name), name.split("/")
         path = folder / MANIFEST
         if not path.is_file():
             raise InputError(
-                f"{display_path(folder)}: this stage has not been finished; run notebook {notebook} first"
+                f"{display_path(folder)}: this stage has not been finished; run notebook "
+                f"{notebook} first"
             )
         try:
             made_with = json.loads(path.read_text())["params"]
@@ -182,13 +183,15 @@ class Run:
             if made_with.get(section) != value:
                 where, old, new = first_difference(made_with.get(section), value, section)
                 raise InputError(
-                    f"{display_path(folder)}: was made with {where} = {old!r}, the params here say {new!r}; run notebook "
+                    f"{display_path(folder)}: was made with {where} = {old!r}, the params here say "
+                    f"{new!r}; run notebook "
                     f"{notebook} again, or use another run folder"
                 )
         return folder
 
     def source(self) -> Cohort:
-        """The cohort as its source gives it, not yet split; ids of real people hashed with this run's salt."""
+        """The cohort as its source gives it, not yet split; ids of real people hashed with this
+        run's salt."""
         values = dict(self.params.cohort)
         if "store" in values:
             values["store"] = str(ROOT / values["store"])
@@ -203,13 +206,14 @@ class Run:
         path = next((self.require("01_cohort") / "request").glob("*.csv"), None)
         if path is None:
             raise InputError(
-                f"{display_path(self.stage('01_cohort'))}: holds no request; run notebook 01_cohort again"
+                f"{display_path(self.stage('01_cohort'))}: holds no request; run notebook "
+                f"01_cohort again"
             )
         return Request(path.stem, tuple(read_forget_csv(path)))
 
     def unlearned_names(self) -> list[str]:
-        """The unlearned models of this run that are finished: in order of name, or those that audit.approaches asks
-        for, in its order."""
+        """The unlearned models of this run that are finished: in order of name, or those that
+        audit.approaches asks for, in its order."""
         finished = sorted(
             path.parent.name for path in self.stage("03_unlearn").glob("*/manifest.json")
         )

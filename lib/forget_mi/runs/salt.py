@@ -11,8 +11,8 @@ SALT = "salt"
 
 
 def run_salt(folder: Path) -> str:
-    """The salt of a run folder, drawn and kept there the first time; that of the folder above where it has one, so that
-    the runs of a sweep know each other's patients."""
+    """The salt of a run folder, drawn and kept there the first time; that of the folder above where
+    it has one, so that the runs of a sweep know each other's patients."""
     folder = Path(folder)
     return draw_salt(folder.parent if (folder.parent / SALT).is_file() else folder)
 

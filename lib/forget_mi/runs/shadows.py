@@ -1,4 +1,5 @@
-"""The shadow models of a run's cohort; all runs of the same cohort, model and training share them."""
+"""The shadow models of a run's cohort; all runs of the same cohort, model and training share
+them."""
 
 from __future__ import annotations
 
@@ -7,14 +8,13 @@ import json
 import numpy as np
 from accelerate import Accelerator
 
-from forget_mi.data.cohort import Cohort, rows_of
-from forget_mi.data.requests import Request
+from forget_mi.data import Cohort, Request, rows_of
 from forget_mi.files import sha256_of_text
 from forget_mi.runs.project import ROOT, show_progress
 from forget_mi.runs.run import Run
 from forget_mi.source_code import code_fingerprint
-from forget_mi.training.shadows import Shadows, ShadowSet, open_shadow_set
-from forget_mi.unlearning.shadows import unlearn_shadow_models
+from forget_mi.training import Shadows, ShadowSet, open_shadow_set
+from forget_mi.unlearning import unlearn_shadow_models
 
 SHADOWS = ROOT / "runs" / "shadows"
 
@@ -28,8 +28,8 @@ def shadow_set(run: Run, cohort: Cohort) -> ShadowSet:
 
 
 def shadow_predictions(run: Run, cohort: Cohort, accelerator: Accelerator) -> Shadows | None:
-    """The predictions of the shadow models for every record of the cohort; None where the params ask for none, or leave
-    them out as long as some are missing."""
+    """The predictions of the shadow models for every record of the cohort; None where the params
+    ask for none, or leave them out as long as some are missing."""
     models, wanted = shadow_set(run, cohort), run.params.shadows
     if wanted.missing == "train":
         for number in range(wanted.count):
@@ -40,8 +40,8 @@ def shadow_predictions(run: Run, cohort: Cohort, accelerator: Accelerator) -> Sh
 def unlearned_shadow_predictions(
     run: Run, cohort: Cohort, request: Request, accelerator: Accelerator
 ) -> Shadows:
-    """The predictions of the shadow models for D_f and D_t (in this order) after the params' method made each of them
-    forget a request of its own; kept in the stage of the audit."""
+    """The predictions of the shadow models for D_f and D_t (in this order) after the params' method
+    made each of them forget a request of its own; kept in the stage of the audit."""
     judged = np.concatenate([request.forget_rows(cohort), rows_of(cohort, "test")])
     models = shadow_set(run, cohort)
     made_of = {**run.params.as_dict("method", "unlearning", "audit"), "judged": judged.tolist()}

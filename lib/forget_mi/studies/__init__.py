@@ -1,4 +1,5 @@
-"""Studies: the sweep and its workflow, tuning, the results of the docs, and what goes past the paper."""
+"""Studies: the sweep and its workflow, tuning, the results of the docs, and what goes past the
+paper."""
 
 from forget_mi.lazy import lazy_exports
 
@@ -10,5 +11,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tuning_score": "TuningCase TuningPredictions score_terms withhold",
         "study": "Study",
         "costs": "yearly_cost",
+        "workflow": "run_beyond_part run_job run_shadow run_shadows run_sweep run_tuning",
+        "results": "finish_beyond rebuild_results",
+        "real_results": "rebuild_real_results",
     },
 )

@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 
 from forget_mi import plots
-from forget_mi.evaluation import statistics
-from forget_mi.evaluation.attack_rates import STRONGEST
+from forget_mi.evaluation import STRONGEST, statistics
 from forget_mi.plots import audit as audit_plots
-from forget_mi.runs.project import ROOT, write_table
+from forget_mi.runs import ROOT, write_table
 from forget_mi.studies.documents import write_document_table
 from forget_mi.studies.sweep import Sweep
 
 
 def rebuild_audit(sweep: Sweep) -> pd.DataFrame:
-    """figures/audit.csv, its picture and the table of the docs from the audits of the sweep's largest requests."""
+    """figures/audit.csv, its picture and the table of the docs from the audits of the sweep's
+    largest requests."""
     table = audit_over_seeds(sweep)
     write_table(ROOT / "figures" / "audit.csv", table)
     plots.set_style()
@@ -25,11 +25,13 @@ def rebuild_audit(sweep: Sweep) -> pd.DataFrame:
 
 
 def audit_over_seeds(sweep: Sweep) -> pd.DataFrame:
-    """Every attack on the fused prediction, and the strongest on any, for every approach, over the seeds of the sweep's
-    largest request: model, attack, level, auc, auc_low, auc_high, tpr_at_1pct_fpr, and that with _low and _high, seeds.
+    """Every attack on the fused prediction, and the strongest on any, for every approach, over the
+    seeds of the sweep's largest request: model, attack, level, auc, auc_low, auc_high,
+    tpr_at_1pct_fpr, and that with _low and _high, seeds.
 
-    A row is the mean over seeds (of a seed's retrained models, their mean). Its interval adds up the seeds' own, which
-    come from different requests; models of one seed are judged on the same patients, and their intervals averaged.
+    A row is the mean over seeds (of a seed's retrained models, their mean). Its interval adds up
+    the seeds' own, which come from different requests; models of one seed are judged on the same
+    patients, and their intervals averaged.
     """
     largest = max(sweep.grid.fractions)
     parts = []
@@ -66,8 +68,8 @@ def audit_over_seeds(sweep: Sweep) -> pd.DataFrame:
 
 
 def audit_table(table: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """A row an approach, in the order of the strongest attack by patient: that attack by record and by patient, its
-    true positive rate, and single attacks by record."""
+    """A row an approach, in the order of the strongest attack by patient: that attack by record and
+    by patient, its true positive rate, and single attacks by record."""
     cells = table.set_index(["model", "attack", "level"])
 
     def shown(model: str, attack: str, level: str, column: str = "auc") -> str:

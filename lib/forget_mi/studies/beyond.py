@@ -1,7 +1,8 @@
-"""Past the paper: the studies behind notebook 06 and figures/beyond.csv, each a table made by one command.
+"""Past the paper: the studies behind notebook 06 and figures/beyond.csv, each a table made by one
+command.
 
-A study takes a seed of the sweep and its requests: F_og, the models retrained without the request, the reference models
-that teach, and shadow models that judge. The retrained models only ever judge.
+A study takes a seed of the sweep and its requests: F_og, the models retrained without the request,
+the reference models that teach, and shadow models that judge. The retrained models only ever judge.
 """
 
 from __future__ import annotations
@@ -12,30 +13,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forget_mi.attacks import lira
-from forget_mi.attacks.base import margins
-from forget_mi.data.cohort import Cohort, rows_of
-from forget_mi.data.requests import make_request
-from forget_mi.data.splits import split_by_patient
-from forget_mi.evaluation import iam
-from forget_mi.evaluation.roc import by_patient
+from forget_mi.attacks import lira, margins
+from forget_mi.data import Cohort, make_request, rows_of, split_by_patient
+from forget_mi.evaluation import by_patient, iam
 from forget_mi.metrics import binary_auc
-from forget_mi.models.checkpoints import Checkpoint
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.runs.models import load_model
-from forget_mi.runs.run import open_run
+from forget_mi.models import Checkpoint, ImageTextModel
+from forget_mi.runs import load_model, open_run
 from forget_mi.studies.budgets import ablation, frontier
 from forget_mi.studies.many_models import many_against_many, many_run
 from forget_mi.studies.sequence import sequence
 from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
 from forget_mi.studies.sweep import Sweep
-from forget_mi.unlearning.registry import parse_approach
+from forget_mi.unlearning import parse_approach
 
 
 def reference_leakage(study: Study, forgotten: UnlearningResult) -> pd.DataFrame:
-    """LiRA on each reference model before and after a request: D_f as far as it knew it, against D_t. A row a reference
-    and moment: reference, when (before, after), records, lira_auc, lira_patient_auc; .5 is a model that never had the
-    patients."""
+    """LiRA on each reference model before and after a request: D_f as far as it knew it, against
+    D_t. A row a reference and moment: reference, when (before, after), records, lira_auc,
+    lira_patient_auc; .5 is a model that never had the patients."""
     rows = []
     for name, saved in study.references.checkpoints.items():
         patients = study.cohort.table.patient_id.map(study.references.hashed)
@@ -49,8 +44,16 @@ def reference_leakage(study: Study, forgotten: UnlearningResult) -> pd.DataFrame
             scores = [lira.likelihood_ratio(p, study.shadows.select(side), "fused")
                       for p, side in zip(seen, (forget, test), strict=True)]  # fmt: skip
             by_one = [by_patient(s, p.patients)[0] for s, p in zip(scores, seen, strict=True)]
-            rows.append({"reference": name, "when": when, "seed": study.run.params.seed, "records": len(forget),
-                         "lira_auc": binary_auc(*scores), "lira_patient_auc": binary_auc(*by_one)})  # fmt: skip
+            rows.append(
+                {
+                    "reference": name,
+                    "when": when,
+                    "seed": study.run.params.seed,
+                    "records": len(forget),
+                    "lira_auc": binary_auc(*scores),
+                    "lira_patient_auc": binary_auc(*by_one),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -58,8 +61,8 @@ OTHER = "other_study"
 
 
 def hold_out_study(cohort: Cohort, seed: int) -> Cohort:
-    """The split cohort with one study of each training patient who has several moved to the side `other_study`, which
-    nothing is trained on."""
+    """The split cohort with one study of each training patient who has several moved to the side
+    `other_study`, which nothing is trained on."""
     rng = np.random.default_rng([seed, 43])
     train = cohort.table[cohort.table.split == "train"]
     studies = train.groupby("patient_id", sort=False).study_id.unique()
@@ -69,8 +72,8 @@ def hold_out_study(cohort: Cohort, seed: int) -> Cohort:
 
 
 def other_study_auc(study: Study, model: Checkpoint | ImageTextModel) -> float:
-    """AUC of the margins of the forgotten patients' studies that were never trained on against those of D_t. .5: the
-    model treats them as a stranger's."""
+    """AUC of the margins of the forgotten patients' studies that were never trained on against
+    those of D_t. .5: the model treats them as a stranger's."""
     asked = study.cohort.table.patient_id.isin(study.request.patients).to_numpy()
     others = np.flatnonzero(asked & (study.cohort.table.split == OTHER).to_numpy())
     sides = (others, rows_of(study.cohort, "test"))
@@ -114,8 +117,8 @@ FRONTIER = (
 MANY = 20
 
 
-# Chosen by what the originals of two unreported seeds (10, 11) say: with the demo's four images a patient they treat
-# the studies held out much as a stranger's, whatever the share of label noise.
+# Chosen by what the originals of two unreported seeds (10, 11) say: with the demo's four images a
+# patient they treat the studies held out much as a stranger's, whatever the share of label noise.
 IMAGES_A_PATIENT = 8.0
 
 
@@ -123,8 +126,8 @@ PARTS = ("requests", "frontier", "ablation", "sequence", "other", "many")
 
 
 def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
-    """One of PARTS for one seed of a sweep, as a table; models of its own are trained below `folder`. ('many' has seeds
-    of its own, and is made for the first seed only.)"""
+    """One of PARTS for one seed of a sweep, as a table; models of its own are trained below
+    `folder`. ('many' has seeds of its own, and is made for the first seed only.)"""
     if part == "many":
         return many_part(sweep, folder / "many")
     if part == "other":
@@ -152,8 +155,8 @@ def frontier_part(study: Study, tuned: str | None) -> pd.DataFrame:
 
 
 def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
-    """One request by each of COMPARED_HERE, with IAM (median over D_f) and, where references took part, what LiRA says
-    of them after the request (the worse of them)."""
+    """One request by each of COMPARED_HERE, with IAM (median over D_f) and, where references took
+    part, what LiRA says of them after the request (the worse of them)."""
     rows = []
     for line, name in zip(
         study.baseline_rows(), ["original", *study.run.retrained_seeds()], strict=True
@@ -193,8 +196,9 @@ def sequence_part(study: Study, tuned: str | None) -> pd.DataFrame:
 
 
 def other_run(sweep: Sweep, seed: int, folder: Path) -> Study:
-    """The sweep's largest request on a cohort whose noise belongs to the patient, with a study of each held out. A
-    model has to meet a patient in some studies before it knows him in another, so there are IMAGES_A_PATIENT."""
+    """The sweep's largest request on a cohort whose noise belongs to the patient, with a study of
+    each held out. A model has to meet a patient in some studies before it knows him in another, so
+    there are IMAGES_A_PATIENT."""
     changes = {
         **sweep.overrides,
         "seed": seed,
@@ -209,7 +213,8 @@ def other_run(sweep: Sweep, seed: int, folder: Path) -> Study:
 
 
 def other_part(sweep: Sweep, seed: int, folder: Path) -> pd.DataFrame:
-    """The same patient's other study; a row a model: the columns of `Study.row`, and other_study_auc."""
+    """The same patient's other study; a row a model: the columns of `Study.row`, and
+    other_study_auc."""
     study = other_run(sweep, seed, folder)
     rows = []
     for line, name in zip(
@@ -234,8 +239,8 @@ def other_part(sweep: Sweep, seed: int, folder: Path) -> pd.DataFrame:
 
 
 def many_part(sweep: Sweep, folder: Path, models: int = MANY) -> pd.DataFrame:
-    """MANY originals and twice as many retrained models, each original with references of its own; see
-    `many_against_many`."""
+    """MANY originals and twice as many retrained models, each original with references of its own;
+    see `many_against_many`."""
     seen: dict[str, list[np.ndarray]] = {}
     for seed in range(models):
         study = many_run(folder, seed)

@@ -9,25 +9,42 @@ import pandas as pd
 
 from forget_mi import plots
 from forget_mi.evaluation import statistics
-from forget_mi.models.checkpoints import read_manifest
+from forget_mi.models import read_manifest
 from forget_mi.plots import beyond as beyond_plots
-from forget_mi.runs.project import ROOT, write_table
-from forget_mi.runs.run import Run
+from forget_mi.runs import ROOT, Run, write_table
 from forget_mi.studies import beyond
 from forget_mi.studies.documents import write_document_table
 from forget_mi.studies.sweep import Sweep
 
 BEYOND = (
-    "cohort", "method", "forget_fraction", "requests", "seeds", "mean_gap", "retrain_gap", "lira_auc",
-    "lira_patient_auc", "lira_tpr_at_1pct_fpr", "other_study_auc", "original_other_study_auc", "klom_forget_mean",
-    "klom_forget_floor", "test_auc", "retrained_test_auc", "share_of_retraining", "share_of_references",
-    "one_off_trainings", "iam_median", "reference_lira_before", "reference_lira_after",
-)  # fmt: skip
+    "cohort",
+    "method",
+    "forget_fraction",
+    "requests",
+    "seeds",
+    "mean_gap",
+    "retrain_gap",
+    "lira_auc",
+    "lira_patient_auc",
+    "lira_tpr_at_1pct_fpr",
+    "other_study_auc",
+    "original_other_study_auc",
+    "klom_forget_mean",
+    "klom_forget_floor",
+    "test_auc",
+    "retrained_test_auc",
+    "share_of_retraining",
+    "share_of_references",
+    "one_off_trainings",
+    "iam_median",
+    "reference_lira_before",
+    "reference_lira_after",
+)
 
 
 def rebuild_beyond(sweep: Sweep) -> None:
-    """figures/beyond.csv and the tables and pictures beside it, from the parts that `make beyond` left; the README's
-    table of it."""
+    """figures/beyond.csv and the tables and pictures beside it, from the parts that `make beyond`
+    left; the README's table of it."""
     figures, folder = ROOT / "figures", sweep.folder / "beyond"
     tables = {
         part: pd.concat(
@@ -56,7 +73,8 @@ def write_beyond(rows: pd.DataFrame) -> None:
 
 
 def real_rows(run: Run, comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows of figures/beyond.csv that a run of a real cohort gives: one seed, one request, no judging models."""
+    """The rows of figures/beyond.csv that a run of a real cohort gives: one seed, one request, no
+    judging models."""
     rows = statistics.add_approach_column(comparison)
     means = (
         rows.groupby(["approach", "forget_fraction"], sort=False)
@@ -77,8 +95,8 @@ def real_rows(run: Run, comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def beyond_table(tables: Mapping[str, pd.DataFrame], source: str, profile: str) -> pd.DataFrame:
-    """figures/beyond.csv: a row a method, size of request and number of requests, means over seeds; the original's and
-    the retrained models' rows come first."""
+    """figures/beyond.csv: a row a method, size of request and number of requests, means over seeds;
+    the original's and the retrained models' rows come first."""
     requests = tables["requests"].assign(requests=1)
     last = tables["sequence"].groupby(["approach", "seed"], as_index=False).last()
     rows = pd.concat(
@@ -110,7 +128,8 @@ def beyond_table(tables: Mapping[str, pd.DataFrame], source: str, profile: str) 
 
 
 def beyond_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The README's form of figures/beyond.csv: the methods that are compared here, nearest first within each size."""
+    """The README's form of figures/beyond.csv: the methods that are compared here, nearest first
+    within each size."""
     lines = []
     order = table.sort_values(["requests", "forget_fraction", "mean_gap"], kind="stable")
     for row in order.itertuples():

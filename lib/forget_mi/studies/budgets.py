@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forget_mi.runs.run import Run
+from forget_mi.runs import Run
 from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
-from forget_mi.unlearning.registry import parse_approach
+from forget_mi.unlearning import parse_approach
 
 
 def within_budgets(
     study: Study, approach: str, settings: Any, budgets: Sequence[float]
 ) -> dict[float, UnlearningResult | None]:
-    """The approach with as many epochs as each share of retraining's work allows, its stop rule off; None where not
-    even one does. Two short runs say what an epoch costs. The references take no part: this is about the model."""
+    """The approach with as many epochs as each share of retraining's work allows, its stop rule
+    off; None where not even one does. Two short runs say what an epoch costs. The references take
+    no part: this is about the model."""
     method = parse_approach(approach)[0]
     long = {"stop": "never"} if getattr(settings, "stop", "never") != "never" else {}
     if not hasattr(settings, "epochs"):
@@ -90,8 +91,8 @@ def apply_change(settings: Any, change: Mapping[str, Any]) -> Any:
 
 
 def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
-    """A row a change of ABLATIONS to held-out targets, and one with reference models on MORE_FOLDS folds: the columns
-    of `Study.row`, and change."""
+    """A row a change of ABLATIONS to held-out targets, and one with reference models on MORE_FOLDS
+    folds: the columns of `Study.row`, and change."""
     settings = approach_settings(study.run, "held_out_targets", tuned)
     tries = [(name, study, apply_change(settings, change)) for name, change in ABLATIONS.items()]
     tries.append((f"{MORE_FOLDS} folds", with_folds(study, MORE_FOLDS), settings))
@@ -105,8 +106,8 @@ def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
 
 
 def with_folds(study: Study, folds: int) -> Study:
-    """The study with reference models on so many folds of the patients, in a run folder beside its own; they are
-    trained where they are not there yet."""
+    """The study with reference models on so many folds of the patients, in a run folder beside its
+    own; they are trained where they are not there yet."""
     run, params = study.run, study.run.params
     beside = Run(
         run.folder.with_name(f"{run.folder.name}-{folds}-folds"),

@@ -18,11 +18,13 @@ def yearly_cost(
     of_references: float,
     one_off: float,
 ) -> pd.DataFrame:
-    """What deletion requests cost in the first year, in the currency of `price` (of a GPU hour): retraining at each
-    request, retraining once a month for all that came in, and held-out targets. Index: requests a year.
+    """What deletion requests cost in the first year, in the currency of `price` (of a GPU hour):
+    retraining at each request, retraining once a month for all that came in, and held-out targets.
+    Index: requests a year.
 
-    share, of_references: of a training, what a request costs the model and the reference models. one_off: trainings
-    that the reference models cost once. Raises InputError for a number that is not positive.
+    share, of_references: of a training, what a request costs the model and the reference models.
+    one_off: trainings that the reference models cost once. Raises InputError for a number that is
+    not positive.
     """
     for name, value in (("training_hours", training_hours), ("price", price), ("share", share)):
         if not value > 0:

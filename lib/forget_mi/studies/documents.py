@@ -7,7 +7,7 @@ import re
 import pandas as pd
 
 from forget_mi.files import write_text
-from forget_mi.runs.project import ROOT
+from forget_mi.runs import ROOT
 
 
 def without_zero(text: str) -> str:

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forget_mi.data.requests import make_request
-from forget_mi.data.splits import split_by_patient
+from forget_mi.data import make_request, split_by_patient
 from forget_mi.evaluation import ruli
 from forget_mi.evaluation.klom import klom
-from forget_mi.runs.run import open_run
+from forget_mi.runs import open_run
 from forget_mi.studies.study import Study, train_study
 
 
@@ -21,13 +20,15 @@ def many_against_many(
     unlearned: Mapping[str, Sequence[np.ndarray]],
     retrained: Sequence[np.ndarray],
 ) -> pd.DataFrame:
-    """Distributions over models, record by record. Margins: a list of arrays (records) a kind of model; of the
-    retrained, twice as many as of the others, so that one half can be compared with the other.
+    """Distributions over models, record by record. Margins: a list of arrays (records) a kind of
+    model; of the retrained, twice as many as of the others, so that one half can be compared with
+    the other.
 
-    A row an approach (original and retrained included): klom_forget_mean, klom_forget_95 (95th percentile over the
-    records), klom_forget_floor (retrained against retrained), and RULI's efficacy game (AUC of telling F_ul from F_re
-    by a record's margin, .5 is perfect): ruli_efficacy_auc over all records, and _vulnerable over the tenth that the
-    original has memorised most.
+    A row an approach (original and retrained included): klom_forget_mean, klom_forget_95 (95th
+    percentile over the records), klom_forget_floor (retrained against retrained), and RULI's
+    efficacy game (AUC of telling F_ul from F_re by a record's margin, .5 is perfect):
+    ruli_efficacy_auc over all records, and _vulnerable over the tenth that the original has
+    memorised most.
     """
     half = len(retrained) // 2
     gold, others = np.stack(retrained[:half]), np.stack(retrained[half : 2 * half])

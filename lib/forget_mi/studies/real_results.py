@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from forget_mi.runs.chain import run_chain
-from forget_mi.runs.project import ROOT, write_table
+from forget_mi.runs import ROOT, run_chain, write_table
 from forget_mi.studies.beyond_tables import real_rows, write_beyond
 from forget_mi.studies.documents import write_document_table
 
 
 def rebuild_real_results(profile: str, data: Path | None = None) -> None:
     """Run a profile of a real cohort (data: its folder, where the profile needs one), then rewrite
-    figures/<profile>.csv (measures with intervals, no record of any patient) and its table in the docs."""
+    figures/<profile>.csv (measures with intervals, no record of any patient) and its table in the
+    docs."""
     run = run_chain(profile, overrides={} if data is None else {"cohort.root": str(data)})
     audit = pd.read_csv(run.stage("04_audit") / "audit.csv")
     audit = audit[audit.tower == "fused"].drop(columns="tower")

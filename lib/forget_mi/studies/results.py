@@ -1,4 +1,5 @@
-"""`make results`: the whole sweep, figures/results.csv, and the figures and tables that are made from it."""
+"""`make results`: the whole sweep, figures/results.csv, and the figures and tables that are made
+from it."""
 
 from __future__ import annotations
 
@@ -8,10 +9,8 @@ from typing import Any
 import pandas as pd
 
 from forget_mi import plots
-from forget_mi.evaluation import statistics
-from forget_mi.evaluation.attack_rates import STRONGEST
-from forget_mi.evaluation.comparison import CLOSENESS
-from forget_mi.runs.project import ROOT, write_table
+from forget_mi.evaluation import CLOSENESS, STRONGEST, statistics
+from forget_mi.runs import ROOT, write_table
 from forget_mi.studies.audit_tables import rebuild_audit
 from forget_mi.studies.beyond_tables import rebuild_beyond
 from forget_mi.studies.documents import write_document_table
@@ -36,9 +35,9 @@ TITLES = {"mia_svc_fused": "SVC attack", "attack_auc": "loss attack", "forget_au
 
 
 def rebuild_results(profile: str = "demo", options: Sequence[str] = ()) -> int:
-    """Finish the sweep and the studies past the paper (what is there and still valid is kept), then rewrite
-    figures/results.csv, figures/beyond.csv, the figures and the tables of README and docs from them. Returns the exit status;
-    with failed cells nothing is rewritten."""
+    """Finish the sweep and the studies past the paper (what is there and still valid is kept), then
+    rewrite figures/results.csv, figures/beyond.csv, the figures and the tables of README and docs
+    from them. Returns the exit status; with failed cells nothing is rewritten."""
     code = run_sweep(profile, None, {}, options)
     if code == 0:
         sweep = open_sweep(profile)
@@ -48,8 +47,8 @@ def rebuild_results(profile: str = "demo", options: Sequence[str] = ()) -> int:
 
 
 def finish_beyond(profile: str, overrides: Mapping[str, Any], options: Sequence[str] = ()) -> int:
-    """Finish the studies past the paper, then rewrite figures/beyond.csv and what is made from it. Returns the exit
-    status."""
+    """Finish the studies past the paper, then rewrite figures/beyond.csv and what is made from it.
+    Returns the exit status."""
     code = run_beyond(profile, overrides, options)
     if code == 0 and not only_shows(options):
         rebuild_beyond(open_beyond_sweep(profile, overrides))
@@ -57,7 +56,8 @@ def finish_beyond(profile: str, overrides: Mapping[str, Any], options: Sequence[
 
 
 def rebuild_from(sweep: Sweep, results: pd.DataFrame) -> None:
-    """figures/results.csv, the pictures and the tables of README and docs from a sweep's comparison."""
+    """figures/results.csv, the pictures and the tables of README and docs from a sweep's
+    comparison."""
     figures, ours = ROOT / "figures", sweep.own
     rows = statistics.add_approach_column(results)
     write_table(figures / "results.csv", results)
@@ -83,9 +83,9 @@ def rebuild_from(sweep: Sweep, results: pd.DataFrame) -> None:
 
 
 def approaches_table(results: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """A row an approach, over all sizes of request and seeds, nearest to the retrained models first: signed gaps, mean
-    gap, how much larger than the default's it is with its interval, mean rank, share of retraining, and whether test
-    AUC stayed within .02 of the retrained models'."""
+    """A row an approach, over all sizes of request and seeds, nearest to the retrained models
+    first: signed gaps, mean gap, how much larger than the default's it is with its interval, mean
+    rank, share of retraining, and whether test AUC stayed within .02 of the retrained models'."""
     rows = statistics.add_approach_column(results)
     gaps = statistics.gaps_to_retrained(results, list(CLOSENESS))
     means = gaps.pivot_table(index="approach", columns="measure", values="gap")
@@ -137,7 +137,8 @@ FRONT = (
 
 
 def front_table(results: pd.DataFrame, audit: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """The README's table: FRONT in this order, over all sizes of request and seeds; the attack over the largest one."""
+    """The README's table: FRONT in this order, over all sizes of request and seeds; the attack over
+    the largest one."""
     rows = statistics.add_approach_column(results)
     means = rows.groupby("approach")[
         ["mean_gap", "forget_auc", "test_auc", "share_of_retraining"]

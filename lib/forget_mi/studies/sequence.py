@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forget_mi.attacks.base import margins
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import Request
+from forget_mi.attacks import margins
+from forget_mi.data import Cohort, Request
 from forget_mi.errors import InputError
-from forget_mi.evaluation.audit import FORGOTTEN
-from forget_mi.runs.models import load_model
+from forget_mi.evaluation import FORGOTTEN
+from forget_mi.runs import load_model
 from forget_mi.studies.study import Study, UnlearningResult
-from forget_mi.unlearning.references import References, UnlearnedReference
-from forget_mi.unlearning.registry import parse_approach
+from forget_mi.unlearning import References, UnlearnedReference, parse_approach
 
 
 def split_request(cohort: Cohort, request: Request, parts: int, seed: int) -> list[Request]:
@@ -27,7 +25,8 @@ def split_request(cohort: Cohort, request: Request, parts: int, seed: int) -> li
     """
     if len(request.patients) < parts:
         raise InputError(
-            f"request {request.name}: {len(request.patients)} patients can't be cut into {parts} requests"
+            f"request {request.name}: {len(request.patients)} patients can't be cut into {parts} "
+            f"requests"
         )
     train = cohort.table.iloc[request.forget_rows(cohort)]
     images = train.groupby("patient_id", sort=False).size()
@@ -44,7 +43,8 @@ def split_request(cohort: Cohort, request: Request, parts: int, seed: int) -> li
 
 
 def mark_served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
-    """The cohort once some patients' requests were served: they are on no side that is learned from."""
+    """The cohort once some patients' requests were served: they are on no side that is learned
+    from."""
     gone = cohort.table.patient_id.isin(patients)
     return replace(
         cohort, table=cohort.table.assign(split=cohort.table.split.where(~gone, FORGOTTEN))
@@ -52,12 +52,13 @@ def mark_served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
 
 
 def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataFrame:
-    """The study's request as `parts` requests, one after another, each served by what the one before left; a row a
-    request.
+    """The study's request as `parts` requests, one after another, each served by what the one
+    before left; a row a request.
 
-    The columns of `Study.row`, all measured on the whole request's patients against models retrained without any of
-    them (so only the last row is a fair distance), the shares of all requests so far, and request; and
-    margin_over_retrained: mean margin on the patients of the requests served so far, less the retrained models' mean.
+    The columns of `Study.row`, all measured on the whole request's patients against models
+    retrained without any of them (so only the last row is a fair distance), the shares of all
+    requests so far, and request; and margin_over_retrained: mean margin on the patients of the
+    requests served so far, less the retrained models' mean.
     """
     whole, now, done = study, study, []
     total, of_references = 0.0, 0.0

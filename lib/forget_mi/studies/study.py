@@ -10,36 +10,38 @@ from typing import Any, NamedTuple
 import numpy as np
 from accelerate import Accelerator
 
-from forget_mi.attacks import lira
-from forget_mi.attacks.base import Evidence
-from forget_mi.data.batches import make_examples
-from forget_mi.data.cohort import Cohort, rows_of
-from forget_mi.data.requests import Request
-from forget_mi.evaluation.attack_rates import at_level, patients_of
-from forget_mi.evaluation.audit import rows_by_set
-from forget_mi.evaluation.comparison import CLOSENESS, COMPARED, mean_gap
-from forget_mi.evaluation.measures import SETS, measures_of
-from forget_mi.evaluation.roc import Roc
+from forget_mi.attacks import Evidence, lira
+from forget_mi.data import Cohort, Request, make_examples, rows_of
+from forget_mi.evaluation import (
+    CLOSENESS,
+    COMPARED,
+    SETS,
+    Roc,
+    at_level,
+    mean_gap,
+    measures_of,
+    patients_of,
+    rows_by_set,
+)
 from forget_mi.metrics import binary_auc
-from forget_mi.models.checkpoints import Checkpoint
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.runs.models import load_model, train_model
-from forget_mi.runs.references import load_references
-from forget_mi.runs.run import Run
-from forget_mi.runs.shadows import shadow_predictions
-from forget_mi.training.devices import make_accelerator
-from forget_mi.training.prediction import Predictions, predict
-from forget_mi.training.shadows import Shadows
-from forget_mi.unlearning.base import UnlearningData
-from forget_mi.unlearning.references import References, UnlearnedReference, forget_in_references
-from forget_mi.unlearning.registry import get_method, needs_references
+from forget_mi.models import Checkpoint, ImageTextModel
+from forget_mi.runs import Run, load_model, load_references, shadow_predictions, train_model
+from forget_mi.training import Predictions, Shadows, make_accelerator, predict
+from forget_mi.unlearning import (
+    References,
+    UnlearnedReference,
+    UnlearningData,
+    forget_in_references,
+    get_method,
+    needs_references,
+)
 
 TPR = 0.01
 
 
 class UnlearningResult(NamedTuple):
-    """F_ul, the references afterwards by name (empty where the method needs none), and what each cost: seconds, and
-    work in records that went forward and backward."""
+    """F_ul, the references afterwards by name (empty where the method needs none), and what each
+    cost: seconds, and work in records that went forward and backward."""
 
     model: ImageTextModel
     references: Mapping[str, UnlearnedReference]
@@ -54,8 +56,9 @@ class UnlearningResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A run whose models are trained, and one request to them. original, references: as they are when the request comes
-    in. shadows: what the judging models say of every row of the cohort, or None."""
+    """A run whose models are trained, and one request to them. original, references: as they are
+    when the request comes in. shadows: what the judging models say of every row of the cohort, or
+    None."""
 
     run: Run
     cohort: Cohort
@@ -67,14 +70,20 @@ class Study:
 
     @classmethod
     def open(cls, run: Run, cohort: Cohort | None = None, request: Request | None = None) -> Study:
-        """Of a run with a finished 02_train, or of a cohort and request whose models `run.train` has made."""
+        """Of a run with a finished 02_train, or of a cohort and request whose models `run.train`
+        has made."""
         cohort = run.cohort() if cohort is None else cohort
         request = run.request() if request is None else request
         accelerator = make_accelerator(run.params.device)
         return cls(
-            run, cohort, request, accelerator, load_model(run, "original", cohort, finished=False), load_references(run, cohort),
+            run,
+            cohort,
+            request,
+            accelerator,
+            load_model(run, "original", cohort, finished=False),
+            load_references(run, cohort),
             shadow_predictions(run, cohort, accelerator),
-        )  # fmt: skip
+        )
 
     @property
     def data(self) -> UnlearningData:
@@ -91,7 +100,8 @@ class Study:
 
     @property
     def one_off_trainings(self) -> float:
-        """What the reference models cost to make, once for all requests, in trainings of F_og (by records seen)."""
+        """What the reference models cost to make, once for all requests, in trainings of F_og (by
+        records seen)."""
         train = self.cohort.table.iloc[rows_of(self.cohort, "train")]
         patients = train.patient_id.map(self.references.hashed)
         return float(
@@ -101,7 +111,8 @@ class Study:
     def forget(
         self, method: str, settings: Any, *, seed: int | None = None, alone: bool = False
     ) -> UnlearningResult:
-        """Serve the request by a method; the references forget as well where it learns from them, unless `alone`."""
+        """Serve the request by a method; the references forget as well where it learns from them,
+        unless `alone`."""
         seed = self.run.original_seed if seed is None else seed
         how = {"accelerator": self.accelerator}
         teaching = needs_references(method, getattr(settings, "setting", None))
@@ -124,8 +135,8 @@ class Study:
         ]
 
     def measures(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
-        """Of a model: CLOSENESS, and where there are shadow models LiRA
-        of D_f against D_t on the fused prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
+        """Of a model: CLOSENESS, and where there are shadow models LiRA of D_f against D_t on the
+        fused prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
         evidence = self.evidence(model)
         sides = {side: getattr(evidence, side) for side in SETS}
         found = {
@@ -161,9 +172,10 @@ class Study:
         return predict(saved.model, examples, self.accelerator)
 
     def row(self, approach: str, forgotten: UnlearningResult, **more: Any) -> dict[str, Any]:
-        """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS to the mean of the
-        retrained models), share_of_retraining (of its work: the same on every machine), share_of_references (what their
-        forgetting cost beside it), one_off_trainings, seconds."""
+        """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS
+        to the mean of the retrained models), share_of_retraining (of its work: the same on every
+        machine), share_of_references (what their forgetting cost beside it), one_off_trainings,
+        seconds."""
         measures = self.measures(forgotten.model)
         costs = {
             "mean_gap": mean_gap(measures, self.retrained),
@@ -203,7 +215,7 @@ class Study:
 def approach_settings(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
     """The settings of an approach: what was tuned for it, with changes."""
     from forget_mi.config import build
-    from forget_mi.runs.params import approach_overrides, unlearning_values
+    from forget_mi.runs import approach_overrides, unlearning_values
 
     method, values = unlearning_values(approach_overrides(approach, tuned)["unlearning"] | changes)
     return build(get_method(method).Config, values, "unlearning")

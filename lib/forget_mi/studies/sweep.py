@@ -8,19 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forget_mi.runs.params import Params, SweepConfig, approach_overrides
-from forget_mi.runs.profiles import load_profile, read_yaml
-from forget_mi.runs.project import ROOT
-from forget_mi.runs.run import Run, open_run
-from forget_mi.unlearning.registry import approaches
+from forget_mi.runs import (
+    ROOT,
+    Params,
+    Run,
+    SweepConfig,
+    approach_overrides,
+    load_profile,
+    open_run,
+    read_yaml,
+)
+from forget_mi.unlearning import approaches
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep of a profile: a folder with one run folder a seed and size of request, and the comparison over them.
+    """A sweep of a profile: a folder with one run folder a seed and size of request, and the
+    comparison over them.
 
-    params: of the profile. own: the approach that the profile itself names. tuned: the file in params/tuned that it
-    takes settings from.
+    params: of the profile. own: the approach that the profile itself names. tuned: the file in
+    params/tuned that it takes settings from.
     """
 
     profile: str
@@ -41,8 +48,8 @@ class Sweep:
         return self.grid.approaches or tuple(name for name in approaches() if name != "retrain")
 
     def names(self) -> dict[str, dict[str, Any]]:
-        """The runs by folder name, with what they override. Of each seed, the first goes ahead: it trains the original
-        model that the others take over."""
+        """The runs by folder name, with what they override. Of each seed, the first goes ahead: it
+        trains the original model that the others take over."""
         # Every approach is a job of its own, and none runs beside another.
         shared = {**self.overrides, "beside": [], "audit.approaches": list(self.approaches)}
         largest = max(self.grid.fractions)
@@ -68,8 +75,8 @@ class Sweep:
         return open_run(self.profile, self.folder / name, self.changes(name, approach))
 
     def changes(self, name: str, approach: str | None = None) -> dict[str, Any]:
-        """What a run overrides. approach: with its method and setting, and what was tuned for it, in place of the
-        profile's own (which keeps what the profile says)."""
+        """What a run overrides. approach: with its method and setting, and what was tuned for it,
+        in place of the profile's own (which keeps what the profile says)."""
         changes = dict(self.names()[name])
         if approach is None or approach == self.own:
             return changes
@@ -110,7 +117,8 @@ def open_sweep(
 ) -> Sweep:
     """The sweep of a profile, in runs/sweep/<profile> or in a folder (relative to the project).
 
-    check: every cell of the grid, before anything runs; raises InputError where one has impossible parameters.
+    check: every cell of the grid, before anything runs; raises InputError where one has impossible
+    parameters.
     """
     run = open_run(profile, overrides=overrides)
     where = ROOT / (folder or f"runs/sweep/{run.params.profile}")

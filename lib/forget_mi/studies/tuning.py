@@ -1,8 +1,9 @@
 """Choosing hyper-parameters: one rule for every method, on validation and forget data alone.
 
-A real user has no retrained model, and the test set is there to judge. What is known without them: patients who
-certainly were never trained on (D_v), and that forgotten patients should look like them; and that those who stay should
-look as they did. The latter is checked on a tenth of D_r that the method under trial does not get to see: D_s.
+A real user has no retrained model, and the test set is there to judge. What is known without them:
+patients who certainly were never trained on (D_v), and that forgotten patients should look like
+them; and that those who stay should look as they did. The latter is checked on a tenth of D_r that
+the method under trial does not get to see: D_s.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from tqdm.auto import tqdm
 
 from forget_mi.config import build
 from forget_mi.files import sha256_of_text, write_text
-from forget_mi.models.checkpoints import load_checkpoint
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.runs.models import train_model
-from forget_mi.runs.params import TuningConfig
-from forget_mi.runs.references import load_references
+from forget_mi.models import ImageTextModel, load_checkpoint
+from forget_mi.runs import TuningConfig, load_references, train_model
 from forget_mi.source_code import code_fingerprint
 from forget_mi.studies.tuning_score import TuningCase, TuningPredictions, score_terms, withhold
-from forget_mi.unlearning.base import UnlearningData, UnlearningLog
-from forget_mi.unlearning.registry import get_method
-from forget_mi.unlearning.search_space import LogUniform, OneOf, SearchSpace, Uniform
+from forget_mi.unlearning import (
+    LogUniform,
+    OneOf,
+    SearchSpace,
+    Uniform,
+    UnlearningData,
+    UnlearningLog,
+    get_method,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -46,13 +50,11 @@ def tuning_cases(
     folder: Path,
     references: bool = False,
 ) -> list[TuningCase]:
-    """The tuning cases of a profile. Their original models are trained once, in run folders below `folder`; so are the
-    reference models, where the method that is tuned needs them."""
+    """The tuning cases of a profile. Their original models are trained once, in run folders below
+    `folder`; so are the reference models, where the method that is tuned needs them."""
     # runs needs the profiles, and they need TuningConfig.
-    from forget_mi.data.requests import make_request
-    from forget_mi.data.splits import split_by_patient
-    from forget_mi.runs.run import open_run
-    from forget_mi.runs.salt import draw_salt
+    from forget_mi.data import make_request, split_by_patient
+    from forget_mi.runs import draw_salt, open_run
 
     draw_salt(folder)
     cases = []
@@ -108,13 +110,15 @@ def search(
     folder: Path | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The best settings of a method (`fixed`, such as the setting, and what the search chose) and one row a trial.
+    """The best settings of a method (`fixed`, such as the setting, and what the search chose) and
+    one row a trial.
 
-    Each trial unlearns every case in turn and is scored by the mean of `score_terms`; a trial that costs more than the
-    budget in any case is dropped, and one that is worse than the median of the earlier ones so far is cut short. The
-    first trial takes the module's defaults. folder: where a journal is kept, from which a search that was killed goes
-    on and a finished one is read, as long as neither the code nor the cases have changed. A method without SEARCH has
-    nothing to choose, and gets one trial.
+    Each trial unlearns every case in turn and is scored by the mean of `score_terms`; a trial that
+    costs more than the budget in any case is dropped, and one that is worse than the median of the
+    earlier ones so far is cut short. The first trial takes the module's defaults. folder: where a
+    journal is kept, from which a search that was killed goes on and a finished one is read, as long
+    as neither the code nor the cases have changed. A method without SEARCH has nothing to choose,
+    and gets one trial.
 
     Raises RuntimeError where no trial stayed within the budget.
     """
@@ -235,8 +239,9 @@ def _journal(folder: Path | None, method: str, identity: list) -> JournalStorage
 
 
 def tuning_folder(profile: str | Path, folder: str | Path | None = None) -> Path:
-    """Where the tuning of a profile goes: runs/tuning/<profile>, or a folder (relative to the project)."""
-    from forget_mi.runs.project import ROOT
+    """Where the tuning of a profile goes: runs/tuning/<profile>, or a folder (relative to the
+    project)."""
+    from forget_mi.runs import ROOT
 
     return ROOT / (folder or f"runs/tuning/{Path(profile).stem}")
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from accelerate import Accelerator
 
-from forget_mi.data.batches import Examples
+from forget_mi.data import Examples
 from forget_mi.metrics import binary_auc, macro_f1, mean_auc
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.prediction import Predictions, predict
-from forget_mi.unlearning.base import UnlearningData
+from forget_mi.models import ImageTextModel
+from forget_mi.training import Predictions, predict
+from forget_mi.unlearning import UnlearningData
 
 
 @dataclass(frozen=True)
 class TuningCase:
-    """One split and request to tune on: F_og, the data that a method is given, the records D_s of those who stay that
-    it is not given, the seed, and the work of retraining (records times epochs)."""
+    """One split and request to tune on: F_og, the data that a method is given, the records D_s of
+    those who stay that it is not given, the seed, and the work of retraining (records times
+    epochs)."""
 
     name: str
     original: ImageTextModel
@@ -40,7 +41,8 @@ def withhold(data: UnlearningData, share: float, seed: int) -> tuple[UnlearningD
 
 @dataclass(frozen=True)
 class TuningPredictions:
-    """What a model says of D_f, D_v and D_s: all that the rule looks at. stayers: how many records D_r has in all."""
+    """What a model says of D_f, D_v and D_s: all that the rule looks at. stayers: how many records
+    D_r has in all."""
 
     forget: Predictions
     validation: Predictions
@@ -63,9 +65,12 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
     """The seven terms, each 0 at best; the score of a trial is their mean.
 
     Forgotten patients should look like validation patients:
-    - member_calls: the paper's attack, an SVC that learns from F_ul's losses what members (D_s) and strangers (D_v)
-      look like; the share of D_f that it calls members, against the share of strangers that it does on F_og.
-    - attack: ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused prediction.
+    - member_calls: the paper's attack, an SVC that learns from F_ul's losses what members (D_s) and
+      strangers (D_v)
+      look like; the share of D_f that it calls members, against the share of strangers that it does
+      on F_og.
+    - attack: ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused
+      prediction.
     - forget_auc, forget_f1: AUC and macro-F1 on D_f, against those on D_v.
     The model should stay as useful as it was, and those who stay as well known as they were:
     - lost_auc, lost_f1: what F_ul lost on D_v against F_og; a gain counts nothing.
@@ -95,8 +100,8 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
 
 
 def validation_member_rate(seen: TuningPredictions) -> float:
-    """The share of D_v that the attack calls members, each half of its patients judged by the attack that learned from
-    the other half."""
+    """The share of D_v that the attack calls members, each half of its patients judged by the
+    attack that learned from the other half."""
     half = seen.validation.patients % 2 == 0
     if half.all() or not half.any():
         half = np.arange(len(half)) % 2 == 0
@@ -111,8 +116,8 @@ def validation_member_rate(seen: TuningPredictions) -> float:
 
 
 def _calls(seen: TuningPredictions, judged: Predictions) -> float:
-    """Share of some records that an SVC trained on D_s = 1 against D_v = 0 calls members. D_s counts as if all of D_r
-    were there, as the paper's attack has it."""
+    """Share of some records that an SVC trained on D_s = 1 against D_v = 0 calls members. D_s
+    counts as if all of D_r were there, as the paper's attack has it."""
     from sklearn.svm import SVC
 
     losses = np.concatenate(

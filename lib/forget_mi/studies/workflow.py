@@ -13,20 +13,25 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from forget_mi import plots
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
-from forget_mi.models.checkpoints import read_manifest
-from forget_mi.runs.chain import NotebookError, run_chain
-from forget_mi.runs.project import ROOT, display_path, show_progress, write_table
-from forget_mi.runs.run import open_run
-from forget_mi.runs.salt import draw_salt
-from forget_mi.runs.shadows import SHADOWS, shadow_set
+from forget_mi.models import read_manifest
+from forget_mi.runs import (
+    ROOT,
+    SHADOWS,
+    NotebookError,
+    display_path,
+    draw_salt,
+    open_run,
+    run_chain,
+    shadow_set,
+    show_progress,
+    write_table,
+)
 from forget_mi.studies.beyond import make_part
 from forget_mi.studies.sweep import Sweep, open_sweep
 from forget_mi.studies.tuning import tuning_folder
-from forget_mi.studies.workflow_plot import workflow_figure
-from forget_mi.training.devices import make_accelerator
+from forget_mi.training import make_accelerator
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 
@@ -39,8 +44,9 @@ def run_sweep(
 ) -> int:
     """Run or finish the sweep of a profile; 0 where every cell of the grid is in its table.
 
-    options: for snakemake. A run that fails does not stop the others: what could be finished is compared, what could
-    not is named. Raises InputError for an impossible grid before anything runs.
+    options: for snakemake. A run that fails does not stop the others: what could be finished is
+    compared, what could not is named. Raises InputError for an impossible grid before anything
+    runs.
     """
     sweep = open_sweep(profile, folder, overrides)
     if only_shows(options):
@@ -66,8 +72,9 @@ def run_job(
     name: str | None = None,
     approach: str | None = None,
 ) -> None:
-    """One job of a sweep: a notebook of one of its runs, or 05_compare over all of them. A cell of the grid
-    (03_unlearn) that stops with an error leaves an outcome that says so, and raises nothing: the rest goes on."""
+    """One job of a sweep: a notebook of one of its runs, or 05_compare over all of them. A cell of
+    the grid (03_unlearn) that stops with an error leaves an outcome that says so, and raises
+    nothing: the rest goes on."""
     sweep = open_sweep(profile, folder, overrides, check=False)
     if name is None:
         run_chain(profile, sweep.folder, overrides, [notebook], progress=False)
@@ -89,8 +96,9 @@ def run_tuning(
     overrides: Mapping[str, Any],
     options: Sequence[str] = (),
 ) -> int:
-    """Tune every approach of a profile's sweep, then write params/tuned/<profile>.yaml and figures/tuning.csv (with
-    another folder, tuned.yaml and tuning.csv there); 0 where all were tuned."""
+    """Tune every approach of a profile's sweep, then write params/tuned/<profile>.yaml and
+    figures/tuning.csv (with another folder, tuned.yaml and tuning.csv there); 0 where all were
+    tuned."""
     sweep = open_sweep(profile, None, overrides)
     where = tuning_folder(profile, folder)
     code = _snakemake(sweep, ["tuned", *options], tuning=where)
@@ -107,7 +115,10 @@ def run_tuning(
     tuned = (
         ROOT / "params" / "tuned" / f"{sweep.params.profile}.yaml" if own else where / "tuned.yaml"
     )
-    comment = f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best trial, by 03a's rule.\n"
+    comment = (
+        f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best "
+        f"trial, by 03a's rule.\n"
+    )
     write_text(tuned, comment + yaml.safe_dump(settings, sort_keys=False))
     first = ["approach", "trial", "chosen", "score", "ended"]
     columns = first + [name for name in trials if name not in first]
@@ -119,7 +130,8 @@ def run_tuning(
 def run_shadows(
     profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()
 ) -> int:
-    """Train the shadow models of a profile that are missing; 0 where all are there. options: for snakemake.
+    """Train the shadow models of a profile that are missing; 0 where all are there. options: for
+    snakemake.
 
     Raises InputError where the profile asks for none.
     """
@@ -157,8 +169,8 @@ def run_shadow(
 def run_beyond(
     profile: str | Path, overrides: Mapping[str, Any], options: Sequence[str] = ()
 ) -> int:
-    """Make the studies past the paper (beyond.PARTS) that are missing; 0 where all are there. Their runs lie in the
-    folder of the profile's sweep, with seeds of their own."""
+    """Make the studies past the paper (beyond.PARTS) that are missing; 0 where all are there. Their
+    runs lie in the folder of the profile's sweep, with seeds of their own."""
     sweep = open_beyond_sweep(profile, overrides)
     draw_salt(sweep.folder)
     return _snakemake(sweep, ["beyond", *options])
@@ -183,24 +195,6 @@ def run_beyond_part(
     write_table(path, make_part(sweep, part, seed, path.parent))
 
 
-def draw_workflow(profile: str | Path, path: Path) -> None:
-    """A picture of the workflow's rules, what needs what, and how many jobs each has in the profile's sweep."""
-    sweep = open_sweep(profile, None, {})
-    dot = _snakemake(sweep, ["--rulegraph", "dot", "--quiet", "all"], capture=True)
-    runs, cells = len(sweep.names()), len(sweep.names()) * len(sweep.approaches)
-    shadows = sweep.params.shadows.count
-    jobs = {
-        "cohort": runs,
-        "train": runs,
-        "unlearn": cells,
-        "shadow": shadows,
-        "audit": runs,
-        "compare": 1,
-    }
-    plots.set_style()
-    workflow_figure(dot, jobs).savefig(path)
-
-
 def only_shows(options: Sequence[str]) -> bool:
     """Whether snakemake is asked to show what it would do."""
     return any(option.startswith(("--dry-run", "-n", "--dag", "--rulegraph")) for option in options)
@@ -209,10 +203,12 @@ def only_shows(options: Sequence[str]) -> bool:
 def _snakemake(
     sweep: Sweep, options: Sequence[str], capture: bool = False, **config: object
 ) -> int | str:
-    """snakemake's exit status, or what it prints. Its own files lie beside the runs. It goes on after a failure, and
-    makes again what a killed job left behind. config: what the Snakefile is told beside the sweep."""
+    """snakemake's exit status, or what it prints. Its own files lie beside the runs. It goes on
+    after a failure, and makes again what a killed job left behind. config: what the Snakefile is
+    told beside the sweep."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    # In hex: snakemake reads a value as YAML whose scalars are all texts, and again in each job it starts.
+    # In hex: snakemake reads a value as YAML whose scalars are all texts, and again in each job it
+    # starts.
     overrides = json.dumps(dict(sweep.overrides)).encode().hex()
     config |= {"profile": sweep.profile, "folder": sweep.folder, "overrides": overrides}
     where = ("--cores", "-c", "--jobs", "-j", "--executor", "--workflow-profile")

@@ -6,11 +6,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "config": "DeviceConfig ReferenceConfig ShadowConfig TrainingConfig",
-        "devices": "make_accelerator",
-        "loop": "train train_new",
+        "devices": "accumulate_gradients clear_accelerator describe_device make_accelerator "
+        "peak_memory_bytes to_device uses_cuda",
+        "loop": "default_loss eval_frozen_layers make_optimizer train train_new",
         "state": "TrainingLog",
-        "prediction": "Predictions predict",
-        "shadows": "Shadows ShadowSet open_shadow_set",
+        "prediction": "Predictions Tower predict softmax",
+        "shadows": "ShadowSet Shadows open_shadow_set SEEDS",
         "references": "assign_folds rows_outside_fold",
     },
 )

@@ -37,7 +37,8 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
     on_cuda = uses_cuda(settings)
     if settings.device == "cuda" and not on_cuda:
         raise InputError(
-            "parameter device.device = 'cuda': no CUDA device is visible; allowed here are auto and cpu"
+            "parameter device.device = 'cuda': no CUDA device is visible; allowed here are auto "
+            "and cpu"
         )
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -45,14 +46,15 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
     if precision == "auto":
         precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported() else "fp32"
     if settings.deterministic:
-        # What torch.use_deterministic_algorithms(True, warn_only=True) does, without importing the compiler (over a
-        # second, in each process).
+        # What torch.use_deterministic_algorithms(True, warn_only=True) does, without importing the
+        # compiler (over a second, in each process).
         torch.set_deterministic_debug_mode("warn")
         torch.backends.cudnn.benchmark = False
-        # It also fills each new tensor before it is written to: help for those who hunt uses of unset memory, and a
-        # twentieth of a step.
+        # It also fills each new tensor before it is written to: help for those who hunt uses of
+        # unset memory, and a twentieth of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False
-    # Accelerate keeps its state for the whole process; a notebook may ask for another device the next time.
+    # Accelerate keeps its state for the whole process; a notebook may ask for another device the
+    # next time.
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     PartialState._reset_state()
@@ -81,8 +83,9 @@ def to_device(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return model.to(accelerator.device)
 
 
-# Of a strided 1x1 convolution with fewer input channels, oneDNN writes the gradient past the end of its memory when the
-# channels are innermost (uxlfoundation/oneDNN issue 6035): the process dies, or worse.
+# Of a strided 1x1 convolution with fewer input channels, oneDNN writes the gradient past the end of
+# its memory when the channels are innermost (uxlfoundation/oneDNN issue 6035): the process dies, or
+# worse.
 MIN_CHANNELS = 16
 
 
@@ -101,8 +104,10 @@ def uses_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
     ]
     if choice == "on" and crashing:
         raise InputError(
-            f"parameter device.channels_last = 'on': {crashing[0]} is a strided 1x1 convolution with fewer than "
-            f"{MIN_CHANNELS} input channels, whose gradient crashes on a CPU; allowed here are auto and off"
+            f"parameter device.channels_last = 'on': {crashing[0]} is a strided 1x1 convolution "
+            f"with fewer than "
+            f"{MIN_CHANNELS} input channels, whose gradient crashes on a CPU; allowed here are "
+            f"auto and off"
         )
     return choice == "on" or (
         not crashing and any(getattr(m, "faster_channels_last", False) for m in model.modules())
@@ -110,11 +115,12 @@ def uses_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
 
 
 def clear_accelerator(accelerator: Accelerator) -> None:
-    """Let go of models and optimisers that an earlier training registered: they would be saved with, and loaded in
-    place of, the next one's state.
+    """Let go of models and optimisers that an earlier training registered: they would be saved
+    with, and loaded in place of, the next one's state.
 
-    What `accelerator.free_memory()` does; but on CPU, where reference counts free a model at once, without its
-    collection of garbage, which takes as long as several steps and so a tenth of the time of a small request.
+    What `accelerator.free_memory()` does; but on CPU, where reference counts free a model at once,
+    without its collection of garbage, which takes as long as several steps and so a tenth of the
+    time of a small request.
     """
     if accelerator.device.type == "cpu":
         accelerator._models, accelerator._optimizers, accelerator._schedulers = [], [], []
@@ -125,7 +131,8 @@ def clear_accelerator(accelerator: Accelerator) -> None:
 def accumulate_gradients(
     parts: Sequence[Any], model: nn.Module, accelerator: Accelerator
 ) -> Iterator[Any]:
-    """A step's parts, each to be taken forward and backward; processes exchange gradients at the last one only."""
+    """A step's parts, each to be taken forward and backward; processes exchange gradients at the
+    last one only."""
     for number, part in enumerate(parts, start=1):
         with nullcontext() if number == len(parts) else accelerator.no_sync(model):
             yield part

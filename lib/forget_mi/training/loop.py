@@ -1,10 +1,11 @@
-"""One loop that trains the original model, retrains without a request, and serves every method that fine-tunes."""
+"""One loop that trains the original model, retrains without a request, and serves every method that
+fine-tunes."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,22 +15,26 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from forget_mi.data.batches import (
+from forget_mi.data import (
     Batch,
+    Cohort,
     Examples,
     device_loader,
     make_examples,
     make_loader,
+    rows_of,
     split_batch,
 )
-from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.errors import InputError
 from forget_mi.losses import training_loss
 from forget_mi.metrics import mean_auc
-from forget_mi.models.build import build_model
-from forget_mi.models.config import ModelConfig
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.tokenizers import build_tokenizer, vocabulary_size
+from forget_mi.models import (
+    ImageTextModel,
+    ModelConfig,
+    build_model,
+    build_tokenizer,
+    vocabulary_size,
+)
 from forget_mi.training.config import TrainingConfig
 from forget_mi.training.devices import accumulate_gradients, clear_accelerator, to_device
 from forget_mi.training.prediction import predict
@@ -37,8 +42,6 @@ from forget_mi.training.state import TrainingLog, TrainingState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Loss = Callable[[ImageTextModel, Batch], Tensor]
 
 
 def default_loss(model: ImageTextModel, batch: Batch) -> Tensor:
@@ -55,20 +58,20 @@ def train(
     *,
     seed: int,
     accelerator: Accelerator,
-    loss: Loss = default_loss,
     state_folder: Path | None = None,
-    description: str = "training",
-    progress: bool = True,
+    progress: bool | str = True,
 ) -> TrainingLog:
     """Train the model in place.
 
-    examples, validation: what is learned from, and what the AUC of each epoch is measured on. seed: of the order of
-    batches, dropout and translations; each epoch draws from (seed, epoch) alone, so that a run that was killed and
-    resumed ends with the same weights. state_folder: the state after each epoch is kept there; where it already holds
-    one of the same settings, training goes on from it. It is removed by the caller once the result is safe.
+    examples, validation: what is learned from, and what the AUC of each epoch is measured on. seed:
+    of the order of batches, dropout and translations; each epoch draws from (seed, epoch) alone, so
+    that a run that was killed and resumed ends with the same weights. state_folder: the state after
+    each epoch is kept there; where it already holds one of the same settings, training goes on from
+    it. It is removed by the caller once the result is safe. progress: show a bar, by this name if
+    it is one.
 
-    Raises InputError where the state in state_folder belongs to other settings, FloatingPointError where the loss is
-    not finite.
+    Raises InputError where the state in state_folder belongs to other settings, FloatingPointError
+    where the loss is not finite.
     """
     steps_an_epoch = math.ceil(len(examples) / settings.batch_size)
     optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
@@ -82,17 +85,13 @@ def train(
         {"settings": asdict(settings), "seed": seed, "examples": len(examples)},
         accelerator,
     )
-    log, best = state.restore()
+    log = state.restore()
+    label = progress if isinstance(progress, str) else "training"
 
     epochs = range(len(log.epochs), settings.epochs)
     done = len(log.epochs)
     bar = tqdm(
-        epochs,
-        desc=description,
-        unit="epoch",
-        initial=done,
-        total=settings.epochs,
-        disable=not progress,
+        epochs, desc=label, unit="epoch", initial=done, total=settings.epochs, disable=not progress
     )
     for epoch in bar:
         started = time.perf_counter()
@@ -108,7 +107,7 @@ def train(
             for part in accumulate_gradients(
                 split_batch(batch, accelerator.parts), wrapped, accelerator
             ):
-                value = loss(wrapped, part) * (len(part["labels"]) / len(batch["labels"]))
+                value = default_loss(wrapped, part) * (len(part["labels"]) / len(batch["labels"]))
                 accelerator.backward(value)
                 total += value.detach()
             accelerator.clip_grad_norm_(parameters, settings.clip)
@@ -119,7 +118,7 @@ def train(
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
-                f"{description}: the loss is {mean_loss} in epoch {epoch + 1}; lower the rate"
+                f"{label}: the loss is {mean_loss} in epoch {epoch + 1}; lower the rate"
             )
         held_out = predict(model, validation, accelerator)
         row = {
@@ -131,15 +130,8 @@ def train(
         log.epochs.append(row)
         if row["validation_auc"] >= max(e["validation_auc"] for e in log.epochs):
             log.best_epoch = epoch + 1
-            if settings.keep == "best":
-                best = {
-                    name: tensor.detach().cpu().clone()
-                    for name, tensor in model.state_dict().items()
-                }
-        state.keep(log, best)
+        state.save(log)
         bar.set_postfix(loss=f"{mean_loss:.3f}", validation_auc=f"{row['validation_auc']:.3f}")
-    if settings.keep == "best" and best is not None:
-        model.load_state_dict(best)
     return log
 
 
@@ -152,17 +144,18 @@ def train_new(
     seed: int,
     accelerator: Accelerator,
     state_folder: Path | None = None,
-    description: str = "training",
-    progress: bool = True,
+    progress: bool | str = True,
 ) -> tuple[ImageTextModel, PreTrainedTokenizerBase | None, TrainingLog]:
-    """A model that has seen nothing but the given rows of the cohort: tokenizer, weights and training alike.
+    """A model that has seen nothing but the given rows of the cohort: tokenizer, weights and
+    training alike.
 
-    The vocabulary is learned from these rows' reports alone, so that a retrained model owes nothing, not even a word,
-    to the patients it was retrained without.
+    The vocabulary is learned from these rows' reports alone, so that a retrained model owes
+    nothing, not even a word, to the patients it was retrained without.
     """
     if model_settings.towers != "text" and not cohort.has_images:
         raise InputError(
-            f"parameter model.towers = {model_settings.towers!r}: cohort {cohort.name} holds reports only; set "
+            f"parameter model.towers = {model_settings.towers!r}: cohort {cohort.name} holds "
+            f"reports only; set "
             "model.towers to 'text', or give the folder with its images (cohort.root)"
         )
     studies = cohort.table.study_id.iloc[list(rows)].unique()
@@ -176,7 +169,6 @@ def train_new(
         seed=seed,
         accelerator=accelerator,
         state_folder=state_folder,
-        description=description,
         progress=progress,
     )
     return model, tokenizer, log
@@ -185,8 +177,9 @@ def train_new(
 def make_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float, beta2: float = 0.999
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient; biases and norms are not decayed. beta2: decay of the running
-    mean of squared gradients, which averages over about 1 / (1 - beta2) steps."""
+    """AdamW over the parameters that require a gradient; biases and norms are not decayed.
+    beta2: decay of the running mean of squared gradients, which averages over about 1 / (1 -
+    beta2) steps."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -207,7 +200,8 @@ def linear_schedule(
 
 
 def translate(images: Tensor, share: float) -> Tensor:
-    """Shift each image (batch, 1, height, width) at random by up to `share` of its size; what comes in is black."""
+    """Shift each image (batch, 1, height, width) at random by up to `share` of its size; what comes
+    in is black."""
     if share == 0:
         return images
     batch, _, height, width = images.shape
@@ -221,9 +215,10 @@ def translate(images: Tensor, share: float) -> Tensor:
 
 
 def eval_frozen_layers(model: nn.Module, all_batch_norm: bool) -> None:
-    """Put into evaluation mode, in place, the layers of which nothing is trained, and batch normalisation (all of it,
-    or only there), which then uses and keeps F_og's running statistics: the embeddings of a small batch, half of it
-    forgotten records, then mean the same in the loop as afterwards."""
+    """Put into evaluation mode, in place, the layers of which nothing is trained, and batch
+    normalisation (all of it, or only there), which then uses and keeps F_og's running statistics:
+    the embeddings of a small batch, half of it forgotten records, then mean the same in the loop as
+    afterwards."""
     for module in model.modules():
         has_some = next(module.parameters(), None) is not None
         still = has_some and not any(p.requires_grad for p in module.parameters())

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from forget_mi.data.batches import Examples, make_loader
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.data import Examples, make_loader
+from forget_mi.models import ImageTextModel
 from forget_mi.training.devices import to_device
 
 Tower = Literal["fused", "image", "text"]
@@ -23,8 +23,9 @@ TOWERS: tuple[Tower, ...] = ("fused", "image", "text")
 class Predictions:
     """What a model says of some examples: one forward pass that feeds every measure and attack.
 
-    image_logits, text_logits (n, classes); image_embedding, text_embedding (n, width); labels, patients (n); all
-    float32 or int64 numpy arrays. The logits and embedding of a tower that is not there are (n, 0).
+    image_logits, text_logits (n, classes); image_embedding, text_embedding (n, width); labels,
+    patients (n); all float32 or int64 numpy arrays. The logits and embedding of a tower that is not
+    there are (n, 0).
     """
 
     image_logits: np.ndarray
@@ -48,7 +49,8 @@ class Predictions:
         return np.mean([softmax(logits) for logits in self.logits(tower)], 0)
 
     def logits(self, tower: Tower) -> list[np.ndarray]:
-        """The logits behind a prediction: one tower's, or for 'fused' those of the towers that are there."""
+        """The logits behind a prediction: one tower's, or for 'fused' those of the towers that are
+        there."""
         own = {"image": self.image_logits, "text": self.text_logits}
         return [own[name] for name in self.towers[1:] if tower in ("fused", name)]
 
@@ -69,8 +71,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponential / exponential.sum(-1, keepdims=True)
 
 
-# Of an evaluation batch: at most so many records and, by kind of device, so many pixels (on a card 64 records of 512 px
-# or 4 of 2048; on a CPU, where larger batches are slower, 4 or 1).
+# Of an evaluation batch: at most so many records and, by kind of device, so many pixels (on a card
+# 64 records of 512 px or 4 of 2048; on a CPU, where larger batches are slower, 4 or 1).
 MAX_RECORDS = 128
 
 
@@ -78,15 +80,16 @@ MAX_PIXELS = {"cpu": 2**20, "cuda": 2**24}
 
 
 def evaluation_batch_size(examples: Examples, device: torch.device) -> int:
-    """How many records an evaluation batch takes, so that its memory does not grow with the images' size."""
+    """How many records an evaluation batch takes, so that its memory does not grow with the images'
+    size."""
     pixels = int(np.prod(examples.images.shape[2:]))
     return max(1, min(MAX_RECORDS, MAX_PIXELS[device.type] // max(1, pixels)))
 
 
 @torch.no_grad()
 def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> Predictions:
-    """One pass over the examples with the model where the accelerator has it, in evaluation mode (put back
-    afterwards)."""
+    """One pass over the examples with the model where the accelerator has it, in evaluation mode
+    (put back afterwards)."""
     to_device(model, accelerator)
     training = model.training
     model.eval()
@@ -98,8 +101,9 @@ def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator)
         }
         with accelerator.autocast():
             output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
-        # Into tensors that are there from the start: small ones of each batch, kept between the large ones that come
-        # and go, would leave holes in the heap, and the peak would grow with their number.
+        # Into tensors that are there from the start: small ones of each batch, kept between the
+        # large ones that come and go, would leave holes in the heap, and the peak would grow with
+        # their number.
         columns = columns or [torch.empty(len(examples), t.shape[1]) for t in output]
         for column, t in zip(columns, output, strict=True):
             column[done : done + len(t)] = t

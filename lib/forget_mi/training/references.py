@@ -1,8 +1,9 @@
-"""Reference models: each never saw one fold of the training patients, and says of them what a stranger's record says
-(cross-fitting; method.md, 'Past the paper'). They teach; the models that judge are in shadows.py.
+"""Reference models: each never saw one fold of the training patients, and says of them what a
+stranger's record says (cross-fitting; method.md, 'Past the paper'). They teach; the models that
+judge are in shadows.py.
 
-They belong to a split of a cohort: trained once, beside the original, they serve every later request, and forget its
-patients too, each by the targets of another.
+They belong to a split of a cohort: trained once, beside the original, they serve every later
+request, and forget its patients too, each by the targets of another.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from forget_mi.data.cohort import Cohort, rows_of
+from forget_mi.data import Cohort, rows_of
 from forget_mi.errors import InputError
 from forget_mi.training.config import ReferenceConfig
 
@@ -20,11 +21,13 @@ from forget_mi.training.config import ReferenceConfig
 def assign_folds(
     cohort: Cohort, settings: ReferenceConfig, known: Mapping[str, Iterable[str]]
 ) -> dict[str, int]:
-    """The fold of each training patient, 0 to folds - 1: the one reference model that is not trained on them.
+    """The fold of each training patient, 0 to folds - 1: the one reference model that is not
+    trained on them.
 
-    Folds are stratified by the patients' most frequent label. known: by name, the patients that references which are
-    there already were trained on; whom one of them alone does not know stays in its fold, so that a reference that was
-    lost is made again for the same patients (those who are still in training).
+    Folds are stratified by the patients' most frequent label. known: by name, the patients that
+    references which are there already were trained on; whom one of them alone does not know stays
+    in its fold, so that a reference that was lost is made again for the same patients (those who
+    are still in training).
 
     Raises InputError where a fold, or what is left without it, would lack a class.
     """
@@ -63,8 +66,10 @@ def _check_classes(cohort: Cohort, patients, settings: ReferenceConfig) -> None:
     for label, name in enumerate(cohort.classes):
         if patients.get(label, 0) < settings.folds:
             raise InputError(
-                f"parameter references.folds = {settings.folds}: cohort {cohort.name} has {patients.get(label, 0)} "
-                f"training patient(s) of class {name!r}, and each fold needs one; allowed are fewer folds, or 0 (none)"
+                f"parameter references.folds = {settings.folds}: cohort {cohort.name} has "
+                f"{patients.get(label, 0)} "
+                f"training patient(s) of class {name!r}, and each fold needs one; allowed are "
+                f"fewer folds, or 0 (none)"
             )
 
 
@@ -74,6 +79,7 @@ def _check_models(cohort: Cohort, folds: Mapping[str, int], settings: ReferenceC
         missing = set(table.label) - set(table.label[table.patient_id.map(folds) != k])
         if missing:
             raise InputError(
-                f"{name}: no training example of class {cohort.classes[min(missing)]!r} is left without its fold; the "
+                f"{name}: no training example of class {cohort.classes[min(missing)]!r} is left "
+                f"without its fold; the "
                 "cohort is too small for reference models"
             )

@@ -1,8 +1,10 @@
-"""Shadow models: each is trained on one half of a cohort's patients; from them an attacker learns what a record looks
-like to a model that knows it, and to one that doesn't. They judge; the models that teach are in references.py.
+"""Shadow models: each is trained on one half of a cohort's patients; from them an attacker learns
+what a record looks like to a model that knows it, and to one that doesn't. They judge; the models
+that teach are in references.py.
 
 They belong to a cohort, not to a run: one set serves every split, request and method. Its folder is
-runs/shadows/<cohort>-<key>/, where the key changes with the cohort, the model, the training and the code that trains.
+runs/shadows/<cohort>-<key>/, where the key changes with the cohort, the model, the training and the
+code that trains.
 """
 
 from __future__ import annotations
@@ -22,18 +24,17 @@ import pandas as pd
 from accelerate import Accelerator
 from filelock import FileLock
 
-from forget_mi.data.batches import make_examples
-from forget_mi.data.cohort import Cohort
+from forget_mi.data import Cohort, make_examples
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of_text, write_text
-from forget_mi.models.checkpoints import (
+from forget_mi.models import (
     MANIFEST,
     Checkpoint,
+    ModelConfig,
     load_checkpoint,
     read_manifest,
     save_checkpoint,
 )
-from forget_mi.models.config import ModelConfig
 from forget_mi.source_code import code_fingerprint
 from forget_mi.training.config import ShadowConfig, TrainingConfig
 from forget_mi.training.loop import train_new
@@ -44,10 +45,12 @@ SEEDS = 900_000
 
 
 def balanced_halves(cohort: Cohort, count: int, seed: int) -> np.ndarray:
-    """Which patients each shadow model is trained on: bool (count, patients), patients in the order of the table.
+    """Which patients each shadow model is trained on: bool (count, patients), patients in the order
+    of the table.
 
-    Each model has half of the patients of each class (by a patient's most frequent label), to within one; each patient
-    is in exactly half of the models, since models come in pairs of complements (Carlini et al., 2022).
+    Each model has half of the patients of each class (by a patient's most frequent label), to
+    within one; each patient is in exactly half of the models, since models come in pairs of
+    complements (Carlini et al., 2022).
     """
     patients = cohort.table.patient_id.unique()
     label = cohort.table.groupby("patient_id").label.agg(lambda labels: labels.mode().iloc[0])
@@ -68,9 +71,10 @@ def balanced_halves(cohort: Cohort, count: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shadows:
-    """What shadow models say of some records. predictions: one a model. member: bool (models, records), whether the
-    model was trained on the record (where the models were unlearned: was trained on it, then made to forget it).
-    stranger: bool (models, records), whether it never saw the record."""
+    """What shadow models say of some records. predictions: one a model. member: bool (models,
+    records), whether the model was trained on the record (where the models were unlearned: was
+    trained on it, then made to forget it). stranger: bool (models, records), whether it never saw
+    the record."""
 
     predictions: Sequence[Predictions]
     member: np.ndarray
@@ -88,7 +92,8 @@ class Shadows:
         )
 
     def save(self, path: Path) -> None:
-        """One .npz file, whole or not at all. Embeddings are kept in half precision: nothing reads them finer."""
+        """One .npz file, whole or not at all. Embeddings are kept in half precision: nothing reads
+        them finer."""
         arrays = {"member": self.member, "stranger": self.stranger}
         for name in Predictions.__dataclass_fields__:
             stacked = np.stack([getattr(p, name) for p in self.predictions])
@@ -98,7 +103,8 @@ class Shadows:
 
     @classmethod
     def load(cls, path: Path, records: int) -> Shadows:
-        """What `save` wrote. Raises InputError where it is damaged or of another number of records."""
+        """What `save` wrote. Raises InputError where it is damaged or of another number of
+        records."""
         try:
             with np.load(path) as file:
                 stacked = {name: file[name] for name in Predictions.__dataclass_fields__}
@@ -143,8 +149,8 @@ class ShadowSet:
         return np.flatnonzero(self.halves[number][self._codes])
 
     def split_for(self, number: int) -> Cohort:
-        """The cohort as it is to a shadow model: its half is in training, a fifth of the other patients in validation,
-        the rest in test."""
+        """The cohort as it is to a shadow model: its half is in training, a fifth of the other
+        patients in validation, the rest in test."""
         away = np.random.default_rng([self.settings.seed, number, 31]).permutation(
             np.flatnonzero(~self.halves[number])
         )
@@ -162,9 +168,9 @@ class ShadowSet:
         return [n for n in range(self.settings.count) if (self.path(n) / MANIFEST).is_file()]
 
     def train(self, number: int, accelerator: Accelerator, *, progress: bool = True) -> None:
-        """Train one model and keep what it says of every record; where it is whole already, do nothing. A training that
-        was killed goes on from its last whole epoch; of several processes that ask for it, one trains and the others
-        wait."""
+        """Train one model and keep what it says of every record; where it is whole already, do
+        nothing. A training that was killed goes on from its last whole epoch; of several processes
+        that ask for it, one trains and the others wait."""
         folder, cohort = self.path(number), self.cohort
         alone = (
             accelerator.num_processes == 1
@@ -187,8 +193,7 @@ class ShadowSet:
             seed=seed,
             accelerator=accelerator,
             state_folder=state,
-            description=folder.name,
-            progress=progress,
+            progress=progress and folder.name,
         )
         everyone = make_examples(cohort, np.arange(len(cohort)), tokenizer, self.model.max_tokens)
         seen = predict(model, everyone, accelerator)
@@ -215,7 +220,8 @@ class ShadowSet:
         missing = sorted(set(range(self.settings.count)) - set(self.trained()))
         if missing:
             raise InputError(
-                f"{self.folder}: {len(missing)} of {self.settings.count} shadow models are missing (the first is "
+                f"{self.folder}: {len(missing)} of {self.settings.count} shadow models are missing "
+                f"(the first is "
                 f"{self.path(missing[0]).name}); make shadows trains them"
             )
         seen = []
@@ -223,8 +229,10 @@ class ShadowSet:
             fingerprint = read_manifest(self.path(number))["cohort_fingerprint"]
             if fingerprint != self.cohort.fingerprint:
                 raise InputError(
-                    f"{self.path(number)}: was trained on another cohort ({fingerprint}; the cohort here is "
-                    f"{self.cohort.fingerprint}); remove {self.folder} and train the shadow models again"
+                    f"{self.path(number)}: was trained on another cohort ({fingerprint}; the "
+                    f"cohort here is "
+                    f"{self.cohort.fingerprint}); remove {self.folder} and train the shadow models "
+                    f"again"
                 )
             seen.append(Shadows.load(self._predictions_path(number), len(self.cohort)))
         member = np.concatenate([each.member for each in seen])
@@ -242,10 +250,11 @@ def open_shadow_set(
     settings: ShadowConfig,
     device: Any,
 ) -> ShadowSet:
-    """The shadow models of a cohort below `parent`; shadows.json in their folder says what they were made of.
+    """The shadow models of a cohort below `parent`; shadows.json in their folder says what they
+    were made of.
 
-    device: the section of the params, which changes the numbers. Raises InputError where the folder was made with
-    another configuration.
+    device: the section of the params, which changes the numbers. Raises InputError where the folder
+    was made with another configuration.
     """
     made_of = {
         "cohort": cohort.fingerprint,
@@ -261,7 +270,8 @@ def open_shadow_set(
     about = folder / "shadows.json"
     if about.is_file() and json.loads(about.read_text()) != made_of:
         raise InputError(
-            f"{about}: these shadow models were trained with another configuration; remove the folder"
+            f"{about}: these shadow models were trained with another configuration; remove the "
+            f"folder"
         )
     found = ShadowSet(folder, cohort, model, training, settings)
     if settings.count and not about.is_file():

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
@@ -17,8 +15,8 @@ from forget_mi.files import replace_when_whole, write_text
 
 @dataclass
 class TrainingLog:
-    """What happened: one dict an epoch, the wall time of the passes over the training data in seconds (validation and
-    writing not counted), and the epoch with the best validation AUC."""
+    """What happened: one dict an epoch, the wall time of the passes over the training data in
+    seconds (validation and writing not counted), and the epoch with the best validation AUC."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -30,38 +28,37 @@ class TrainingLog:
 
 
 class TrainingState:
-    """The state of a training after its last whole epoch, kept in a folder so that a killed run can go on."""
+    """The state of a training after its last whole epoch, kept in a folder so that a killed run can
+    go on."""
 
     def __init__(self, folder: Path | None, identity: dict, accelerator: Accelerator):
         self.folder = None if folder is None else Path(folder)
         self.identity = json.loads(json.dumps(identity))
         self.accelerator = accelerator
 
-    def restore(self) -> tuple[TrainingLog, dict[str, Tensor] | None]:
-        """The log so far and the best weights; InputError where the state belongs to other settings."""
+    def restore(self) -> TrainingLog:
+        """The log so far; InputError where the state belongs to other settings."""
         if self.folder is None or not (self.folder / "log.json").is_file():
-            return TrainingLog(), None
+            return TrainingLog()
         saved = json.loads((self.folder / "log.json").read_text())
         if saved["identity"] != self.identity:
             raise InputError(
-                f"{self.folder}: holds a half-finished training with other settings ({saved['identity']}); remove the "
+                f"{self.folder}: holds a half-finished training with other settings "
+                f"({saved['identity']}); remove the "
                 "folder, or go on with those settings"
             )
         self.accelerator.load_state(str(self.folder / "accelerate"))
-        best_file = self.folder / "best.pt"
-        best = torch.load(best_file, weights_only=True) if best_file.is_file() else None
-        return TrainingLog(**saved["log"]), best
+        return TrainingLog(**saved["log"])
 
-    def keep(self, log: TrainingLog, best: dict[str, Tensor] | None) -> None:
+    def save(self, log: TrainingLog) -> None:
         """Write the state after an epoch, whole or not at all."""
         if self.folder is None:
             return
-        # One process writes for all. Left out is the random state of the others, which each epoch sets anew.
+        # One process writes for all. Left out is the random state of the others, which each epoch
+        # sets anew.
         if self.accelerator.is_main_process:
             with replace_when_whole(self.folder) as temporary:
                 self.accelerator.save_state(str(temporary / "accelerate"))
-                if best is not None:
-                    torch.save(best, temporary / "best.pt")
                 write_text(
                     temporary / "log.json",
                     json.dumps({"identity": self.identity, "log": asdict(log)}),

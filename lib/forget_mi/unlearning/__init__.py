@@ -5,12 +5,14 @@ from forget_mi.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "registry": "METHODS approaches get_method needs_references parse_approach",
+        "registry": "approaches get_method needs_references parse_approach METHODS",
         "base": "Reference StepConfig UnlearningData UnlearningLog",
         "loop": "BatchOutput UnlearningLoop",
         "samplers": "forget_sampler paired_sampler retain_sampler",
         "teacher_outputs": "TeacherOutputs",
-        "references": "References forget_in_references",
-        "search_space": "LogUniform OneOf Uniform Whole",
+        "references": "References UnlearnedReference forget_in_references",
+        "search_space": "LogUniform OneOf SearchSpace Uniform Whole",
+        "shadows": "unlearn_shadow_models",
+        "forget_mi": "Weights four_losses noisy_copies SETTINGS",
     },
 )

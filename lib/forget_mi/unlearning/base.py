@@ -12,17 +12,14 @@ import pandas as pd
 from pydantic import Field
 
 from forget_mi.config import config
-from forget_mi.data.batches import Examples, make_examples
-from forget_mi.data.cohort import Cohort, rows_of
-from forget_mi.data.requests import Request
-from forget_mi.models.checkpoints import Checkpoint
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.data import Cohort, Examples, Request, make_examples, rows_of
+from forget_mi.models import Checkpoint, ImageTextModel
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A model that never saw some patients of D_f. forget, validation: D_f and D_v, tokenised for it. stranger: bool
-    (n), which records of D_f are of patients that it was not trained on."""
+    """A model that never saw some patients of D_f. forget, validation: D_f and D_v, tokenised for
+    it. stranger: bool (n), which records of D_f are of patients that it was not trained on."""
 
     name: str
     model: ImageTextModel
@@ -49,10 +46,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class UnlearningData:
-    """D_f, D_r and D_v, tokenised for the model at hand. There is no test set in it, and no retrained model: a method
-    can't look at what it will be judged by. forget_reports: the report text of each record of D_f. references: models
-    that never saw some patients of D_f, where the run has them (see `unlearning.references`); together they are strangers
-    to all of D_f."""
+    """D_f, D_r and D_v, tokenised for the model at hand. There is no test set in it, and no
+    retrained model: a method can't look at what it will be judged by. forget_reports: the report
+    text of each record of D_f. references: models that never saw some patients of D_f, where the
+    run has them (see `unlearning.references`); together they are strangers to all of D_f."""
 
     forget: Examples
     retain: Examples
@@ -88,9 +85,10 @@ FORWARD_ONLY = 1 / 3
 
 @dataclass
 class UnlearningLog:
-    """What happened: one dict an epoch, the wall time of the whole call in seconds (targets, stop rule and all), why it
-    stopped, and `work`: how many records went through the model forward and backward (those that only went forward
-    count a third), a measure of cost that is the same on every machine."""
+    """What happened: one dict an epoch, the wall time of the whole call in seconds (targets, stop
+    rule and all), why it stopped, and `work`: how many records went through the model forward and
+    backward (those that only went forward count a third), a measure of cost that is the same on
+    every machine."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -110,12 +108,13 @@ class UnlearningLog:
 
 @config
 class StepConfig:
-    """epochs: at most. batch_size: forget records a step at most; a small request is spread over at least `least_steps`
-    steps a pass, so that those who stay are held as often as they are disturbed. retain_batch: retain records a step.
-    learning_rate, weight_decay, beta2: AdamW. schedule: of the rate; 'linear' warms up over the first tenth of the run
-    and decays to 0 at its end. clip: largest gradient norm. batch_norm: whether it keeps F_og's running
-    statistics (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the cross-entropy on D_f has
-    reached that of F_og on D_v; 'never' runs all epochs, and asks nothing of D_v."""
+    """epochs: at most. batch_size: forget records a step at most; a small request is spread over at
+    least `least_steps` steps a pass, so that those who stay are held as often as they are
+    disturbed. retain_batch: retain records a step. learning_rate, weight_decay, beta2: AdamW.
+    schedule: of the rate; 'linear' warms up over the first tenth of the run and decays to 0 at its
+    end. clip: largest gradient norm. batch_norm: whether it keeps F_og's running statistics
+    (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the cross-entropy on
+    D_f has reached that of F_og on D_v; 'never' runs all epochs, and asks nothing of D_v."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     batch_size: Annotated[int, Field(ge=1)] = 16

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from forget_mi.config import config
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import ImageTextModel
 from forget_mi.unlearning import fine_tune
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.layers import last_layers, train_only
@@ -18,8 +18,8 @@ from forget_mi.unlearning.search_space import Whole
 
 @config
 class Config(fine_tune.Config):
-    """k: how many layers of each tower (residual blocks; encoder layers and the pooler) are trained beside the heads.
-    The rest: as for fine-tuning."""
+    """k: how many layers of each tower (residual blocks; encoder layers and the pooler) are trained
+    beside the heads. The rest: as for fine-tuning."""
 
     k: Annotated[int, Field(ge=1, le=1000)] = 2
 
@@ -36,7 +36,8 @@ def unlearn(
     accelerator: Accelerator,
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
-    """F_ul from F_og: the last k layers of each tower and the heads are trained on D_r, the others stay."""
+    """F_ul from F_og: the last k layers of each tower and the heads are trained on D_r, the others
+    stay."""
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
     )

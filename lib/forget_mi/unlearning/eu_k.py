@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from forget_mi.config import config
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import ImageTextModel
 from forget_mi.unlearning import cf_k, fine_tune
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.layers import last_layers, reinitialize_last, train_only
@@ -34,8 +34,8 @@ def unlearn(
     accelerator: Accelerator,
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
-    """F_ul from F_og: the last k layers of each tower and the heads are drawn anew and trained on D_r, the others
-    stay."""
+    """F_ul from F_og: the last k layers of each tower and the heads are drawn anew and trained on
+    D_r, the others stay."""
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
     )

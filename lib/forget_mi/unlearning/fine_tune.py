@@ -1,5 +1,5 @@
-"""Fine-tuning: train on D_r from F_og and hope that D_f fades (catastrophic forgetting; Golatkar et al., CVPR 2020,
-arXiv 1911.04933, as a baseline)."""
+"""Fine-tuning: train on D_r from F_og and hope that D_f fades (catastrophic forgetting; Golatkar et
+al., CVPR 2020, arXiv 1911.04933, as a baseline)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from forget_mi.config import config
 from forget_mi.losses import training_loss
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
 from forget_mi.unlearning.samplers import retain_sampler
@@ -20,7 +20,8 @@ from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
 
 @config
 class Config(StepConfig):
-    """epochs: passes over D_r. The rest: StepConfig (there is no forget batch, so the stop rule has nothing to see)."""
+    """epochs: passes over D_r. The rest: StepConfig (there is no forget batch, so the stop rule has
+    nothing to see)."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 3
     stop: Literal["never"] = "never"

@@ -1,5 +1,5 @@
-"""Forget-MI (MICCAI 2025, arXiv 2506.23145): pull forgotten records to where F_og puts corrupted copies of them, and
-hold everyone else where they are."""
+"""Forget-MI (MICCAI 2025, arXiv 2506.23145): pull forgotten records to where F_og puts corrupted
+copies of them, and hold everyone else where they are."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from forget_mi.config import config
-from forget_mi.data.batches import Examples, tokenize
-from forget_mi.data.perturbation import noisy_images, noisy_reports
+from forget_mi.data import Examples, noisy_images, noisy_reports, tokenize
 from forget_mi.losses import multimodal_distance, unimodal_distance
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.joint_embedding import JointEmbedding, joint_embedding_of
-from forget_mi.models.outputs import Embeddings
-from forget_mi.training.prediction import predict
+from forget_mi.models import Embeddings, ImageTextModel, JointEmbedding, joint_embedding_of
+from forget_mi.training import predict
 from forget_mi.unlearning.base import (
     FORWARD_ONLY,
     Reference,
@@ -55,13 +52,15 @@ SETTINGS = {
 
 @config
 class Config(StepConfig):
-    """setting: weights of the four losses (SETTINGS); no_noise also takes clean targets and maximises the forget
-    distances up to `margin`; held_out takes forget targets from models that never saw the patient (not in the paper;
-    see `held_out_embeddings`). mu, sigma: image noise on [0, 1] pixels. text_noise: report noise level. start_noise:
-    standard deviation, relative to each weight tensor's, of the random step away from F_og with which no_noise starts
-    (its gradient is zero where both models agree). The rest: StepConfig.
+    """setting: weights of the four losses (SETTINGS); no_noise also takes clean targets and
+    maximises the forget distances up to `margin`; held_out takes forget targets from models that
+    never saw the patient (not in the paper; see `held_out_embeddings`). mu, sigma: image noise on
+    [0, 1] pixels. text_noise: report noise level. start_noise: standard deviation, relative to each
+    weight tensor's, of the random step away from F_og with which no_noise starts (its gradient is
+    zero where both models agree). The rest: StepConfig.
 
-    The paper's values: sigma .1, text_noise .5, 30 epochs, batch 16, learning rate 1e-4 or 1e-5, weight decay .01.
+    The paper's values: sigma .1, text_noise .5, 30 epochs, batch 16, learning rate 1e-4 or 1e-5,
+    weight decay .01.
     """
 
     setting: Literal["equal", "multimodal", "unimodal", "retention", "no_noise", "held_out"] = (
@@ -78,8 +77,8 @@ class Config(StepConfig):
     start_noise: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
-# Batch norm is not searched: the targets are what F_og says in evaluation mode, and with batch statistics F_ul would
-# not even start where the retention losses are zero.
+# Batch norm is not searched: the targets are what F_og says in evaluation mode, and with batch
+# statistics F_ul would not even start where the retention losses are zero.
 SEARCH = {
     "learning_rate": LogUniform(1.7e-4, 3e-4),
     "sigma": Uniform(0.1, 0.3),
@@ -102,8 +101,8 @@ def unlearn(
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og (`model`, which is left as it is) and the log with each loss of each epoch.
 
-    Each step takes a forget batch and a retain batch through F_ul in one pass, and compares with what F_og said of
-    them, computed once.
+    Each step takes a forget batch and a retain batch through F_ul in one pass, and compares with
+    what F_og said of them, computed once.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
@@ -151,8 +150,8 @@ def four_losses(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """UU, UR, MU and MR of a step, each averaged over its batch (paper, equations 1 to 4).
 
-    margin: where given (setting no_noise), UU and MU become hinge(margin - d) of each record, so that minimising them
-    drives its distance up to the margin and no further.
+    margin: where given (setting no_noise), UU and MU become hinge(margin - d) of each record, so
+    that minimising them drives its distance up to the margin and no further.
     """
     uu, mu = (
         unimodal_distance(z_forget, forget_target),
@@ -198,8 +197,9 @@ def held_out_embeddings(
 ) -> Embeddings:
     """Where F_og would put D_f had it never seen it: z_img and z_txt, (n, width) each.
 
-    A reference model that never saw the patient has an embedding space of its own. What it says is carried into F_og's
-    by a linear map, fitted on D_v, which neither model was trained on (ridge, its strength by leave-one-out).
+    A reference model that never saw the patient has an embedding space of its own. What it says is
+    carried into F_og's by a linear map, fitted on D_v, which neither model was trained on (ridge,
+    its strength by leave-one-out).
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
@@ -226,7 +226,8 @@ def held_out_embeddings(
 
 
 def perturb_weights(model: nn.Module, scale: float, seed: int) -> None:
-    """Move each weight tensor by Gaussian noise of `scale` times its own standard deviation, in place."""
+    """Move each weight tensor by Gaussian noise of `scale` times its own standard deviation, in
+    place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

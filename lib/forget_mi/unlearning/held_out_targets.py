@@ -1,5 +1,6 @@
-"""Held-out targets: forgotten records say what a model says that never saw the patient (cross-fitting; after oracle
-matching, Georgiev et al., ICLR 2025, arXiv 2410.23232, whose oracle nobody has)."""
+"""Held-out targets: forgotten records say what a model says that never saw the patient
+(cross-fitting; after oracle matching, Georgiev et al., ICLR 2025, arXiv 2410.23232, whose oracle
+nobody has)."""
 
 from __future__ import annotations
 
@@ -14,12 +15,11 @@ from torch import Tensor
 from torch.nn.functional import kl_div, mse_loss
 
 from forget_mi.config import config
-from forget_mi.data.batches import Examples
+from forget_mi.data import Examples
 from forget_mi.errors import InputError
 from forget_mi.losses import classification_loss
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.outputs import ModelOutput
-from forget_mi.training.prediction import predict
+from forget_mi.models import ImageTextModel, ModelOutput
+from forget_mi.training import predict
 from forget_mi.unlearning.base import (
     FORWARD_ONLY,
     Reference,
@@ -35,9 +35,9 @@ from forget_mi.unlearning.teacher_outputs import TeacherOutputs, to_model_output
 
 @config
 class Config(StepConfig):
-    """squared: weight of the squared difference of centred logits beside the divergence. labels: weight of the
-    cross-entropy on those who stay, beside what F_og said of them. The rest: StepConfig; the rate decays over the run,
-    so all its epochs are run."""
+    """squared: weight of the squared difference of centred logits beside the divergence. labels:
+    weight of the cross-entropy on those who stay, beside what F_og said of them. The rest:
+    StepConfig; the rate decays over the run, so all its epochs are run."""
 
     squared: Annotated[float, Field(ge=0, le=10)] = 0.1
     labels: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -50,8 +50,9 @@ class Config(StepConfig):
     stop: Literal["validation", "never"] = "never"
 
 
-# Seven passes, small batches and two retained records a forgotten one are what a request may cost (a tenth of
-# retraining's work for a tenth of the patients); the search chooses among settings that cost the same.
+# Seven passes, small batches and two retained records a forgotten one are what a request may cost
+# (a tenth of retraining's work for a tenth of the patients); the search chooses among settings that
+# cost the same.
 SEARCH = {
     "learning_rate": LogUniform(4e-4, 1.2e-3),
     "labels": OneOf((0.3, 1.0)),
@@ -73,8 +74,8 @@ def unlearn(
         D_f: KL(s_t(x) || F_ul,t(x)) + squared * |centred logits of F_ul,t(x) - those of s_t(x)|^2
         D_r: the same towards F_og,t(x), + labels * CE(F_ul,t(x), y)
 
-    with s(x) what the reference models say that never saw the patient of x. Needs `data.references`; raises InputError
-    where a record of D_f has none.
+    with s(x) what the reference models say that never saw the patient of x. Needs
+    `data.references`; raises InputError where a record of D_f has none.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
@@ -100,10 +101,11 @@ def unlearn(
 
 
 def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tensor:
-    """Sum over the towers of KL(target || output), in nats, and `squared` times the mean squared difference of centred
-    logits; averaged over the batch, a scalar.
+    """Sum over the towers of KL(target || output), in nats, and `squared` times the mean squared
+    difference of centred logits; averaged over the batch, a scalar.
 
-    In this direction the divergence is steep where a record is still known by heart, which the other one is not.
+    In this direction the divergence is steep where a record is still known by heart, which the
+    other one is not.
     """
     total = output.text_logits.new_zeros(())
     for said, wanted in zip(output.logits, target.logits, strict=True):
@@ -119,8 +121,9 @@ def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tens
 def held_out_outputs(
     data: UnlearningData, accelerator: Accelerator, log: UnlearningLog
 ) -> ModelOutput:
-    """What the references say of D_f, each of the records whose patients it never saw, the mean where there are
-    several: logits and embeddings (n, ...). Each reference reads only those records; the log counts them.
+    """What the references say of D_f, each of the records whose patients it never saw, the mean
+    where there are several: logits and embeddings (n, ...). Each reference reads only those
+    records; the log counts them.
 
     Raises InputError where a record has no such reference.
     """
@@ -134,8 +137,8 @@ def held_out_outputs(
 def mean_over_references(
     data: UnlearningData, read: Callable[[Reference, Examples], Sequence[Tensor]]
 ) -> tuple[Tensor, ...]:
-    """What `read` gives of D_f, each tensor (n, ...): of each record the mean over the references that never saw its
-    patient. read: is given a reference and the records of D_f that it may read.
+    """What `read` gives of D_f, each tensor (n, ...): of each record the mean over the references
+    that never saw its patient. read: is given a reference and the records of D_f that it may read.
 
     Raises InputError where a record has no such reference.
     """
@@ -166,12 +169,14 @@ def check_references(data: UnlearningData) -> None:
     """Raise InputError where a record of D_f has no reference that is a stranger to its patient."""
     if not data.references:
         raise InputError(
-            "parameter references.folds = 0: this way to unlearn learns from reference models that never saw the "
+            "parameter references.folds = 0: this way to unlearn learns from reference models that "
+            "never saw the "
             "patients; at least 2 folds are needed (they are trained by notebook 02)"
         )
     alone = ~np.any([reference.stranger for reference in data.references], axis=0)
     if alone.any():
         raise InputError(
-            f"{int(alone.sum())} of {len(alone)} records of the request have no reference model that never saw their "
+            f"{int(alone.sum())} of {len(alone)} records of the request have no reference model "
+            f"that never saw their "
             "patient; train the references again"
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from forget_mi.errors import InputError
-from forget_mi.models.build import reinitialized
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import ImageTextModel, reinitialized
 
 
 def last_layers(model: ImageTextModel, k: int) -> list[nn.Module]:
-    """The last k blocks of each tower (residual blocks, encoder layers), what comes after them (pooler, projection),
-    and the heads. Where a tower has fewer than k blocks, all of them (stem and token embeddings stay out).
+    """The last k blocks of each tower (residual blocks, encoder layers), what comes after them
+    (pooler, projection), and the heads. Where a tower has fewer than k blocks, all of them (stem
+    and token embeddings stay out).
 
     Raises InputError for a tower whose blocks can't be told apart.
     """
@@ -20,7 +20,8 @@ def last_layers(model: ImageTextModel, k: int) -> list[nn.Module]:
         blocks = tower.blocks()
         if not blocks:
             raise InputError(
-                f"the {type(tower).__name__}'s layers can't be told apart, so there is no last {k} of them; CF-k and "
+                f"the {type(tower).__name__}'s layers can't be told apart, so there is no last {k} "
+                f"of them; CF-k and "
                 "EU-k need a tower whose blocks() lists them"
             )
         found += [*blocks[-k:], *tower.after_blocks(), tower.head]
@@ -35,7 +36,8 @@ def train_only(model: ImageTextModel, layers: list[nn.Module]) -> None:
 
 
 def reinitialize_last(model: ImageTextModel, k: int, seed: int) -> None:
-    """Give the last k layers and the heads the weights of a new model drawn from the seed, in place."""
+    """Give the last k layers and the heads the weights of a new model drawn from the seed, in
+    place."""
     new_model = reinitialized(model, seed)
     for old, new in zip(last_layers(model, k), last_layers(new_model, k), strict=True):
         old.load_state_dict(new.state_dict())

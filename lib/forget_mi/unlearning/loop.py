@@ -1,4 +1,5 @@
-"""The unlearning loop: gradient steps on forget and retain batches, and when to stop. A method adds its loss."""
+"""The unlearning loop: gradient steps on forget and retain batches, and when to stop. A method adds
+its loss."""
 
 from __future__ import annotations
 
@@ -13,23 +14,28 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from tqdm.auto import tqdm
 
-from forget_mi.data.batches import Batch, Examples
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.outputs import ModelOutput, fused_probabilities
-from forget_mi.training.devices import accumulate_gradients, clear_accelerator, to_device
-from forget_mi.training.loop import eval_frozen_layers, make_optimizer
-from forget_mi.training.prediction import predict
+from forget_mi.data import Batch, Examples
+from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
+from forget_mi.training import (
+    accumulate_gradients,
+    clear_accelerator,
+    eval_frozen_layers,
+    make_optimizer,
+    predict,
+    to_device,
+)
 from forget_mi.unlearning.base import FORWARD_ONLY, StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.samplers import BatchSampler, StepIndices, micro_batches, shard
 
-# From this share of the validation loss on, the forget loss is measured in a pass of its own. Before, the mean over the
-# epoch's steps, half an epoch old, is near enough.
+# From this share of the validation loss on, the forget loss is measured in a pass of its own.
+# Before, the mean over the epoch's steps, half an epoch old, is near enough.
 NEAR = 0.8
 WARMUP = 0.1
 
 
 class BatchOutput(NamedTuple):
-    """The forget or the retain part of a step: positions of its records (n), the batch, and the outputs of F_ul."""
+    """The forget or the retain part of a step: positions of its records (n), the batch, and the
+    outputs of F_ul."""
 
     index: Tensor
     batch: Batch
@@ -46,8 +52,8 @@ UnlearningLoss = Callable[[BatchOutput, BatchOutput], dict[str, Tensor]]
 class UnlearningLoop:
     """F_og and F_ul of one unlearning, and the steps that change F_ul.
 
-    original: a frozen copy of the model in evaluation mode. unlearned: a copy that is trained. log: starts its clock
-    now. The model itself is left as it is.
+    original: a frozen copy of the model in evaluation mode. unlearned: a copy that is trained. log:
+    starts its clock now. The model itself is left as it is.
     """
 
     def __init__(
@@ -75,10 +81,11 @@ class UnlearningLoop:
         before_epoch: Callable[[Sequence[StepIndices]], None] | None = None,
         after_epoch: Callable[[dict[str, float]], None] | None = None,
     ) -> tuple[ImageTextModel, UnlearningLog]:
-        """Change F_ul, one optimiser step for each step of the sampler; return it and the finished log, one row an
-        epoch with the mean of each named scalar.
+        """Change F_ul, one optimiser step for each step of the sampler; return it and the finished
+        log, one row an epoch with the mean of each named scalar.
 
-        before_epoch is given the epoch's steps (to compute teacher outputs), after_epoch the epoch's row of the log.
+        before_epoch is given the epoch's steps (to compute teacher outputs), after_epoch the
+        epoch's row of the log.
 
         Raises FloatingPointError where the loss is not finite.
         """
@@ -107,7 +114,8 @@ class UnlearningLoop:
             row, forget_loss = self._epoch(wrapped, optimizer, steps, loss, epoch)
             if not np.isfinite(row["total"]):
                 raise FloatingPointError(
-                    f"{description}: the loss is {row['total']} in epoch {epoch + 1}; lower the rate"
+                    f"{description}: the loss is {row['total']} in epoch {epoch + 1}; lower the "
+                    f"rate"
                 )
             if validation_loss is not None and forget_loss >= NEAR * validation_loss:
                 forget_loss = fused_loss(self.unlearned, data.forget, accelerator)
@@ -136,8 +144,8 @@ class UnlearningLoop:
         loss: UnlearningLoss,
         epoch: int,
     ) -> tuple[dict[str, float], float]:
-        """One epoch: the mean of each named scalar over the steps that had it, and the mean cross-entropy on D_f as the
-        steps saw it (NaN without forget records)."""
+        """One epoch: the mean of each named scalar over the steps that had it, and the mean
+        cross-entropy on D_f as the steps saw it (NaN without forget records)."""
         settings, accelerator = self.settings, self.accelerator
         parameters = list(wrapped.parameters())
         self.unlearned.train()
@@ -222,7 +230,8 @@ def concatenate_batches(a: Batch, b: Batch) -> Batch:
 
 
 def fused_loss(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> float:
-    """Mean cross-entropy of the fused prediction in evaluation mode, in nats: what the stop rule compares."""
+    """Mean cross-entropy of the fused prediction in evaluation mode, in nats: what the stop rule
+    compares."""
     return float(predict(model, examples, accelerator).cross_entropy("fused").mean())
 
 

@@ -1,4 +1,5 @@
-"""MultiDelete: decouple the two modalities of a forgotten pair (Cheng and Amiri, ECCV 2024, arXiv 2311.12047)."""
+"""MultiDelete: decouple the two modalities of a forgotten pair (Cheng and Amiri, ECCV 2024, arXiv
+2311.12047)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from forget_mi.config import config
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.joint_embedding import joint_embedding_of
-from forget_mi.models.outputs import Embeddings
+from forget_mi.models import Embeddings, ImageTextModel, joint_embedding_of
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
 from forget_mi.unlearning.samplers import paired_sampler
@@ -23,7 +22,8 @@ from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
 @config
 class Config(StepConfig):
-    """decoupling, multimodal, unimodal: weights of the three losses, equal in the paper. The rest: StepConfig."""
+    """decoupling, multimodal, unimodal: weights of the three losses, equal in the paper. The rest:
+    StepConfig."""
 
     decoupling: Annotated[float, Field(ge=0)] = 1.0
     multimodal: Annotated[float, Field(ge=0)] = 1.0
@@ -52,12 +52,15 @@ def unlearn(
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og by three mean squared errors:
-    - modality decoupling: J(F_ul(I_f, T_f)) to J(F_og(I_p), F_og(T_q)), p and q drawn at random from the forget batch,
-      so that a forgotten pair is as loosely joined as an image and a report that have nothing to do with each other;
+    - modality decoupling: J(F_ul(I_f, T_f)) to J(F_og(I_p), F_og(T_q)), p and q drawn at random
+      from the forget batch,
+      so that a forgotten pair is as loosely joined as an image and a report that have nothing to do
+      with each other;
     - multimodal retention: J on D_r to F_og's;
     - unimodal retention: z_img and z_txt on D_f to F_og's (a modality alone is not forgotten).
 
-    Departure: their fusion module is a trained part of their models; here it is J, the fixed joint embedding.
+    Departure: their fusion module is a trained part of their models; here it is J, the fixed joint
+    embedding.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress

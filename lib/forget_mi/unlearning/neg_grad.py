@@ -10,7 +10,7 @@ from pydantic import Field
 
 from forget_mi.config import config
 from forget_mi.losses import classification_loss
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
 from forget_mi.unlearning.samplers import forget_sampler
@@ -19,8 +19,8 @@ from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
 
 @config
 class Config(StepConfig):
-    """epochs: passes over D_f at most; the ascent has no end of its own, so the stop rule matters. The rest:
-    StepConfig."""
+    """epochs: passes over D_f at most; the ascent has no end of its own, so the stop rule matters.
+    The rest: StepConfig."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
@@ -45,8 +45,8 @@ def unlearn(
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og by maximising CE(image) + CE(text) on D_f.
 
-    Departure: the ranking loss stays out of the ascent; its dot products would grow without bound, and it has nothing
-    to do with the labels.
+    Departure: the ranking loss stays out of the ascent; its dot products would grow without bound,
+    and it has nothing to do with the labels.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress

@@ -1,4 +1,5 @@
-"""NegGrad+: descent on D_r and ascent on D_f at once (Kurmanji et al., NeurIPS 2023, arXiv 2302.09880)."""
+"""NegGrad+: descent on D_r and ascent on D_f at once (Kurmanji et al., NeurIPS 2023, arXiv
+2302.09880)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from forget_mi.config import config
 from forget_mi.losses import classification_loss, training_loss
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
 from forget_mi.unlearning.samplers import paired_sampler
@@ -47,8 +48,9 @@ def unlearn(
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og by minimising alpha L(D_r) - (1 - alpha) L(D_f) (their equation 4).
 
-    Departures: L on D_f is CE(image) + CE(text), without the ranking loss (see neg_grad); an epoch is a pass over D_f
-    with retain records drawn along, so that its cost is the request's, not the cohort's.
+    Departures: L on D_f is CE(image) + CE(text), without the ranking loss (see neg_grad); an epoch
+    is a pass over D_f with retain records drawn along, so that its cost is the request's, not the
+    cohort's.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress

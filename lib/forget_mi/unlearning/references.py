@@ -1,4 +1,5 @@
-"""What reference models teach: for each forgotten record the outputs of a model that never saw its patient."""
+"""What reference models teach: for each forgotten record the outputs of a model that never saw its
+patient."""
 
 from __future__ import annotations
 
@@ -9,19 +10,17 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import Request
+from forget_mi.data import Cohort, Request
 from forget_mi.errors import InputError
-from forget_mi.models.checkpoints import Checkpoint
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import Checkpoint, ImageTextModel
 from forget_mi.unlearning.base import Reference, UnlearningData, UnlearningLog
 from forget_mi.unlearning.registry import get_method
 
 
 @dataclass(frozen=True)
 class References:
-    """Trained reference models by name, and `saw`, by name the patients (hashed) that each was trained on and has not
-    forgotten. hashed: an id of the cohort's table as `saw` has it."""
+    """Trained reference models by name, and `saw`, by name the patients (hashed) that each was
+    trained on and has not forgotten. hashed: an id of the cohort's table as `saw` has it."""
 
     checkpoints: Mapping[str, Checkpoint]
     saw: Mapping[str, frozenset[str]]
@@ -33,10 +32,11 @@ class References:
     def teach(
         self, data: UnlearningData, cohort: Cohort, without: str | None = None
     ) -> UnlearningData:
-        """The data of a request with what teaches a model to forget it: for each record of D_f the references (all but
-        `without`) that never saw its patient.
+        """The data of a request with what teaches a model to forget it: for each record of D_f the
+        references (all but `without`) that never saw its patient.
 
-        Raises InputError, with the references' names and the hashed patient, where each of them did.
+        Raises InputError, with the references' names and the hashed patient, where each of them
+        did.
         """
         patients = cohort.table.patient_id.iloc[data.forget.rows.numpy()]
         names = [name for name in self.checkpoints if name != without]
@@ -54,7 +54,8 @@ class References:
         if known.any():
             raise InputError(
                 f"{' and '.join(names) or 'no reference'}: trained on patient "
-                f"{self.hashed(patients.iloc[int(known.argmax())])}, whom the request names; only a reference "
+                f"{self.hashed(patients.iloc[int(known.argmax())])}, whom the request names; only "
+                f"a reference "
                 "that never saw the patient can teach: train them again (remove their folders)"
             )
         teachers = tuple(
@@ -66,7 +67,8 @@ class References:
 
 @dataclass(frozen=True)
 class UnlearnedReference:
-    """What a request did to one reference: its model afterwards, the log (None where it had not seen the patients)."""
+    """What a request did to one reference: its model afterwards, the log (None where it had not
+    seen the patients)."""
 
     model: ImageTextModel
     log: UnlearningLog | None
@@ -87,11 +89,11 @@ def forget_in_references(
     seed: int,
     accelerator: Accelerator,
 ) -> dict[str, UnlearnedReference]:
-    """Each reference without the request's patients that it was trained on, by the method and by the targets of another
-    reference (as they were before the request), which never saw them.
+    """Each reference without the request's patients that it was trained on, by the method and by
+    the targets of another reference (as they were before the request), which never saw them.
 
-    What it retains is what it was trained on, less the request. A reference knows a part of the request only, and takes
-    no more steps than its part asks for.
+    What it retains is what it was trained on, less the request. A reference knows a part of the
+    request only, and takes no more steps than its part asks for.
     """
     done = {}
     for number, (name, checkpoint) in enumerate(references.checkpoints.items(), start=1):
@@ -116,7 +118,8 @@ def forget_in_references(
 
 
 def reference_cohort(references: References, name: str, cohort: Cohort) -> Cohort:
-    """The cohort as it is to one reference: the training patients that it never saw are in none of its sides."""
+    """The cohort as it is to one reference: the training patients that it never saw are in none of
+    its sides."""
     saw = cohort.table.patient_id.map(references.hashed).isin(references.saw[name])
     split = cohort.table.split.where((cohort.table.split != "train") | saw, "elsewhere")
     return replace(cohort, table=cohort.table.assign(split=split))

@@ -1,6 +1,7 @@
 """The registry of unlearning methods: a module a method, found by name.
 
-A method's module offers `Config`, a frozen dataclass of its settings, `SEARCH`, what a search may try of them, and
+A method's module offers `Config`, a frozen dataclass of its settings, `SEARCH`, what a search may
+try of them, and
 
     unlearn(model, data, settings, *, seed, accelerator, progress=True) -> (model, UnlearningLog)
 
@@ -32,7 +33,8 @@ METHODS = (
 
 
 def approaches() -> tuple[str, ...]:
-    """Every way to unlearn, as folders and tables name it: a method, or method-setting where it has settings."""
+    """Every way to unlearn, as folders and tables name it: a method, or method-setting where it has
+    settings."""
     names = []
     for method in METHODS:
         settings = get_type_hints(get_method(method).Config).get("setting")
@@ -41,7 +43,8 @@ def approaches() -> tuple[str, ...]:
 
 
 def parse_approach(approach: str) -> tuple[str, str | None]:
-    """Method and setting (None where it has none) of an approach. Raises InputError for an unknown one."""
+    """Method and setting (None where it has none) of an approach. Raises InputError for an unknown
+    one."""
     if approach not in approaches():
         raise InputError(f"unlearning approach {approach!r}: allowed are {', '.join(approaches())}")
     method, _, setting = approach.partition("-")

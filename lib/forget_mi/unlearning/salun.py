@@ -1,4 +1,5 @@
-"""SalUn: random labels for D_f, and only salient weights may change (Fan et al., ICLR 2024, arXiv 2310.12508)."""
+"""SalUn: random labels for D_f, and only salient weights may change (Fan et al., ICLR 2024, arXiv
+2310.12508)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from forget_mi.config import config
-from forget_mi.data.batches import device_loader, make_loader
+from forget_mi.data import device_loader, make_loader
 from forget_mi.losses import classification_loss, training_loss
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.training.loop import eval_frozen_layers
+from forget_mi.models import ImageTextModel
+from forget_mi.training import eval_frozen_layers
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
 from forget_mi.unlearning.samplers import paired_sampler
@@ -22,9 +23,9 @@ from forget_mi.unlearning.search_space import LogUniform, OneOf, Uniform, Whole
 
 @config
 class Config(StepConfig):
-    """salient: share of the weights that may change, those with the largest gradient of the loss on D_f (the paper's
-    default is one half). alpha: weight of the retain loss. weight_decay: none, it would move the other weights too. The
-    rest: StepConfig."""
+    """salient: share of the weights that may change, those with the largest gradient of the loss on
+    D_f (the paper's default is one half). alpha: weight of the retain loss. weight_decay: none, it
+    would move the other weights too. The rest: StepConfig."""
 
     salient: Annotated[float, Field(gt=0, le=1)] = 0.5
     alpha: Annotated[float, Field(ge=0)] = 1.0
@@ -52,11 +53,11 @@ def unlearn(
     accelerator: Accelerator,
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
-    """F_ul from F_og by minimising CE on D_f with a random other label a record + alpha L(D_r) over the salient weights
-    (their equations 3 to 5, the classification form).
+    """F_ul from F_og by minimising CE on D_f with a random other label a record + alpha L(D_r) over
+    the salient weights (their equations 3 to 5, the classification form).
 
-    Departure: the random labels of an epoch are drawn anew, and an epoch is a pass over D_f with retain records drawn
-    along.
+    Departure: the random labels of an epoch are drawn anew, and an epoch is a pass over D_f with
+    retain records drawn along.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
@@ -94,7 +95,8 @@ def saliency_masks(
     accelerator: Accelerator,
     log: UnlearningLog,
 ) -> dict[str, Tensor]:
-    """1 where a weight is among the `salient` share of the model with the largest |gradient of L(D_f)|, else 0."""
+    """1 where a weight is among the `salient` share of the model with the largest |gradient of
+    L(D_f)|, else 0."""
     model.train()
     eval_frozen_layers(model, all_batch_norm=True)
     for batch in device_loader(make_loader(data.forget, 64), accelerator):

@@ -24,8 +24,8 @@ BatchSampler = Callable[[np.random.Generator, int], list[StepIndices]]
 
 
 def paired_sampler(data: UnlearningData, settings: StepConfig) -> BatchSampler:
-    """An epoch is a pass over D_f; each step takes `retain_batch` records of D_r along. The cost of an epoch depends on
-    the request, not on the size of the cohort."""
+    """An epoch is a pass over D_f; each step takes `retain_batch` records of D_r along. The cost of
+    an epoch depends on the request, not on the size of the cohort."""
 
     def sample(rng: np.random.Generator, epoch: int) -> list[StepIndices]:
         batches = forget_batches(rng, len(data.forget), settings)
@@ -73,10 +73,11 @@ def sample_in_rounds(rng: np.random.Generator, available: int, wanted: int) -> n
 
 
 def shard(step: StepIndices, process: int, processes: int) -> StepIndices:
-    """The share of one of several processes in a step: every `processes`-th record of D_f and of D_r.
+    """The share of one of several processes in a step: every `processes`-th record of D_f and of
+    D_r.
 
-    Gradients are averaged over processes, so records that can't be divided evenly count a little unevenly. Fewer
-    records than processes are taken whole by each process.
+    Gradients are averaged over processes, so records that can't be divided evenly count a little
+    unevenly. Fewer records than processes are taken whole by each process.
     """
     return StepIndices(
         *(part if 0 < len(part) < processes else part[process::processes] for part in step)
@@ -84,8 +85,8 @@ def shard(step: StepIndices, process: int, processes: int) -> StepIndices:
 
 
 def micro_batches(step: StepIndices, parts: int) -> list[StepIndices]:
-    """A step in parts for gradient accumulation, each with about the same share of D_f and D_r. There are no more parts
-    than records of either."""
+    """A step in parts for gradient accumulation, each with about the same share of D_f and D_r.
+    There are no more parts than records of either."""
     sizes = [len(part) for part in step if len(part)]
     parts = max(1, min([parts, *sizes]))
     return [

@@ -1,5 +1,5 @@
-"""SCRUB and SCRUB+R: a student that leaves its teacher on D_f and follows it on D_r (Kurmanji et al., NeurIPS 2023,
-arXiv 2302.09880)."""
+"""SCRUB and SCRUB+R: a student that leaves its teacher on D_f and follows it on D_r (Kurmanji et
+al., NeurIPS 2023, arXiv 2302.09880)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch.nn.functional import kl_div
 
 from forget_mi.config import config
 from forget_mi.losses import classification_loss
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.outputs import ModelOutput
-from forget_mi.training.prediction import predict
+from forget_mi.models import ImageTextModel, ModelOutput
+from forget_mi.training import predict
 from forget_mi.unlearning.base import FORWARD_ONLY, StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
 from forget_mi.unlearning.samplers import StepIndices, forget_sampler, retain_sampler
@@ -25,9 +24,10 @@ from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
 @config
 class Config(StepConfig):
-    """setting: 'last' is SCRUB, 'rewind' SCRUB+R. alpha: weight of the divergence from the teacher on D_r. gamma: of
-    the cross-entropy on D_r. temperature: of both softmaxes. max_epochs: so many epochs, the first, begin with a
-    pass over D_f (their msteps). epochs: passes over D_r. The rest: StepConfig."""
+    """setting: 'last' is SCRUB, 'rewind' SCRUB+R. alpha: weight of the divergence from the teacher
+    on D_r. gamma: of the cross-entropy on D_r. temperature: of both softmaxes. max_epochs: so many
+    epochs, the first, begin with a pass over D_f (their msteps). epochs: passes over D_r. The rest:
+    StepConfig."""
 
     setting: Literal["last", "rewind"] = "last"
     alpha: Annotated[float, Field(ge=0)] = 0.5
@@ -59,12 +59,12 @@ def unlearn(
     accelerator: Accelerator,
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
-    """F_ul, the student, from F_og, the teacher: max steps (a pass over D_f that maximises KL(teacher || student)) at
-    the start of the first `max_epochs` epochs, min steps (a pass over D_r, gamma CE + alpha KL) in all of them, each
-    summed over the towers (their equations 1 to 3).
+    """F_ul, the student, from F_og, the teacher: max steps (a pass over D_f that maximises
+    KL(teacher || student)) at the start of the first `max_epochs` epochs, min steps (a pass over
+    D_r, gamma CE + alpha KL) in all of them, each summed over the towers (their equations 1 to 3).
 
-    rewind: of the models after each epoch, the one whose error on D_f is nearest to the last one's error on comparable
-    records that were never seen: D_v.
+    rewind: of the models after each epoch, the one whose error on D_f is nearest to the last one's
+    error on comparable records that were never seen: D_v.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
@@ -116,13 +116,20 @@ def unlearn(
 
 
 def towers_divergence(teacher: ModelOutput, student: ModelOutput, temperature: float) -> Tensor:
-    """KL(teacher || student) of the softened predictions, averaged over the batch, times temperature squared, summed
-    over the towers."""
-    return sum(
-        kl_div((s / temperature).log_softmax(-1), (t / temperature).log_softmax(-1), log_target=True,
-               reduction="batchmean")
-        for t, s in zip(teacher.logits, student.logits, strict=True)
-    ) * temperature**2  # fmt: skip
+    """KL(teacher || student) of the softened predictions, averaged over the batch, times
+    temperature squared, summed over the towers."""
+    return (
+        sum(
+            kl_div(
+                (s / temperature).log_softmax(-1),
+                (t / temperature).log_softmax(-1),
+                log_target=True,
+                reduction="batchmean",
+            )
+            for t, s in zip(teacher.logits, student.logits, strict=True)
+        )
+        * temperature**2
+    )
 
 
 def fused_error(model: ImageTextModel, examples, accelerator: Accelerator) -> float:

@@ -1,4 +1,5 @@
-"""Shadow models that are unlearned themselves, for U-LiRA (Hayes et al., 2024, arXiv 2403.01218)."""
+"""Shadow models that are unlearned themselves, for U-LiRA (Hayes et al., 2024, arXiv
+2403.01218)."""
 
 from __future__ import annotations
 
@@ -8,11 +9,8 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from forget_mi.data.batches import make_examples
-from forget_mi.data.cohort import Cohort
-from forget_mi.data.requests import Request
-from forget_mi.training.prediction import predict
-from forget_mi.training.shadows import SEEDS, Shadows, ShadowSet
+from forget_mi.data import Cohort, Request, make_examples
+from forget_mi.training import SEEDS, Shadows, ShadowSet, predict
 from forget_mi.unlearning.base import Reference, UnlearningData
 from forget_mi.unlearning.registry import get_method, needs_references
 
@@ -20,9 +18,9 @@ from forget_mi.unlearning.registry import get_method, needs_references
 def draw_shadow_request(
     cohort: Cohort, members: np.ndarray, judged: np.ndarray, images: int, rng: np.random.Generator
 ) -> Request:
-    """A deletion request to a shadow model: patients of its training rows `members`, drawn from those of the rows
-    `judged` (D_f and D_t, whose scores are wanted), until they have about `images` images, at least one patient and at
-    most half of those it knows."""
+    """A deletion request to a shadow model: patients of its training rows `members`, drawn from
+    those of the rows `judged` (D_f and D_t, whose scores are wanted), until they have about
+    `images` images, at least one patient and at most half of those it knows."""
     table = cohort.table.iloc[np.intersect1d(members, judged)]
     sizes = table.groupby("patient_id", sort=False).size()
     order = rng.permutation(len(sizes))
@@ -34,8 +32,8 @@ def draw_shadow_request(
 def _teachers(
     shadows: ShadowSet, pupil: int, own: Cohort, data: UnlearningData
 ) -> tuple[Reference, ...]:
-    """As few of the other shadow models as it takes, by number from the pupil's on, for each patient of D_f to be a
-    stranger to one of them (half of all models are, so there is one)."""
+    """As few of the other shadow models as it takes, by number from the pupil's on, for each
+    patient of D_f to be a stranger to one of them (half of all models are, so there is one)."""
     rows, found = data.forget.rows.numpy(), []
     left = np.ones(len(rows), dtype=bool)
     for step in range(1, shadows.settings.count):
@@ -62,12 +60,13 @@ def unlearn_shadow_models(
     seed: int,
     accelerator: Accelerator,
 ) -> Shadows:
-    """Shadow models after `method` made each forget a request of its own (Hayes et al., 2024): what they say of the
-    rows `judged` (n), from whose patients the requests are drawn.
+    """Shadow models after `method` made each forget a request of its own (Hayes et al., 2024): what
+    they say of the rows `judged` (n), from whose patients the requests are drawn.
 
-    fraction: of a shadow model's training images that a request asks for. requests: to each shadow model, each time
-    from the model as it was trained. A method that learns from reference models is given other shadow models, which
-    never saw the patients: none that taught the model that is judged.
+    fraction: of a shadow model's training images that a request asks for. requests: to each shadow
+    model, each time from the model as it was trained. A method that learns from reference models is
+    given other shadow models, which never saw the patients: none that taught the model that is
+    judged.
     """
     seen, forgotten, strangers = [], [], []
     for number in range(shadows.settings.count):

@@ -1,4 +1,5 @@
-"""SSD: dampen the weights that matter for D_f more than for everyone (Foster et al., AAAI 2024, arXiv 2308.07707)."""
+"""SSD: dampen the weights that matter for D_f more than for everyone (Foster et al., AAAI 2024,
+arXiv 2308.07707)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from forget_mi.config import config
-from forget_mi.data.batches import Examples, device_loader, make_loader
+from forget_mi.data import Examples, device_loader, make_loader
 from forget_mi.losses import classification_loss
-from forget_mi.models.image_text import ImageTextModel
+from forget_mi.models import ImageTextModel
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import frozen_and_trainable
 from forget_mi.unlearning.samplers import sample_in_rounds
@@ -22,10 +23,10 @@ from forget_mi.unlearning.search_space import LogUniform, OneOf
 
 @config
 class Config:
-    """alpha: a weight is dampened where its importance for D_f is more than alpha times that for the training set.
-    dampening: by how much (lambda). batch_size: records whose mean gradient is squared; 1 is the diagonal of the Fisher
-    information, the authors' code takes larger ones. records: of D_r on which the training set's importance is
-    measured."""
+    """alpha: a weight is dampened where its importance for D_f is more than alpha times that for
+    the training set. dampening: by how much (lambda). batch_size: records whose mean gradient is
+    squared; 1 is the diagonal of the Fisher information, the authors' code takes larger ones.
+    records: of D_r on which the training set's importance is measured."""
 
     alpha: Annotated[float, Field(gt=0)] = 10.0
     dampening: Annotated[float, Field(gt=0)] = 1.0
@@ -49,10 +50,12 @@ def unlearn(
     accelerator: Accelerator,
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
-    """F_ul from F_og in one shot, without training: where I_f > alpha I, weight *= min(dampening I / I_f, 1), with I_f
-    and I the mean squared gradients of CE(image) + CE(text) over D_f and over the training set (their equations 3-6).
+    """F_ul from F_og in one shot, without training: where I_f > alpha I, weight *= min(dampening I
+    / I_f, 1), with I_f and I the mean squared gradients of CE(image) + CE(text) over D_f and over
+    the training set (their equations 3-6).
 
-    Departure: I is measured on D_f and a sample of D_r, weighted by their sizes, not on every training record.
+    Departure: I is measured on D_f and a sample of D_r, weighted by their sizes, not on every
+    training record.
     """
     log = UnlearningLog()
     _, unlearned = frozen_and_trainable(model, accelerator)
@@ -80,7 +83,8 @@ def unlearn(
 def importance(
     model: ImageTextModel, examples: Examples, batch_size: int, accelerator: Accelerator
 ) -> dict[str, Tensor]:
-    """Mean over batches of the squared gradient of CE(image) + CE(text), by parameter; evaluation mode."""
+    """Mean over batches of the squared gradient of CE(image) + CE(text), by parameter; evaluation
+    mode."""
     model.eval()
     sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     loader = make_loader(examples, batch_size)

@@ -9,10 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from forget_mi.data.batches import Examples
-from forget_mi.models.image_text import ImageTextModel
-from forget_mi.models.outputs import ModelOutput
-from forget_mi.training.prediction import Predictions, predict
+from forget_mi.data import Examples
+from forget_mi.models import ImageTextModel, ModelOutput
+from forget_mi.training import Predictions, predict
 from forget_mi.unlearning.base import FORWARD_ONLY, UnlearningLog
 from forget_mi.unlearning.samplers import StepIndices
 
@@ -22,7 +21,8 @@ NOT_COMPUTED = -1
 class TeacherOutputs:
     """F_og's outputs for a set of records, each computed at most once, when it is first needed.
 
-    F_og is frozen and in evaluation mode, so its outputs never change, and records that are never drawn cost nothing.
+    F_og is frozen and in evaluation mode, so its outputs never change, and records that are never
+    drawn cost nothing.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class TeacherOutputs:
             accelerator,
             log,
         )
-        # The position of each record's output: memory grows with the records computed, not with the cohort.
+        # The position of each record's output: memory grows with the records computed, not with the
+        # cohort.
         self._position = np.full(len(examples), NOT_COMPUTED)
         self._values: ModelOutput | None = None
 
     def compute(self, index: np.ndarray | None = None) -> None:
-        """Compute what is missing of the records at `index` (all of them without one), in one pass."""
+        """Compute what is missing of the records at `index` (all of them without one), in one
+        pass."""
         index = np.arange(len(self._examples)) if index is None else index
         missing = np.unique(index[self._position[index] == NOT_COMPUTED])
         if len(missing) == 0:

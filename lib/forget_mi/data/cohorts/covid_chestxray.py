@@ -1,7 +1,8 @@
-"""The COVID-19 image data collection (Cohen et al., 2020, arXiv 2006.11988) as cloned: metadata.csv and images/.
+"""The COVID-19 image data collection (Cohen et al., 2020, arXiv 2006.11988) as cloned: metadata.csv
+and images/.
 
-Used are frontal X-rays (PA, AP, AP Supine) with clinical notes and a known finding; the label is COVID-19 against
-everything else. What is left out is listed with its reason in `Cohort.skipped`.
+Used are frontal X-rays (PA, AP, AP Supine) with clinical notes and a known finding; the label is
+COVID-19 against everything else. What is left out is listed with its reason in `Cohort.skipped`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ NEEDED = (
 
 @config
 class CovidConfig(FilesConfig):
-    """root: the folder with metadata.csv and images/. image_size: images are padded to a square and resized to it. The
-    rest: FilesConfig."""
+    """root: the folder with metadata.csv and images/. image_size: images are padded to a square and
+    resized to it. The rest: FilesConfig."""
 
     root: Path
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64

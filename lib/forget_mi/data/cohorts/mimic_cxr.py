@@ -1,9 +1,8 @@
-"""MIMIC-CXR with edema severities, as published on PhysioNet (Johnson et al., 2019; Horng et al., 2021): DICOM or JPG
-images, report files, and the label CSV with folds.
+"""MIMIC-CXR with edema severities, as published on PhysioNet (Johnson et al., 2019; Horng et al.,
+2021): DICOM or JPG images, report files, and the label CSV with folds.
 
-    files/p10/p10000032/s50414267/<dicom_id>.dcm   (or .jpg)
-    files/p10/p10000032/s50414267.txt
-    a CSV with subject_id, study_id, dicom_id, edema_severity (or edeme_severity), fold (1-5 or TEST)
+    files/p10/p10000032/s50414267/<dicom_id>.dcm   (or .jpg) files/p10/p10000032/s50414267.txt a CSV
+    with subject_id, study_id, dicom_id, edema_severity (or edeme_severity), fold (1-5 or TEST)
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ COLUMNS = ("subject_id", "study_id", "dicom_id", ("edema_severity", "edeme_sever
 
 @config
 class MimicConfig(FilesConfig):
-    """root: the folder that holds files/. labels: the CSV (relative: below root). images: which files to read; auto
-    takes the DICOM where there is one, else the JPG. image_size: pictures are padded to a square and resized to it.
-    The rest: FilesConfig."""
+    """root: the folder that holds files/. labels: the CSV (relative: below root). images: which
+    files to read; auto takes the DICOM where there is one, else the JPG. image_size: pictures are
+    padded to a square and resized to it. The rest: FilesConfig."""
 
     root: Path
     labels: Path = Path("mimic-cxr-edema.csv")
@@ -43,7 +42,8 @@ class MimicConfig(FilesConfig):
 def load(settings: MimicConfig) -> Cohort:
     """Read the collection. The published folds are the column `fold` (TEST or the number).
 
-    Raises InputError where the root or the CSV is missing or malformed, or too many images or reports can't be used.
+    Raises InputError where the root or the CSV is missing or malformed, or too many images or
+    reports can't be used.
     """
     root = settings.root
     if not readable_folder(root / "files"):
@@ -86,7 +86,8 @@ def load(settings: MimicConfig) -> Cohort:
 
 
 def _record(row: dict[str, str], twice: Counter) -> dict[str, object]:
-    """A row of the cohort's table; UnreadableImageError with the reason where the line can't be used."""
+    """A row of the cohort's table; UnreadableImageError with the reason where the line can't be
+    used."""
     for name in ("subject_id", "study_id", "dicom_id"):
         if not row[name]:
             raise UnreadableImageError(f"{name} is empty (line {row['line']})")

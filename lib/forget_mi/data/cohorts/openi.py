@@ -1,9 +1,9 @@
-"""The Indiana University collection (Open-i; Demner-Fushman et al., 2016): radiology reports indexed with MeSH terms,
-one a patient, and the PNG or DICOM images that go with them.
+"""The Indiana University collection (Open-i; Demner-Fushman et al., 2016): radiology reports
+indexed with MeSH terms, one a patient, and the PNG or DICOM images that go with them.
 
-The reports ship with the package torchxrayvision, so that a cohort of reports alone needs no download; the images are
-the user's own. Label: normal against abnormal, or a chosen list of MeSH terms. What is left out is listed with its
-reason in `Cohort.skipped`.
+The reports ship with the package torchxrayvision, so that a cohort of reports alone needs no
+download; the images are the user's own. Label: normal against abnormal, or a chosen list of MeSH
+terms. What is left out is listed with its reason in `Cohort.skipped`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ SUFFIXES = (".png", ".jpg", ".dcm")
 
 @config
 class OpeniConfig(FilesConfig):
-    """root: the folder with the images (as Open-i's archives unpack: CXR1_1_IM-0001-3001.png, or 1/1_IM-0001-3001.dcm);
-    None: reports only, for a model with model.towers = text. reports: a folder or .tgz of the XML files; None: those
-    that torchxrayvision ships. labels: 'abnormal' (against normal), or MeSH terms, each a class of its own beside "none
-    of these"; a report with several gets the first in this order. frontal: use frontal images only. image_size: images
-    are padded to a square and resized to it. The rest: FilesConfig."""
+    """root: the folder with the images (as Open-i's archives unpack: CXR1_1_IM-0001-3001.png, or
+    1/1_IM-0001-3001.dcm); None: reports only, for a model with model.towers = text. reports: a
+    folder or .tgz of the XML files; None: those that torchxrayvision ships. labels: 'abnormal'
+    (against normal), or MeSH terms, each a class of its own beside "none of these"; a report with
+    several gets the first in this order. frontal: use frontal images only. image_size: images are
+    padded to a square and resized to it. The rest: FilesConfig."""
 
     root: Path | None = None
     reports: Path | None = None
@@ -58,7 +59,8 @@ class OpeniConfig(FilesConfig):
             not self.labels or len(set(self.labels)) < len(self.labels)
         ):
             raise InputError(
-                f"parameter cohort.labels = {list(self.labels)}: 'abnormal', or MeSH terms, each once"
+                f"parameter cohort.labels = {list(self.labels)}: 'abnormal', or MeSH terms, each "
+                f"once"
             )
 
     @property
@@ -72,8 +74,8 @@ class OpeniConfig(FilesConfig):
 def load(settings: OpeniConfig) -> Cohort:
     """Read the collection.
 
-    Raises InputError where the reports or the folder of images are missing, a MeSH term occurs in no report, or too
-    many files can't be used.
+    Raises InputError where the reports or the folder of images are missing, a MeSH term occurs in
+    no report, or too many files can't be used.
     """
     ineligible, unusable, found = [], [], []
     for name, data in report_files(settings.reports or shipped("NLMCXR_reports.tgz")):
@@ -145,18 +147,20 @@ def load(settings: OpeniConfig) -> Cohort:
 
 
 def shipped(name: str) -> Path:
-    """A data file of torchxrayvision, found without importing that package (which takes seconds)."""
+    """A data file of torchxrayvision, found without importing that package (which takes
+    seconds)."""
     spec = importlib.util.find_spec("torchxrayvision")
     if spec is None:
         raise InputError(
-            "the package torchxrayvision, which ships Open-i's reports, is not installed; run make test"
+            "the package torchxrayvision, which ships Open-i's reports, is not installed; run make "
+            "test"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / name
 
 
 def report_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each XML file in a folder or a tar archive (which is read in memory, never unpacked), in
-    order of their numbers. Raises InputError where there is none."""
+    """Name and content of each XML file in a folder or a tar archive (which is read in memory,
+    never unpacked), in order of their numbers. Raises InputError where there is none."""
     if source.is_dir():
         content = {path.name: path.read_bytes() for path in source.rglob("*.xml")}
     else:
@@ -176,8 +180,8 @@ def report_files(source: Path) -> Iterator[tuple[str, bytes]]:
 def read_report(data: bytes) -> dict[str, Any]:
     """One report: id, text (Impression, then Findings, one line), terms (MeSH/major), images (ids).
 
-    Entities and external references are refused (defusedxml). Raises UnreadableImageError with the reason where the
-    file is not a report.
+    Entities and external references are refused (defusedxml). Raises UnreadableImageError with the
+    reason where the file is not a report.
     """
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
@@ -224,7 +228,8 @@ def _labels(found: list[dict[str, Any]], settings: OpeniConfig) -> list[int]:
     for term in settings.labels:
         if term.lower() not in known:
             raise InputError(
-                f"parameter cohort.labels: no report is indexed with {term!r}; {_close_to(term, known)}"
+                f"parameter cohort.labels: no report is indexed with {term!r}; "
+                f"{_close_to(term, known)}"
             )
     return [
         next(
@@ -245,9 +250,10 @@ def _close_to(term: str, known: set[str]) -> str:
 
 
 def frontal_views() -> set[str]:
-    """Ids (as DICOM headers have them) of the images taken to be frontal: those in torchxrayvision's cluster of PA
-    images or, where its clustering is silent, PA or AP in the DICOM header. The headers come second, since they are
-    wrong now and then (both images of CXR1 are PA in them; its report says PA and lateral)."""
+    """Ids (as DICOM headers have them) of the images taken to be frontal: those in
+    torchxrayvision's cluster of PA images or, where its clustering is silent, PA or AP in the DICOM
+    header. The headers come second, since they are wrong now and then (both images of CXR1 are PA
+    in them; its report says PA and lateral)."""
     headers = pd.read_csv(
         shipped("nlmcxr_dicom_metadata.csv.gz"), dtype=str, usecols=["imageid", "View Position"]
     )
@@ -264,7 +270,8 @@ def _without_number(image: str) -> str:
 
 
 def _image_path(root: Path, image: str) -> Path:
-    """The file of an image, named as in the PNG or in the DICOM archive; UnreadableImageError where there is none."""
+    """The file of an image, named as in the PNG or in the DICOM archive; UnreadableImageError where
+    there is none."""
     number, _, rest = _without_number(image).removeprefix("CXR").partition("_")
     names = [(image + suffix,) for suffix in SUFFIXES] + [
         (number, f"{number}_{rest}.dcm"),

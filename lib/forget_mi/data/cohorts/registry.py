@@ -1,4 +1,5 @@
-"""The registry of cohorts: a module a source; each has a config and a `load(settings)` that returns a Cohort."""
+"""The registry of cohorts: a module a source; each has a config and a `load(settings)` that returns
+a Cohort."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SOURCES = {
 def load_cohort(values: Mapping[str, Any], salt: str | None = None) -> Cohort:
     """The cohort that a mapping describes: `source` names it, the rest are its settings.
 
-    salt: by which the ids of real people are hashed, unless the settings ask for plain ones (see `pseudonyms`).
+    salt: by which the ids of real people are hashed, unless the settings ask for plain ones (see
+    `pseudonyms`).
     """
     settings = {name: value for name, value in values.items() if name != "source"}
     kind, load = cohort_settings(values.get("source"))
@@ -37,12 +39,14 @@ def load_cohort(values: Mapping[str, Any], salt: str | None = None) -> Cohort:
 
 
 def cohort_settings(source: Any) -> tuple[type, Callable[[Any], Cohort]]:
-    """The config class of a source and its load function. Raises InputError for an unknown source."""
+    """The config class of a source and its load function. Raises InputError for an unknown
+    source."""
     if isinstance(source, str) and ":" in source:
         return custom.CustomConfig, partial(custom.load, source)
     if source not in SOURCES:
         raise InputError(
-            f"parameter cohort.source = {source!r}: allowed are {', '.join(SOURCES)}, and package.module:name of a "
+            f"parameter cohort.source = {source!r}: allowed are {', '.join(SOURCES)}, and "
+            f"package.module:name of a "
             "function that makes one"
         )
     return SOURCES[source]

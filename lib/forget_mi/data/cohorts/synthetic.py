@@ -1,14 +1,16 @@
-"""The built-in cohort: radiograph-like pictures and reports drawn from a seed, with no real person behind them.
+"""The built-in cohort: radiograph-like pictures and reports drawn from a seed, with no real person
+behind them.
 
-What is simulated. A patient has an anatomy (thorax, lungs, heart, ribs, mediastinum), an exposure, a reporting
-style and a tendency towards congestion. Each of the patient's studies has a hidden severity between 0 and 3 near
-that tendency. The image and the report each see it through noise of their own: perihilar haze, vessel prominence,
-interstitial texture, effusion and heart size on one side; findings, hedges and negations on the other. The label is
-the rounded hidden severity, or with probability `label_noise` another class. What generalises is therefore limited,
-and what a model knows beyond it, it has memorised.
+What is simulated. A patient has an anatomy (thorax, lungs, heart, ribs, mediastinum), an exposure,
+a reporting style and a tendency towards congestion. Each of the patient's studies has a hidden
+severity between 0 and 3 near that tendency. The image and the report each see it through noise of
+their own: perihilar haze, vessel prominence, interstitial texture, effusion and heart size on one
+side; findings, hedges and negations on the other. The label is the rounded hidden severity, or with
+probability `label_noise` another class. What generalises is therefore limited, and what a model
+knows beyond it, it has memorised.
 
-What is not: disease other than edema, laterality, devices, priors, the physics of X-rays. It is a cohort for
-teaching and testing; no number from it says anything about patients.
+What is not: disease other than edema, laterality, devices, priors, the physics of X-rays. It is a
+cohort for teaching and testing; no number from it says anything about patients.
 """
 
 from __future__ import annotations
@@ -27,18 +29,20 @@ from forget_mi.data.reports import report_text
 CLASSES = ("none", "vascular congestion", "interstitial edema", "alveolar edema")
 
 
-# Hidden severity is cut here; with the severities drawn below this gives about 34/21/27/18 %, flatter than the
-# 43/22/25/10 of MIMIC-CXR: a stranger of a class that dominates is guessed right so often that he looks like a member.
+# Hidden severity is cut here; with the severities drawn below this gives about 34/21/27/18 %,
+# flatter than the 43/22/25/10 of MIMIC-CXR: a stranger of a class that dominates is guessed right
+# so often that he looks like a member.
 CUTS = (0.85, 1.45, 2.3)
 
 
 @config
 class SyntheticConfig:
-    """patients: how many. image_size: height and width in pixels. images_per_patient: the mean (a study has one or
-    two). label_noise: share of studies labelled as another class. image_noise, report_noise: share of the images
-    (reports) that show (describe) a severity drawn at random instead of the study's. noise_of: what the noise belongs
-    to: each study, image and report has its own, or each patient one that all of them share, as with a chronic state
-    that is always read alike; what a model learns by heart is then the patient's. seed: of everything drawn."""
+    """patients: how many. image_size: height and width in pixels. images_per_patient: the mean (a
+    study has one or two). label_noise: share of studies labelled as another class. image_noise,
+    report_noise: share of the images (reports) that show (describe) a severity drawn at random
+    instead of the study's. noise_of: what the noise belongs to: each study, image and report has
+    its own, or each patient one that all of them share, as with a chronic state that is always read
+    alike; what a model learns by heart is then the patient's. seed: of everything drawn."""
 
     patients: Annotated[int, Field(ge=8, le=100_000)] = 400
     image_size: Annotated[int, Field(ge=32, le=2048)] = 64
@@ -92,7 +96,8 @@ def load(settings: SyntheticConfig) -> Cohort:
 
 
 class _Chronic:
-    """A patient's one severity, label, and what all of the images show and all of the reports describe."""
+    """A patient's one severity, label, and what all of the images show and all of the reports
+    describe."""
 
     def __init__(self, settings: SyntheticConfig, number: int, tendency: float):
         rng = np.random.default_rng([settings.seed, number, 1])
@@ -109,7 +114,7 @@ def _seen(rng: np.random.Generator, severity: float, noise: float) -> float:
     return float(np.clip(seen, 0, 3))
 
 
-# ---- the picture ----------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 class _Anatomy:
@@ -226,16 +231,20 @@ def _radiograph(rng: np.random.Generator, a: _Anatomy, severity: float, size: in
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
 
 
-# ---- the report -----------------------------------------------------------------------------------------------
+# ---- the report ----------------------------------------------------------------------------------
 
 
 class _Style:
-    """What stays the same in all of a patient's reports: the person, the history, the reader's habits."""
+    """What stays the same in all of a patient's reports: the person, the history, the reader's
+    habits."""
 
     HISTORY = (
-        "shortness of breath", "chest pain", "fever and cough", "congestive heart failure", "hypoxia",
-        "altered mental status", "status post line placement", "renal failure", "weakness", "syncope",
-        "preoperative evaluation", "atrial fibrillation", "aortic stenosis", "cough", "dyspnea on exertion",
+        "shortness of breath", "chest pain", "fever and cough", "congestive heart "
+                                                                "failure", "hypoxia",
+        "altered mental status", "status post line "
+                                 "placement", "renal failure", "weakness", "syncope",
+        "preoperative "
+        "evaluation", "atrial fibrillation", "aortic stenosis", "cough", "dyspnea on exertion",
         "leukocytosis", "status post fall", "sepsis", "cirrhosis", "lung transplant evaluation",
     )  # fmt: skip
     FILLER = (
@@ -287,7 +296,8 @@ class _Style:
         self.hedging = rng.uniform(0.05, 0.5)
 
 
-# What a reader writes at each grade; several ways, overlapping with the neighbouring grades through the noise.
+# What a reader writes at each grade; several ways, overlapping with the neighbouring grades through
+# the noise.
 GRADE_PHRASES = (
     (
         "There is no pulmonary edema.",
@@ -321,7 +331,8 @@ GRADE_PHRASES = (
 
 
 HEDGES = (
-    "possibly reflecting {}", "difficult to exclude {}", "which may represent {}", "{} cannot be excluded",
+    "possibly reflecting {}", "difficult to exclude {}", "which may represent {}", "{} cannot be "
+                                                                                   "excluded",
 )  # fmt: skip
 
 
