@@ -14,26 +14,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from forget_mi.evaluation.attack_table import rates
-from forget_mi.kernels import IMPORTED
 from measure import Row, Work, alternately, seconds, spread
 from sklearn.metrics import roc_auc_score
 
 from forget_mi.attacks.base import Scores
-from forget_mi.evaluation.attack_rates import BootstrapWeights, Patients
+from forget_mi.evaluation.attack_rates import BootstrapWeights, Patients, rates
 from forget_mi.runs.chain import NOTEBOOKS, run_chain
 
 LIMIT = 8.0
-TRAIN = ("train_models(run, ", ".unlearn(", "forget_in_references(", "probes.relearning(")
+TRAIN = ("train_models(run, ", ".unlearn(", "unlearn_references(", "relearning_speed(")
 
 
 def notebooks() -> list[Row]:
     """Seconds of each notebook on the tiny profile without its cells that train a model (its other
-    work takes next to none), over the limit of 8 s; median and quartiles of three chains. What is
-    paid once a chain stands beside them: the process whose forks the kernels are; so does a process
-    that imports a BERT and does nothing, which a notebook costs more where its kernel is its own,
-    as in JupyterLab. Then the import of the library over that of torch and transformers, and what
-    it saves to look for garbage less often while a BERT is imported, and not at the end."""
+    work takes next to none), over the limit of 8 s; median and quartiles of three chains. Then the
+    import of the library's runs over that of torch and transformers."""
     found = {name: [] for name in NOTEBOOKS}
     for once in range(4):
         with tempfile.TemporaryDirectory() as folder:
@@ -45,37 +40,13 @@ def notebooks() -> list[Row]:
                 trained = max(
                     training_seconds(path) for path in Path(folder).rglob(f"{name}.ipynb")
                 )
-                if once > 0:  # in the first chain, what is paid once
+                if once > 0:  # the first warms the disk's cache
                     found[name].append((took - trained) / LIMIT)
     rows = [Row("e", f"{name}, of {LIMIT:g} s", *spread(values)) for name, values in found.items()]
-    warm = f"import importlib; [importlib.import_module(name) for name in {IMPORTED}]"
-    bert = "import transformers.models.bert.modeling_bert"
-    often = (
-        "import atexit, gc, forget_mi; gc.set_threshold(700, 10, 10); atexit.unregister(gc.freeze)"
-    )
-    alone = [
-        Row(
-            "e", f"{case}, of {LIMIT:g} s", *spread(seconds(python(code)) / LIMIT for _ in range(5))
-        )
-        for case, code in (
-            ("once a chain: the process whose forks the kernels are", warm),
-            ("a kernel of one's own: a process that imports a BERT", bert),
-        )
-    ]
     library = alternately(
         python("import forget_mi.runs"), python("import torch, transformers"), rounds=5
     )
-    garbage = alternately(python(f"{often}; {bert}"), python(f"import forget_mi; {bert}"), rounds=5)
-    return [
-        *rows,
-        *alone,
-        Row("e", "import of the library over torch and transformers", *library),
-        Row(
-            "e",
-            "a process that imports a BERT, garbage collected as by default over seldom",
-            *garbage,
-        ),
-    ]
+    return [*rows, Row("e", "import of the library over torch and transformers", *library)]
 
 
 def python(code: str) -> Work:

@@ -1,8 +1,7 @@
-"""(a), each of the ways to make a step or what goes around it cheaper, before and after: what F_og
-said kept for the run and from an earlier one, the frozen layers of CF-k left out, reports cut to
-the longest of a batch, the fused optimiser, no loss read in the loop, [CLS] alone in BERT's last
-layer, channels innermost, torch.compile, all measures from one pass, and models trained side by
-side."""
+"""(a), each of the ways to make a step or what goes around it cheaper, before and after: the
+outputs of F_og kept for the run, reports cut to the longest of a batch, the fused optimiser, no
+loss read in the loop, [CLS] alone in BERT's last layer, channels innermost, torch.compile, all
+measures from one pass, and models trained side by side."""
 
 from __future__ import annotations
 
@@ -15,12 +14,11 @@ from unittest.mock import patch
 import torch
 from measure import Row, alternately
 from training_epoch import ours
-from unlearning_step import padded, remembering, setting, whole
+from unlearning_step import padded, setting, whole
 
 from forget_mi.evaluation.audit import measure_all
 from forget_mi.evaluation.config import AuditConfig
 from forget_mi.evaluation.measures import measures_of
-from forget_mi.evaluation.verdicts import UNKNOWN
 from forget_mi.losses import training_loss
 from forget_mi.models.config import NAMED
 from forget_mi.runs.parallel import run_parallel
@@ -28,8 +26,8 @@ from forget_mi.training.config import DeviceConfig
 from forget_mi.training.devices import make_accelerator, to_device
 from forget_mi.training.loop import make_optimizer
 from forget_mi.training.prediction import predict
-from forget_mi.unlearning import cf_k, forget_mi, layers
-from forget_mi.unlearning.teacher_outputs import TeacherOutputs
+from forget_mi.unlearning import forget_mi
+from forget_mi.unlearning.teacher_outputs import NOT_COMPUTED, TeacherOutputs
 
 STEPS = 12
 
@@ -37,33 +35,14 @@ STEPS = 12
 def rows() -> list[Row]:
     """On the demo's model and request."""
     model, data = setting(NAMED["small"], image_size=64, patients=400, fraction=0.1)
-    return [*remembered(model, data), *stepped(model, data), *around(model, data)]
+    return [*teacher(model, data), *stepped(model, data), *around(model, data)]
 
 
-def remembered(model, data) -> list[Row]:
-    """What was computed before, and is not again."""
+def teacher(model, data) -> list[Row]:
+    """The outputs of F_og, which each pass could ask for again."""
     once = partial(forget, data, model)
-    anew = with_changed(once, TeacherOutputs, "prepare", forgetful(TeacherOutputs.prepare))
-    kept = partial(forget, remembering(data), model)
-    found = [
-        Row("a", "forget_mi, F_og asked in each pass over once", *alternately(anew, once, 5)),
-        Row(
-            "a",
-            "forget_mi, F_og asked once over read from an earlier run",
-            *alternately(once, kept, 5),
-        ),
-    ]
-    for k in (1, 2):
-        spared = partial(last_layers, model, data, k)
-        whole = with_changed(spared, layers, "MOST_BYTES", 0)
-        found.append(
-            Row(
-                "a",
-                f"CF-k, k = {k}: all layers over the trained ones",
-                *alternately(whole, spared, 5),
-            )
-        )
-    return found
+    again = with_changed(once, TeacherOutputs, "compute", without_memory(TeacherOutputs.compute))
+    return [Row("a", "forget_mi, F_og asked in each pass over once", *alternately(again, once, 5))]
 
 
 def stepped(model, data) -> list[Row]:
@@ -110,11 +89,13 @@ def around(model, data) -> list[Row]:
         )
 
     def for_each() -> None:
-        said = {side: predict(model, examples, accelerator) for side, examples in sets.items()}
-        for measure in measures_of(said, "fused")[1:]:
+        predictions = {
+            side: predict(model, examples, accelerator) for side, examples in sets.items()
+        }
+        for measure in measures_of(predictions, "fused")[1:]:
             for side in measure.sets:
                 predict(model, sets[side], accelerator)
-        measure_all(said, settings)
+        measure_all(predictions, settings)
 
     threads = os.cpu_count()
 
@@ -126,7 +107,7 @@ def around(model, data) -> list[Row]:
             progress=False,
         )
 
-    accumulate_gradients, beside = partial(two, threads), partial(two, 1)
+    one_by_one, beside = partial(two, threads), partial(two, 1)
 
     return [
         Row(
@@ -137,7 +118,7 @@ def around(model, data) -> list[Row]:
         Row(
             "a",
             "two trainings, one after another on all cores over side by side",
-            *alternately(accumulate_gradients, beside, 3),
+            *alternately(one_by_one, beside, 3),
         ),
     ]
 
@@ -152,27 +133,21 @@ def with_changed(work: Callable[[], None], owner, name: str, value) -> Callable[
     return changed
 
 
-def forgetful(prepare: Callable) -> Callable:
-    """`OriginalOutputs.prepare` of what forgets that it ever asked."""
+def without_memory(compute: Callable) -> Callable:
+    """`TeacherOutputs.compute` that computes everything again at each call."""
 
-    def asks_anew(self, index) -> None:
-        self._place[:] = UNKNOWN
+    def compute_again(self, index=None) -> None:
+        self._position[:] = NOT_COMPUTED
         self._values = None
-        prepare(self, index)
+        compute(self, index)
 
-    return asks_anew
+    return compute_again
 
 
 def forget(data, model) -> None:
     """Four passes of Forget-MI."""
     settings = forget_mi.Config(epochs=4, stop="never")
     forget_mi.unlearn(model, data, settings, seed=0, accelerator=make_accelerator(), progress=False)
-
-
-def last_layers(model, data, k: int) -> None:
-    """Three passes of CF-k."""
-    settings = cf_k.Config(k=k, epochs=3)
-    cf_k.unlearn(model, data, settings, seed=0, accelerator=make_accelerator(), progress=False)
 
 
 def seeded(model, data, threads: int, seed: int) -> None:

@@ -1,12 +1,11 @@
 """(c): unlearning as a share of retraining over sizes of cohort and request, and how both grow.
 
 Forget-MI runs whole, with its tuned settings and no early stop; beside it, on the largest requests,
-the demo's own approach, and that once more as in a later run (`keep_outputs`), which finds what
-F_og said of those who stay. Its references are the model itself: what they say costs the same,
-whatever it is. Before each unlearning an epoch of retraining is measured; retraining is the median
-epoch of that size of cohort, by the record, times the records that stay and the demo's number of
-epochs. Threads are the demo's. Small cohorts, where all is over in seconds, are measured three
-times. Large cohorts repeat the records of a small one under new ids, likewise.
+the demo's own approach. Its references are the model itself: their outputs cost the same, whatever
+they are. Before each unlearning an epoch of retraining is measured; retraining is the median epoch
+of that size of cohort, by the record, times the records that stay and the demo's number of epochs.
+Threads are the demo's. Small cohorts, where all is over in seconds, are measured three times. Large
+cohorts repeat the records of a small one under new ids, likewise.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from measure import Row, seconds, spread
-from unlearning_step import remembering
 
 from forget_mi.data.cohort import Cohort, rows_of
 from forget_mi.data.cohorts import synthetic
@@ -28,7 +26,8 @@ from forget_mi.models.build import build_model
 from forget_mi.models.config import NAMED
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.tokenizers import build_tokenizer
-from forget_mi.runs.profiles import load_profile, with_approach
+from forget_mi.runs.params import approach_overrides
+from forget_mi.runs.profiles import load_profile
 from forget_mi.training.devices import make_accelerator
 from forget_mi.training.loop import train
 from forget_mi.unlearning import get_method
@@ -40,7 +39,6 @@ FIXED = 100
 SMALL = 2000
 PAPER = "forget_mi-multimodal"
 DEFAULT = "held_out_targets"
-LATER = f"{DEFAULT} in a later run"
 
 
 def repeated(cohort: Cohort, pairs: int) -> Cohort:
@@ -85,7 +83,9 @@ def measured() -> pd.DataFrame:
 
 def measured_at(base: Cohort, pairs: int) -> Iterator[tuple[str, int, str, float, int, float, int]]:
     """Those of one size of cohort."""
-    own, paper = (load_profile("demo", with_approach(name, "demo")) for name in (DEFAULT, PAPER))
+    own, paper = (
+        load_profile("demo", approach_overrides(name, "demo")) for name in (DEFAULT, PAPER)
+    )
     training, accelerator = own.training, make_accelerator(own.device)
     cohort = split_by_patient(repeated(base, pairs), SplitConfig())
     trained_on = len(rows_of(cohort, "train"))
@@ -102,16 +102,14 @@ def measured_at(base: Cohort, pairs: int) -> Iterator[tuple[str, int, str, float
             fresh = build_model(NAMED["small"], len(cohort.classes), len(tokenizer), seed=0)
             log = train(fresh, data.retain, data.validation, replace(training, epochs=1), seed=0,
                         accelerator=accelerator, progress=False)  # fmt: skip
-            works = [(PAPER, paper, data)]
+            works = [(PAPER, paper)]
             if fraction == FRACTIONS[-1]:
-                # What F_og says in the first of both, the later run finds.
-                keeping = remembering(data)
-                works += [(DEFAULT, own, keeping), (LATER, own, keeping)]
-            for approach, params, given in works:
+                works.append((DEFAULT, own))
+            for approach, params in works:
                 unlearn = partial(
                     get_method(params.method).unlearn,
                     model,
-                    given,
+                    data,
                     replace(params.unlearning, stop="never"),
                     seed=0,
                     accelerator=accelerator,

@@ -1,6 +1,5 @@
 """(a) and (g): Forget-MI's loop against the loop one would write first, on the small model and at
-the paper's size; on the small one also in a later run to the same model, which finds what F_og said
-of those who stay.
+the paper's size.
 
 The naive loop goes about it as the released code does, without its mistakes: each batch is
 perturbed and taken through the original model anew, forget and retain records go through the model
@@ -14,11 +13,9 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from forget_mi.unlearning.kept import KeptOutputs
 from measure import Row, in_processes, ratios, spread
 from transformers.models.bert.modeling_bert import BertLayer
 
@@ -34,7 +31,8 @@ from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.joint_embedding import joint_embedding_of
 from forget_mi.models.outputs import Embeddings
 from forget_mi.models.tokenizers import build_tokenizer
-from forget_mi.runs.profiles import load_profile, with_approach
+from forget_mi.runs.params import approach_overrides
+from forget_mi.runs.profiles import load_profile
 from forget_mi.training.devices import make_accelerator
 from forget_mi.unlearning import forget_mi
 from forget_mi.unlearning.base import UnlearningData
@@ -141,29 +139,16 @@ def setting(model: ModelConfig, image_size: int, patients: int, fraction: float)
     return built, UnlearningData.from_cohort(cohort, request, tokenizer, model.max_tokens)
 
 
-def remembering(data: UnlearningData) -> UnlearningData:
-    """The same, where what one run asks of F_og the next one finds, in memory."""
-    return replace(data, kept=KeptOutputs(Path("never saved"), ""))
-
-
 def small() -> list[Row]:
     """The demo's model, request and settings; three processes, three rounds each."""
-    return [
-        Row(
-            "a",
-            f"forget_mi step, small model{which}",
-            *in_processes(partial(small_rounds, later), processes=3),
-        )
-        for which, later in (("", False), (", a later run", True))
-    ]
+    return [Row("a", "forget_mi step, small model", *in_processes(small_rounds, processes=3))]
 
 
-def small_rounds(later: bool) -> list[float]:
-    """Of one process. later: what the first, warming round asks of F_og, the others find."""
+def small_rounds() -> list[float]:
+    """Of one process."""
     model, data = setting(NAMED["small"], image_size=64, patients=400, fraction=0.1)
-    settings = load_profile("demo", with_approach("forget_mi-multimodal", "demo")).unlearning
-    settings = replace(settings, stop="never")
-    return against_naive(model, remembering(data) if later else data, settings, rounds=3)
+    settings = load_profile("demo", approach_overrides("forget_mi-multimodal", "demo")).unlearning
+    return against_naive(model, data, replace(settings, stop="never"), rounds=3)
 
 
 def paper() -> list[Row]:
