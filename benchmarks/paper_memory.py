@@ -72,9 +72,8 @@ def table() -> pd.DataFrame:
     found = pd.DataFrame(rows)
     found.attrs["facts"] = (
         f"{parameters / 1e6:.0f} M parameters: {bytes_fixed / 2**30:.1f} GB fixed; a record of "
-        f"{PIXELS} px and "
-        f"{NAMED['paper'].max_tokens} tokens keeps {per_record[False] / 2**30:.2f} GB in fp32, "
-        f"{per_record[True] / 2**30:.2f} GB in bf16"
+        f"{PIXELS} px and {NAMED['paper'].max_tokens} tokens keeps {per_record[False] / 2**30:.2f} "
+        f"GB in fp32, {per_record[True] / 2**30:.2f} GB in bf16"
     )
     return found
 

@@ -14,12 +14,12 @@ import yaml
 from forget_mi.cli import main
 from forget_mi.errors import InputError
 from forget_mi.models.checkpoints import read_manifest
-from forget_mi.requests import serve as deletion
+from forget_mi.requests import serving
+from forget_mi.requests.erasure import JOURNAL, OUTPUTS, delete_records
 from forget_mi.requests.served_model import ServedModel
-from forget_mi.requests.serving import drift, serve
+from forget_mi.requests.serving import serve
 from forget_mi.runs.chain import NotebookError, run_chain
 from forget_mi.runs.project import ROOT
-from forget_mi.runs.run import OUTPUTS
 
 
 def forget_csv(path, patients):
@@ -75,10 +75,6 @@ def test_earlier_patients_are_audited_again(model):
     again = pd.read_csv(model / "requests" / "002" / "04_audit" / "earlier.csv")
     assert set(again.model) == {"original", "forget_mi-equal"}
     assert again.auc.between(0, 1).all()
-    table = drift(model)
-    assert table.request.tolist() == [1, 2]
-    assert np.isnan(table.earlier_auc[0])
-    assert 0 <= table.earlier_auc[1] <= 1
 
 
 def test_a_request_of_one_patient_says_that_it_shows_nothing(model):
@@ -181,7 +177,7 @@ def test_a_request_that_was_cut_short_leaves_the_model_in_use_as_it_was(
     def stop(*_, **__):
         raise NotebookError("03_unlearn stopped in cell 9")
 
-    monkeypatch.setattr(deletion, "run_chain", stop)
+    monkeypatch.setattr(serving, "run_chain", stop)
     with pytest.raises(NotebookError):
         serve(copy, asked, progress=False)
     assert ServedModel(copy).checkpoint() == before
@@ -250,9 +246,9 @@ def taught(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "unlink", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            ServedModel(folder).delete_records()
+            delete_records(folder)
     assert not ServedModel(folder).cohort().table.patient_id.isin(patients).any()
-    count = ServedModel(folder).delete_records()
+    count = delete_records(folder)
     return folder, patients, before, count
 
 
@@ -267,7 +263,7 @@ def test_destroyed_records_are_nowhere_below_the_run(taught):
     rows = before.table.patient_id.isin(patients)
     assert count == rows.sum() > 0
     told = [before.reports[study] for study in before.table.study_id[rows].unique()]
-    assert not (folder / deletion.DELETING).exists()
+    assert not (folder / JOURNAL).exists()
     for path in folder.rglob("*"):
         if path.suffix in (".json", ".yaml", ".csv", ".html"):
             content = path.read_text()

@@ -59,8 +59,8 @@ def differences(imports: str) -> dict:
     """What of the process's state differs after some imports."""
     code = f"{STATE}\nbefore = state()\n{imports}\nafter = state()\n"
     code += (
-        "print(json.dumps({k: [str(before[k]), str(after[k])] for k in before if "
-        "str(before[k]) != str(after[k])}))"
+        "print(json.dumps({k: [str(before[k]), str(after[k])] for k in before if str(before[k]) != "
+        "str(after[k])}))"
     )
     return json.loads(printed(code))
 
@@ -93,8 +93,8 @@ def test_what_a_package_exports_is_there(package):
     """Each name that __init__ lists can be imported, and is no module of the package (which would
     hide it)."""
     code = (
-        f"import json, {package} as p; print(json.dumps({{n: type(getattr(p, n)).__name__ for "
-        f"n in p.__all__}}))"
+        f"import json, {package} as p; print(json.dumps({{n: type(getattr(p, n)).__name__ for n in "
+        "p.__all__}))"
     )
     found = json.loads(printed(code)) if package != "forget_mi" else {}
     folder = ROOT / "lib" / "/".join(package.split("."))

@@ -9,7 +9,6 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import small_notebook
@@ -18,10 +17,11 @@ from forget_mi.cli import main
 from forget_mi.data.requests import make_request
 from forget_mi.errors import InputError
 from forget_mi.runs.chain import NOTEBOOKS, SIDE_NOTEBOOKS, NotebookError, execute, run_chain
-from forget_mi.runs.models import load_model
+from forget_mi.runs.models import load_model, train_models
 from forget_mi.runs.notebooks import clean_notebook, with_parameters
 from forget_mi.runs.profiles import load_profile
 from forget_mi.runs.project import ROOT
+from forget_mi.runs.references import load_references
 from forget_mi.runs.run import open_run
 
 REFERENCE = ROOT / "tests" / "reference"
@@ -151,18 +151,17 @@ def test_references_taken_over_from_a_run_with_another_salt_serve_this_one(run):
     shutil.copytree(run.stage("01_cohort"), folder / "01_cohort")
     mine = open_run("tiny", folder)
     cohort, request = mine.cohort(), mine.request()
-    trained = mine.train_all(["original", *mine.reference_seeds()], cohort, request)
+    trained = train_models(mine, ["original", *mine.reference_seeds()], cohort, request)
     for name in mine.reference_seeds():
         theirs = load_model(run, name, cohort).manifest
         assert trained[name]["weights_sha256"] == theirs["weights_sha256"]
         assert not set(trained[name]["patients"]) & set(theirs["patients"])
     mine.start("02_train")
     mine.finish("02_train", cohort_fingerprint=cohort.fingerprint, models={})
-    references = mine.references(cohort)
+    references = load_references(mine, cohort)
     everyone = set().union(*references.saw.values())
-    assert everyone == set(
-        mine.hashed_patients(cohort, np.flatnonzero(cohort.table.split == "train"))
-    )
+    trained_on = cohort.table.patient_id[cohort.table.split == "train"].unique()
+    assert everyone == {mine.hashed(patient) for patient in trained_on}
 
 
 def test_a_model_unlearned_from_another_original_is_refused(run, tmp_path):

@@ -16,8 +16,8 @@ from forget_mi.data.perturbation import (
 )
 
 REPORT = (
-    "There is mild pulmonary edema. The cardiac silhouette is enlarged. No pneumothorax in "
-    "the chest."
+    "There is mild pulmonary edema. The cardiac silhouette is enlarged. No pneumothorax in the "
+    "chest."
 )
 
 

@@ -20,7 +20,7 @@ from forget_mi.unlearning import held_out_targets
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.forget_mi import held_out_embeddings
 from forget_mi.unlearning.loop import set_learning_rate
-from forget_mi.unlearning.references import forget_in_references, reference_cohort
+from forget_mi.unlearning.references import reference_cohort, unlearn_references
 
 
 def in_training(patients: int, seed: int):
@@ -241,7 +241,7 @@ def test_each_reference_forgets_its_part_by_the_targets_of_the_other(
 ):
     config = held_out_targets.Config(epochs=1)
     before = {name: weights(saved.model) for name, saved in references.checkpoints.items()}
-    forgot = forget_in_references(
+    forgot = unlearn_references(
         references, cohort, request_10, "held_out_targets", config, seed=0, accelerator=accelerator
     )
     for name, done in forgot.items():
@@ -262,7 +262,7 @@ def test_a_reference_retains_only_what_it_was_trained_on(references, cohort):
 def test_a_request_that_one_reference_never_saw_leaves_it_alone(references, cohort, accelerator):
     patient = sorted(references.saw["reference-1"])[0]
     config = held_out_targets.Config(epochs=1)
-    forgot = forget_in_references(
+    forgot = unlearn_references(
         references,
         cohort,
         Request("one", (patient,)),

@@ -182,17 +182,17 @@ def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(case, monke
     stub(monkeypatch)
     whole_best, whole = search("made", {}, [case], SETTINGS, make_accelerator(), progress=False)
     calls = stub(monkeypatch)
-    real, left = tuning.find("made").unlearn, iter(range(5))
+    real, left = tuning.get_method("made").unlearn, iter(range(5))
 
     def killed(*arguments, **named):
         if next(left, None) is None:
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    tuning.find("made").unlearn = killed
+    tuning.get_method("made").unlearn = killed
     with pytest.raises(KeyboardInterrupt):
         search("made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False)
-    tuning.find("made").unlearn = real
+    tuning.get_method("made").unlearn = real
     best, trials = search(
         "made", {}, [case], SETTINGS, make_accelerator(), folder=tmp_path, progress=False
     )

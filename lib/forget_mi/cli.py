@@ -121,11 +121,11 @@ def _shadows(options: Namespace) -> int:
 
 
 def _export(options: Namespace) -> None:
-    from forget_mi.data import export_cohort, load_cohort, split_by_patient
-    from forget_mi.runs import load_profile
+    from forget_mi.data import export_cohort, split_by_patient
+    from forget_mi.runs import load_profile, load_source
 
     params = load_profile(options.profile, overrides_of(options))
-    cohort = split_by_patient(load_cohort(params.cohort), params.split)
+    cohort = split_by_patient(load_source(params), params.split)
     labels = export_cohort(cohort, options.folder, options.kind)
     print(
         f"{len(labels)} images of {labels.subject_id.nunique()} patients lie in {options.folder}."

@@ -56,6 +56,6 @@ def import_object(name: str, parameter: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"parameter {parameter} = {name!r}: can't be imported ({error}); write "
-            f"package.module:name, of a module "
-            "that Python finds (PYTHONPATH, or installed beside forget_mi)"
+            "package.module:name, of a module that Python finds (PYTHONPATH, or installed beside "
+            "forget_mi)"
         ) from None

@@ -10,4 +10,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "explorer": "Explorer",
         "notebooks": "write_exercises EXECUTED",
     },
+    extra="notebooks",
 )

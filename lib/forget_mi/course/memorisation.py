@@ -66,7 +66,7 @@ def gaps(answer: Any, forget: Predictions, test: Predictions) -> str:
             {
                 f"The gap of {tower} has the wrong sign: strangers minus members.": -right,
                 f"For {tower} this is the difference of the medians; the means are asked "
-                f"for.": np.median(test.cross_entropy(tower))
+                "for.": np.median(test.cross_entropy(tower))
                 - np.median(forget.cross_entropy(tower)),
             },
         )

@@ -57,7 +57,7 @@ def means(function: Any) -> str:
             {
                 "mu_in comes first, mu_out second.": other,
                 f"{what} divides by the number of all models; only those of its group "
-                f"count.": wanted / 2,
+                "count.": wanted / 2,
             },
         )
     return "In and out, for each record its own."

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from forget_mi.data.cohort import Cohort, ImageRows
+from forget_mi.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +27,8 @@ Batch = dict[str, torch.Tensor]
 class Examples(Dataset):
     """Image and report pairs as arrays; n rows.
 
-    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array. input_ids:
+    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array; or float, as
+    the model takes them. input_ids:
     int32, attention_mask: bool, (n, tokens), padded to the longest report; in a batch both are
     int64, as models expect them. labels: int64 (n). studies, patients: int64 (n), equal where the
     study or patient is. rows: int64 (n), the row of the cohort's table behind each example.
@@ -40,16 +42,62 @@ class Examples(Dataset):
     patients: torch.Tensor
     rows: torch.Tensor
 
+    @classmethod
+    def from_tensors(
+        cls,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        studies: torch.Tensor | None = None,
+        patients: torch.Tensor | None = None,
+    ) -> Examples:
+        """Examples from tensors of one's own, without a cohort.
+
+        images: uint8 (n, channels, height, width), divided by 255 in a batch, or float, taken as
+        they are. labels: int (n). input_ids, attention_mask: int (n, tokens), for models that read
+        reports. studies, patients: int (n); each record is its own without them.
+
+        Raises InputError where the lengths differ.
+        """
+        n = len(labels)
+        each, none = torch.arange(n), torch.zeros(n, 0)
+        columns = {
+            "images": images,
+            "input_ids": none if input_ids is None else input_ids,
+            "attention_mask": none if attention_mask is None else attention_mask,
+            "studies": each if studies is None else studies,
+            "patients": each if patients is None else patients,
+        }
+        wrong = [f"{len(t)} {name}" for name, t in columns.items() if len(t) != n]
+        if wrong:
+            raise InputError(f"{', '.join(wrong)} for {n} labels: one a record is needed")
+        return cls(
+            images=images.numpy(),
+            input_ids=columns["input_ids"].to(torch.int32),
+            attention_mask=columns["attention_mask"].bool(),
+            labels=labels.long(),
+            studies=columns["studies"].long(),
+            patients=columns["patients"].long(),
+            rows=each,
+        )
+
     def __len__(self) -> int:
         return len(self.labels)
 
+    def float_images(self, index: np.ndarray | slice = slice(None)) -> torch.Tensor:
+        """Images as float: uint8 ones in [0, 1], others as they are."""
+        images = torch.from_numpy(np.asarray(self.images[index]))
+        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
     def __getitems__(self, index: Sequence[int]) -> Batch:
-        """A batch: images as float in [0, 1], reports cut to the longest in the batch."""
+        """A batch: images as float, reports cut to the longest in the batch."""
         index = torch.as_tensor(index)
         mask = self.attention_mask[index]
         longest = int(mask.sum(1).max())
         return {
-            "images": torch.from_numpy(np.asarray(self.images[index.numpy()])).float() / 255,
+            "images": self.float_images(index.numpy()),
             "input_ids": self.input_ids[index, :longest].long(),
             "attention_mask": mask[:, :longest].long(),
             "labels": self.labels[index],

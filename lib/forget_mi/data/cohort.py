@@ -104,8 +104,7 @@ class Cohort:
             row = self.table[bad].iloc[0]
             raise InputError(
                 f"cohort {self.name}: image {row.image_id!r} has label {row.label}; allowed are 0 "
-                f"to "
-                f"{len(self.classes) - 1}"
+                f"to {len(self.classes) - 1}"
             )
         for study in self.table.study_id.unique():
             if not self.reports.get(study, "").strip():
@@ -221,8 +220,8 @@ class Cohort:
         if cohort.fingerprint != about["fingerprint"]:
             raise InputError(
                 f"{folder}: the saved cohort was changed after it was written (fingerprint "
-                f"{cohort.fingerprint}, "
-                f"expected {about['fingerprint']}); run notebook 01_cohort again"
+                f"{cohort.fingerprint}, expected {about['fingerprint']}); run notebook 01_cohort "
+                "again"
             )
         return cohort
 

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from forget_mi.data.cohort import Cohort
-from forget_mi.errors import InputError
+from forget_mi.errors import InputError, import_extra
 from forget_mi.files import replace_when_whole, sha256_of_text, write_text
 
 LABELS = "mimic-cxr-edema.csv"
@@ -71,6 +71,7 @@ def export_cohort(
 
 def write_dicom(path: Path, picture: np.ndarray, patient: str, study: str, inverted: bool) -> None:
     """A minimal Digital X-Ray image, 12 bits stored, with a window over all of them."""
+    import_extra("pydicom", "radiology")
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 

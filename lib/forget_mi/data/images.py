@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from forget_mi.errors import import_extra
+
 
 class UnreadableImageError(ValueError):
     """An image file that can't be used; the message is the reason."""
@@ -70,8 +72,7 @@ def read_dicom(path: Path) -> np.ndarray:
     """A DICOM radiograph as uint8 (height, width), bright is dense: rescale and window (or VOI
     table) applied as the file says, the full range of the values where it says nothing, MONOCHROME1
     inverted. Compressed transfer syntaxes are decoded by pylibjpeg."""
-    import pydicom
-
+    pydicom = import_extra("pydicom", "radiology")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(

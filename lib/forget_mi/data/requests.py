@@ -108,8 +108,7 @@ def draw_request(cohort: Cohort, fraction: float, seed: int) -> Request:
     if not chosen:
         raise InputError(
             f"request: a fraction of {fraction} is {wanted:.1f} training images, fewer than any "
-            f"patient has "
-            f"({images.min()}); ask for at least {images.min() / len(train):.3f}"
+            f"patient has ({images.min()}); ask for at least {images.min() / len(train):.3f}"
         )
     return check_request(cohort, Request(f"{100 * fraction:g}pct", tuple(sorted(chosen))))
 
@@ -130,8 +129,7 @@ def check_request(cohort: Cohort, request: Request) -> Request:
             hint = " (split.keep_in_training would keep them there)" if side == "validation" else ""
             raise InputError(
                 f"request: patient {patient!r} ({number} of {len(request.patients)} named) "
-                f"{where}; only training "
-                f"patients can be forgotten{hint}"
+                f"{where}; only training patients can be forgotten{hint}"
             )
     left = cohort.table.iloc[request.retain_rows(cohort)]
     if len(left) == 0:

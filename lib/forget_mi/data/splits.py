@@ -46,8 +46,7 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
         if patients < len(SIDES):
             raise InputError(
                 f"cohort {cohort.name}: class {name!r} has {patients} patient(s); a patient-level "
-                f"split needs at least "
-                f"{len(SIDES)}, one each for {', '.join(SIDES)}"
+                f"split needs at least {len(SIDES)}, one each for {', '.join(SIDES)}"
             )
     side = np.array(["train"] * len(table), dtype=object)
     if settings.published:
@@ -64,8 +63,7 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
     if len(rest) <= wanted:
         raise InputError(
             f"split.keep_in_training: with these patients kept, {len(rest)} images are left for a "
-            f"validation side of "
-            f"{wanted:.0f}"
+            f"validation side of {wanted:.0f}"
         )
     share_of_rest = min(settings.validation / (1 - settings.test), 0.5)
     if settings.published or kept:

@@ -25,7 +25,7 @@ from forget_mi.data.cohort import SKIPPED_COLUMNS, Cohort, ImageRows
 from forget_mi.data.images import UnreadableImageError, read_image
 from forget_mi.errors import InputError
 from forget_mi.files import sha256_of_text, write_text
-from forget_mi.source_code import LIBRARY, code_fingerprint
+from forget_mi.source_code import code_fingerprint
 
 WAITING, READ, UNREADABLE = 0, 1, 2
 
@@ -36,9 +36,9 @@ CHUNK = 32
 @config
 class FilesConfig:
     """What all sources made of files share. max_unreadable: share of the eligible images or reports
-    that may be missing or unusable; above it the run stops. store: folder of the image store
-    (relative to the project). workers: processes that decode; 0 for one a core. ids: see
-    `cohorts.pseudonyms`."""
+    that may be missing or unusable; above it the run stops. store: folder of the image store (a
+    profile's is relative to the project). workers: processes that decode; 0 for one a core. ids:
+    see `cohorts.pseudonyms`."""
 
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01
     store: Path = Path("runs/store")
@@ -68,13 +68,12 @@ def open_store(
     """The store of some image files, made or finished first where it is not whole.
 
     folder: under it lies a folder a store, named by a fingerprint of the source, the size, and
-    every file's path, length and time of change: a changed file means another store; relative to
-    the project. workers: processes that decode (default: one a core). A pass that was killed goes
-    on where it was.
+    every file's path, length and time of change: a changed file means another store. workers:
+    processes that decode (default: one a core). A pass that was killed goes on where it was.
 
     Raises InputError where the disk has no room for it.
     """
-    home = LIBRARY.parents[1] / folder / _fingerprint(paths, size, source)
+    home = Path(folder).resolve() / _fingerprint(paths, size, source)
     shape = (len(paths), 1, size, size)
     _make_room(home, shape)
     state = np.load(home / "state.npy", mmap_mode="r+")
@@ -150,8 +149,7 @@ def check_unusable(
         item, reason = unusable[0]
         raise InputError(
             f"{source}: {len(unusable)} of {eligible} images can't be used, first {item} "
-            f"({reason}); "
-            f"cohort.max_unreadable = {allowed} allows {int(allowed * eligible)}"
+            f"({reason}); cohort.max_unreadable = {allowed} allows {int(allowed * eligible)}"
         )
 
 
@@ -213,8 +211,7 @@ def _make_room(home: Path, shape: tuple[int, ...]) -> None:
         gigabytes = np.prod(shape, dtype=float) / 1e9
         raise InputError(
             f"{home}: no room for the image store of {shape[0]} images of {shape[-1]} px "
-            f"({gigabytes:.2f} GB); free "
-            "space, or set cohort.store to a folder on another disk"
+            f"({gigabytes:.2f} GB); free space, or set cohort.store to a folder on another disk"
         ) from None
 
 

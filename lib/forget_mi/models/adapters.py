@@ -68,10 +68,8 @@ class AdaptedTower(Tower):
         if not seen or not isinstance(logits, Tensor):
             raise InputError(
                 f"{type(self.network).__name__}: gives {type(output).__name__}, and "
-                f"{self.head_name} was "
-                f"{'used' if seen else 'not used'}; a tower must give its logits (batch, classes), "
-                f"or have them as "
-                ".logits, from that layer"
+                f"{self.head_name} was {'used' if seen else 'not used'}; a tower must give its "
+                "logits (batch, classes), or have them as .logits, from that layer"
             )
         return seen[-1], logits
 
@@ -146,8 +144,7 @@ def adapt(
     if towers == "both" and image_tower.head.out_features != text_tower.head.out_features:
         raise InputError(
             f"the image network tells {image_tower.head.out_features} classes apart and the text "
-            f"network "
-            f"{text_tower.head.out_features}; both must give logits of the same classes"
+            f"network {text_tower.head.out_features}; both must give logits of the same classes"
         )
     settings = ModelConfig(towers=towers, max_tokens=max_tokens)
     return ImageTextModel(settings, image_tower, text_tower)
@@ -184,9 +181,8 @@ class WholeModel(nn.Module):
         """Raises InputError: its layers are its own business."""
         raise InputError(
             f"{type(self.model).__name__} is one piece: methods that train the last layers of a "
-            f"tower (CF-k, EU-k) "
-            "can't tell which they are; choose another method, or give the towers apart "
-            "(contract.adapt)"
+            "tower (CF-k, EU-k) can't tell which they are; choose another method, or give the "
+            "towers apart (contract.adapt)"
         )
 
 
@@ -217,10 +213,8 @@ def as_model_output(said: Any) -> ModelOutput:
         kind = f"a tensor {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
         raise InputError(
             f"no per-tower logits: the model gives {kind}, and neither the unimodal losses nor the "
-            f"attacks on a tower "
-            f"can be computed; return {', '.join(OUTPUTS)} by name (one tower's two are enough), "
-            f"or give the networks "
-            "of the towers apart (contract.adapt)"
+            f"attacks on a tower can be computed; return {', '.join(OUTPUTS)} by name (one tower's "
+            "two are enough), or give the networks of the towers apart (contract.adapt)"
         )
     some = next(value for value in found.values() if value is not None)
     nothing = some.new_zeros(len(some), 0)
@@ -257,7 +251,7 @@ def from_factory(settings: ModelConfig, classes: int) -> ImageTextModel | WholeM
     if missing:
         raise InputError(
             f"{what}: its {type(made).__name__} lacks {' and '.join(missing)}: classes, how many "
-            f"it tells apart, and "
-            "widths, of its image and its text embedding (0 for a tower that is not there)"
+            "it tells apart, and widths, of its image and its text embedding (0 for a tower that "
+            "is not there)"
         )
     return WholeModel(made, settings, made.classes, made.widths)

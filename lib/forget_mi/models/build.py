@@ -58,8 +58,7 @@ def build_model(
     ):
         raise InputError(
             f"the text tower is {text_tower.width} wide and the image tower {image_tower.width}: "
-            f"both "
-            "embeddings need the same width; change model.image_channels or model.image_pool"
+            "both embeddings need the same width; change model.image_channels or model.image_pool"
         )
     return model
 
@@ -72,8 +71,7 @@ def reinitialized(model: ImageTextModel | WholeModel, seed: int) -> ImageTextMod
     if model.is_adapted:
         raise InputError(
             "the model was given as an object, and nothing says how a new one is built; name a "
-            "factory (model.factory) "
-            "for retraining, reference models and EU-k"
+            "factory (model.factory) for retraining, reference models and EU-k"
         )
     config = text_config_of(model)
     vocabulary = getattr(config, "vocab_size", 0)

@@ -93,8 +93,8 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
     if fingerprint is not None and manifest["cohort_fingerprint"] != fingerprint:
         raise InputError(
             f"{folder}: was made on another cohort or split (fingerprint "
-            f"{manifest['cohort_fingerprint']}, the cohort "
-            f"here has {fingerprint}); make the run folder anew"
+            f"{manifest['cohort_fingerprint']}, the cohort here has {fingerprint}); make the run "
+            "folder anew"
         )
     weights = folder / WEIGHTS
     if not weights.is_file():
@@ -128,9 +128,8 @@ def contiguous_state_dict(model: ImageTextModel) -> dict[str, Any]:
     if model.is_adapted:
         raise InputError(
             "a model of networks that were given as objects can't be saved so that it can be read "
-            "again; name the "
-            "factory that builds it (model.factory), or save model.image_tower.network and "
-            "model.text_tower.network"
+            "again; name the factory that builds it (model.factory), or save "
+            "model.image_tower.network and model.text_tower.network"
         )
     return {
         name: tensor.detach().cpu().clone().contiguous()

@@ -69,8 +69,8 @@ class ModelConfig:
         if self.towers == "both" and own and self.text_width != self.image_width:
             raise InputError(
                 f"parameter model.text_width = {self.text_width}: both embeddings need the same "
-                f"width, and the image "
-                f"tower's is {self.image_width} (last of image_channels x image_pool squared)"
+                f"width, and the image tower's is {self.image_width} (last of image_channels x "
+                "image_pool squared)"
             )
 
     def given(self, name: str) -> str | None:

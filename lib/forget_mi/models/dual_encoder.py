@@ -97,8 +97,8 @@ def _dual_encoder(
     if missing:
         raise InputError(
             f"parameter model.dual_encoder = {folder!r}: a {type(both).__name__} has no "
-            f"{', '.join(missing)}; "
-            "allowed are CLIP-shaped models, with both sides and their projections"
+            f"{', '.join(missing)}; allowed are CLIP-shaped models, with both sides and their "
+            "projections"
         )
     image, text = (
         kind(both, both.config.projection_dim, classes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from forget_mi.data import Batch
-from forget_mi.errors import InputError
+from forget_mi.errors import InputError, import_extra
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.outputs import fused_probabilities
 
@@ -116,12 +116,10 @@ def _torch_export(served: ServingModule, two: tuple, other: tuple, path: Path) -
 
 
 def _onnx(served: ServingModule, two: tuple, other: tuple, path: Path) -> list[np.ndarray]:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise InputError(
-            "format 'onnx': needs onnx, onnxscript and onnxruntime; pip install them"
-        ) from None
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(name, "models")
+    import onnxruntime
+
     names = ("images", "input_ids", "attention_mask")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from forget_mi.errors import InputError
+from forget_mi.errors import InputError, import_extra
 from forget_mi.models.state_dicts import load_weights, read_state_dict
 from forget_mi.models.towers import Tower
 
@@ -64,8 +64,7 @@ def network_tower(
     if library not in NETWORKS or not kind:
         raise InputError(
             f"parameter model.image_network = {name!r}: allowed are torchvision:NAME and "
-            f"timm:NAME, such as "
-            "torchvision:resnet18"
+            "timm:NAME, such as torchvision:resnet18"
         )
     network, published = NETWORKS[library](kind, name)
     state = None if weights is None else _image_weights(weights, name, published)
@@ -107,12 +106,7 @@ def _torchvision(kind: str, name: str) -> tuple[nn.Module, str]:
 
 
 def _timm(kind: str, name: str) -> tuple[nn.Module, str]:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise InputError(
-            f"parameter model.image_network = {name!r}: needs timm; pip install timm"
-        ) from None
+    timm = import_extra("timm", "models")
     if not timm.is_model(kind):
         near = timm.list_models(f"*{kind[:6]}*")[:8]
         raise InputError(
@@ -157,7 +151,6 @@ def _image_weights(path: str, name: str, published: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError(
             f"parameter model.image_weights = {path!r}: there is no such file; get {published} "
-            f"({name}), and give its "
-            "path here: nothing is downloaded"
+            f"({name}), and give its path here: nothing is downloaded"
         )
     return read_state_dict(path)

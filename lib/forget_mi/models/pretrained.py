@@ -114,8 +114,7 @@ def weights_file(path: str | Path) -> Path:
     if found is None:
         raise InputError(
             f"parameter model.weights = {str(path)!r}: there is neither a file with a state dict "
-            f"nor a folder with "
-            f"{WEIGHTS} or pytorch_model.bin"
+            f"nor a folder with {WEIGHTS} or pytorch_model.bin"
         )
     return found
 
@@ -157,9 +156,8 @@ def load_trained(
 def _no_tokenizer(path: Path) -> InputError:
     return InputError(
         f"{path}: no tokenizer lies beside the weights; give the folder of the one that the model "
-        f"was trained with "
-        "(model.tokenizer), with its vocab.txt or tokenizer.json (for the authors' weights that of "
-        "https://huggingface.co/allenai/scibert_scivocab_uncased)"
+        "was trained with (model.tokenizer), with its vocab.txt or tokenizer.json (for the "
+        "authors' weights that of https://huggingface.co/allenai/scibert_scivocab_uncased)"
     )
 
 

@@ -120,7 +120,6 @@ def channels_of(state: dict[str, Tensor], folder: Path) -> tuple[int, ...]:
     if missing or len(keys) == 1:
         raise InputError(
             f"{folder / WEIGHTS}: lacks {(missing or ['img_model.layer1.0.conv1.weight'])[0]}: no "
-            f"image tower of the "
-            "paper's kind is in it"
+            "image tower of the paper's kind is in it"
         )
     return tuple(state[key].shape[0] for key in keys)

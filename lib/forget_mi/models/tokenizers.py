@@ -85,8 +85,7 @@ def check_vocabulary(encoder: nn.Module | None, vocabulary: int) -> None:
     if known is not None and vocabulary > known:
         raise InputError(
             f"the tokenizer has {vocabulary} tokens and the text tower knows {known}: it doesn't "
-            f"belong to this model; "
-            "give the model's own (model.tokenizer)"
+            "belong to this model; give the model's own (model.tokenizer)"
         )
 
 
@@ -97,11 +96,9 @@ def _from_pretrained(kind: type, name: str, parameter: str = "text_pretrained"):
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"parameter model.{parameter} = {name!r}: neither a local folder with a model and its "
-            f"tokenizer nor a hub "
-            f"name that can be fetched from here ({reason}); get config.json, model.safetensors or "
-            f"pytorch_model.bin, "
-            f"and the tokenizer's files from https://huggingface.co/{name}/tree/main into a "
-            f"folder, and give its path"
+            f"tokenizer nor a hub name that can be fetched from here ({reason}); get config.json, "
+            "model.safetensors or pytorch_model.bin, and the tokenizer's files from "
+            f"https://huggingface.co/{name}/tree/main into a folder, and give its path"
         ) from None
 
 

@@ -16,4 +16,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "score_histograms verdict_gaps",
         "beyond": "frontier margins_by_source probability_directions request_sequence",
     },
+    extra="notebooks",
 )

@@ -12,4 +12,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "card": "pack_model",
         "erasure": "delete_records",
     },
+    extra="notebooks",
 )

@@ -119,12 +119,10 @@ def limits(patients: int, shadow_models: int, synthetic: bool) -> list[str]:
         "The evidence is about the attacks that were run. That none of them succeeds is no proof "
         "that none can.",
         f"It rests on {patients} patient{'s' if patients != 1 else ''}. Intervals and verdicts "
-        f"allow for that number; "
-        "differences smaller than an interval is wide can't be seen.",
+        "allow for that number; differences smaller than an interval is wide can't be seen.",
         "No model was retrained without these patients; strangers are the reference.",
         "The model was made to forget, not the copies of the data. Records in archives, backups "
-        "and caches, and copies "
-        "of the earlier model, have to be deleted where they are.",
+        "and caches, and copies of the earlier model, have to be deleted where they are.",
     ]
     if shadow_models == 0:
         found.append(
@@ -167,8 +165,7 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
         (
             "Losses before and after",
             "Cross-entropy of the requested patients' records and of strangers' records. After "
-            "forgetting both should "
-            "lie on one another.",
+            "forgetting both should lie on one another.",
             plots.loss_histograms(losses, models),
         ),
         (

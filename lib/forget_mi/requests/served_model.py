@@ -35,8 +35,8 @@ class ServedModel:
         if not (trained / "manifest.json").is_file():
             raise InputError(
                 f"MODEL {display_path(self.folder)}: holds no trained model (02_train is missing "
-                f"or unfinished); run "
-                "notebooks 01_cohort and 02_train on it, or name another run folder"
+                "or unfinished); run notebooks 01_cohort and 02_train on it, or name another run "
+                "folder"
             )
         values = yaml.safe_load((trained / "params.yaml").read_text())
         return resolve(profile_sections(values), values["profile"])
@@ -105,9 +105,8 @@ class ServedModel:
             if entry := served.get(self.hashed(patient)):
                 raise InputError(
                     f"{patients}: patient {self.hashed(patient)} ({number} of "
-                    f"{len(request.patients)} named) was "
-                    f"forgotten by request {entry['number']:03d} on {entry['served'][:10]}; a "
-                    f"request is served once"
+                    f"{len(request.patients)} named) was forgotten by request "
+                    f"{entry['number']:03d} on {entry['served'][:10]}; a request is served once"
                 )
         return check_request(cohort, request)
 

@@ -112,8 +112,7 @@ def prepare_request(
     if manifest["cohort_fingerprint"] != cohort.fingerprint:
         raise InputError(
             f"{display_path(now)}: was made on another cohort or split (fingerprint "
-            f"{manifest['cohort_fingerprint']}, the "
-            f"run's has {cohort.fingerprint})"
+            f"{manifest['cohort_fingerprint']}, the run's has {cohort.fingerprint})"
         )
     base = read_manifest(served.folder / "02_train" / "original")
     with replace_when_whole(trained / "original") as temporary:

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "params": "Params SweepConfig TuningConfig approach_overrides resolve unlearning_values "
         "SECTIONS",
         "profiles": "load_profile read_yaml",
-        "run": "Run open_run",
+        "run": "Run load_source open_run",
         "models": "load_model save_model train_model train_models",
         "references": "load_references save_references",
         "shadows": "shadow_predictions shadow_set unlearned_shadow_predictions SHADOWS",
@@ -18,4 +18,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "notebooks": "rebuild_notebooks",
         "salt": "draw_salt run_salt SALT",
     },
+    extra="notebooks",
 )

@@ -149,8 +149,7 @@ def execute(
         except PapermillExecutionError as error:
             raise NotebookError(
                 f"{source.stem} stopped in cell {error.cell_index + 1}: {error.ename}: "
-                f"{error.evalue} "
-                f"(partly executed: {display_path(target)})"
+                f"{error.evalue} (partly executed: {display_path(target)})"
             ) from None
         except DeadKernelError:
             raise NotebookError(

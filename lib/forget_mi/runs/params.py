@@ -182,8 +182,8 @@ def _cohort(section: Any, profile: str) -> dict[str, Any]:
     if needs_root and section.get("root") is None:
         raise InputError(
             f"parameter cohort.root: profile {profile} needs the folder with its data: "
-            f"DATA=<folder> with make, --data "
-            "<folder> on the command line, or cohort.root in the profile's file"
+            "DATA=<folder> with make, --data <folder> on the command line, or cohort.root in the "
+            "profile's file"
         )
     settings = build(
         kind, {name: value for name, value in section.items() if name != "source"}, "cohort"

@@ -33,8 +33,7 @@ def load_references(run: Run, cohort: Cohort) -> References:
             where, old, new = first_difference(made_with, expected, "params")
             raise InputError(
                 f"{display_path(trained / name)}: was trained with {where} = {old!r}, the run has "
-                f"{new!r}; remove the "
-                "folder, and notebook 02 trains it again"
+                f"{new!r}; remove the folder, and notebook 02 trains it again"
             )
     saw = {name: frozenset(saved.manifest["patients"]) for name, saved in checkpoints.items()}
     everyone = (
@@ -44,8 +43,8 @@ def load_references(run: Run, cohort: Cohort) -> References:
         if not patients <= everyone:
             raise InputError(
                 f"{display_path(trained / name)}: names {len(patients - everyone)} patients who "
-                f"are not in the cohort "
-                "(was another salt used to hash them?); remove the folder, and it is trained again"
+                "are not in the cohort (was another salt used to hash them?); remove the folder, "
+                "and it is trained again"
             )
     return References(checkpoints, saw, run.hashed)
 

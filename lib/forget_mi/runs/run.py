@@ -184,18 +184,14 @@ class Run:
                 where, old, new = first_difference(made_with.get(section), value, section)
                 raise InputError(
                     f"{display_path(folder)}: was made with {where} = {old!r}, the params here say "
-                    f"{new!r}; run notebook "
-                    f"{notebook} again, or use another run folder"
+                    f"{new!r}; run notebook {notebook} again, or use another run folder"
                 )
         return folder
 
     def source(self) -> Cohort:
         """The cohort as its source gives it, not yet split; ids of real people hashed with this
         run's salt."""
-        values = dict(self.params.cohort)
-        if "store" in values:
-            values["store"] = str(ROOT / values["store"])
-        return load_cohort(values, run_salt(self.folder))
+        return load_source(self.params, run_salt(self.folder))
 
     def cohort(self) -> Cohort:
         """The split cohort that notebook 01 left."""
@@ -219,6 +215,15 @@ class Run:
         )
         asked = self.params.audit.approaches
         return [name for name in asked if name in finished] if asked else finished
+
+
+def load_source(params: Params, salt: str | None = None) -> Cohort:
+    """The cohort as its source gives it, not yet split; see `load_cohort`. The image store of a
+    profile lies in the project."""
+    values = dict(params.cohort)
+    if "store" in values:
+        values["store"] = str(ROOT / values["store"])
+    return load_cohort(values, salt)
 
 
 def open_run(

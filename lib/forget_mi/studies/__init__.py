@@ -15,4 +15,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "results": "finish_beyond rebuild_results",
         "real_results": "rebuild_real_results",
     },
+    extra="studies",
 )

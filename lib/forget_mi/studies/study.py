@@ -31,9 +31,9 @@ from forget_mi.unlearning import (
     References,
     UnlearnedReference,
     UnlearningData,
-    forget_in_references,
     get_method,
     needs_references,
+    unlearn_references,
 )
 
 TPR = 0.01
@@ -123,7 +123,7 @@ class Study:
         forgot = {}
         if teaching and not alone:
             arguments = (self.references, self.cohort, self.request, method, settings)
-            forgot = forget_in_references(*arguments, seed=seed, **how)
+            forgot = unlearn_references(*arguments, seed=seed, **how)
         return UnlearningResult(model, forgot, log.seconds, log.work)
 
     @cached_property

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from forget_mi.config import build
+from forget_mi.errors import import_extra
 from forget_mi.files import sha256_of_text, write_text
 from forget_mi.models import ImageTextModel, load_checkpoint
 from forget_mi.runs import TuningConfig, load_references, train_model
@@ -122,8 +123,7 @@ def search(
 
     Raises RuntimeError where no trial stayed within the budget.
     """
-    import optuna
-
+    optuna = import_extra("optuna", "studies")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     module = get_method(method)
     space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from forget_mi.errors import InputError
+from forget_mi.errors import InputError, import_extra
 from forget_mi.files import write_text
 from forget_mi.models import read_manifest
 from forget_mi.runs import (
@@ -200,12 +200,11 @@ def only_shows(options: Sequence[str]) -> bool:
     return any(option.startswith(("--dry-run", "-n", "--dag", "--rulegraph")) for option in options)
 
 
-def _snakemake(
-    sweep: Sweep, options: Sequence[str], capture: bool = False, **config: object
-) -> int | str:
-    """snakemake's exit status, or what it prints. Its own files lie beside the runs. It goes on
+def _snakemake(sweep: Sweep, options: Sequence[str], **config: object) -> int:
+    """snakemake's exit status. Its own files lie beside the runs. It goes on
     after a failure, and makes again what a killed job left behind. config: what the Snakefile is
     told beside the sweep."""
+    import_extra("snakemake", "studies")
     sweep.folder.mkdir(parents=True, exist_ok=True)
     # In hex: snakemake reads a value as YAML whose scalars are all texts, and again in each job it
     # starts.
@@ -229,8 +228,4 @@ def _snakemake(
         *("--config", *(f"{name}={value}" for name, value in config.items())),
     ]
     environment = {**os.environ, "FORGET_MI_PROGRESS": "0"}
-    if capture:
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
-        ).stdout
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

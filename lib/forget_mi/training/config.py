@@ -82,6 +82,6 @@ class ShadowConfig:
         if self.count % 2 or self.count == 2:
             raise InputError(
                 f"parameter shadows.count = {self.count}: an even number of at least 4 is allowed "
-                f"(each patient is in "
-                "half of the models, and a spread needs two on either side), or 0 for none"
+                "(each patient is in half of the models, and a spread needs two on either side), "
+                "or 0 for none"
             )

@@ -105,9 +105,8 @@ def uses_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
     if choice == "on" and crashing:
         raise InputError(
             f"parameter device.channels_last = 'on': {crashing[0]} is a strided 1x1 convolution "
-            f"with fewer than "
-            f"{MIN_CHANNELS} input channels, whose gradient crashes on a CPU; allowed here are "
-            f"auto and off"
+            f"with fewer than {MIN_CHANNELS} input channels, whose gradient crashes on a CPU; "
+            "allowed here are auto and off"
         )
     return choice == "on" or (
         not crashing and any(getattr(m, "faster_channels_last", False) for m in model.modules())

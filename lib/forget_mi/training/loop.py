@@ -155,8 +155,8 @@ def train_new(
     if model_settings.towers != "text" and not cohort.has_images:
         raise InputError(
             f"parameter model.towers = {model_settings.towers!r}: cohort {cohort.name} holds "
-            f"reports only; set "
-            "model.towers to 'text', or give the folder with its images (cohort.root)"
+            "reports only; set model.towers to 'text', or give the folder with its images "
+            "(cohort.root)"
         )
     studies = cohort.table.study_id.iloc[list(rows)].unique()
     tokenizer = build_tokenizer(model_settings, [cohort.reports[study] for study in studies])

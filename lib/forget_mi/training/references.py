@@ -67,9 +67,8 @@ def _check_classes(cohort: Cohort, patients, settings: ReferenceConfig) -> None:
         if patients.get(label, 0) < settings.folds:
             raise InputError(
                 f"parameter references.folds = {settings.folds}: cohort {cohort.name} has "
-                f"{patients.get(label, 0)} "
-                f"training patient(s) of class {name!r}, and each fold needs one; allowed are "
-                f"fewer folds, or 0 (none)"
+                f"{patients.get(label, 0)} training patient(s) of class {name!r}, and each fold "
+                "needs one; allowed are fewer folds, or 0 (none)"
             )
 
 
@@ -80,6 +79,5 @@ def _check_models(cohort: Cohort, folds: Mapping[str, int], settings: ReferenceC
         if missing:
             raise InputError(
                 f"{name}: no training example of class {cohort.classes[min(missing)]!r} is left "
-                f"without its fold; the "
-                "cohort is too small for reference models"
+                "without its fold; the cohort is too small for reference models"
             )

@@ -221,8 +221,7 @@ class ShadowSet:
         if missing:
             raise InputError(
                 f"{self.folder}: {len(missing)} of {self.settings.count} shadow models are missing "
-                f"(the first is "
-                f"{self.path(missing[0]).name}); make shadows trains them"
+                f"(the first is {self.path(missing[0]).name}); make shadows trains them"
             )
         seen = []
         for number in range(self.settings.count):
@@ -230,9 +229,8 @@ class ShadowSet:
             if fingerprint != self.cohort.fingerprint:
                 raise InputError(
                     f"{self.path(number)}: was trained on another cohort ({fingerprint}; the "
-                    f"cohort here is "
-                    f"{self.cohort.fingerprint}); remove {self.folder} and train the shadow models "
-                    f"again"
+                    f"cohort here is {self.cohort.fingerprint}); remove {self.folder} and train "
+                    "the shadow models again"
                 )
             seen.append(Shadows.load(self._predictions_path(number), len(self.cohort)))
         member = np.concatenate([each.member for each in seen])

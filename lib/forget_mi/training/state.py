@@ -44,8 +44,7 @@ class TrainingState:
         if saved["identity"] != self.identity:
             raise InputError(
                 f"{self.folder}: holds a half-finished training with other settings "
-                f"({saved['identity']}); remove the "
-                "folder, or go on with those settings"
+                f"({saved['identity']}); remove the folder, or go on with those settings"
             )
         self.accelerator.load_state(str(self.folder / "accelerate"))
         return TrainingLog(**saved["log"])

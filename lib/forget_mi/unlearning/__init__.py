@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "loop": "BatchOutput UnlearningLoop",
         "samplers": "forget_sampler paired_sampler retain_sampler",
         "teacher_outputs": "TeacherOutputs",
-        "references": "References UnlearnedReference forget_in_references",
+        "references": "References UnlearnedReference unlearn_references",
         "search_space": "LogUniform OneOf SearchSpace Uniform Whole",
         "shadows": "unlearn_shadow_models",
         "forget_mi": "Weights four_losses noisy_copies SETTINGS",

@@ -3,6 +3,7 @@ copies of them, and hold everyone else where they are."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn.functional import relu
 
 from forget_mi.config import config
 from forget_mi.data import Examples, noisy_images, noisy_reports, tokenize
+from forget_mi.errors import InputError
 from forget_mi.losses import multimodal_distance, unimodal_distance
 from forget_mi.models import Embeddings, ImageTextModel, JointEmbedding, joint_embedding_of
 from forget_mi.training import predict
@@ -173,23 +175,21 @@ def weighted_sum(losses: tuple[Tensor, ...], weights: Weights) -> Tensor:
 
 def noisy_copies(data: UnlearningData, settings: Config, seed: int) -> Examples:
     """D_f with noisy images and noisy reports: one corrupted copy a record, drawn once."""
-    images = torch.from_numpy(np.asarray(data.forget.images)).float() / 255
-    noisy = noisy_images(images, settings.mu, settings.sigma, torch.Generator().manual_seed(seed))
-    text = tokenize(
-        noisy_reports(data.forget_reports, settings.text_noise, seed),
-        data.tokenizer,
-        data.max_tokens,
-    )
     f = data.forget
-    return Examples(
-        images=(noisy * 255).round().to(torch.uint8).numpy(),
-        input_ids=text["input_ids"],
-        attention_mask=text["attention_mask"],
-        labels=f.labels,
-        studies=f.studies,
-        patients=f.patients,
-        rows=f.rows,
-    )
+    generator = torch.Generator().manual_seed(seed)
+    noisy = noisy_images(f.float_images(), settings.mu, settings.sigma, generator)
+    if f.images.dtype == np.uint8:
+        noisy = (noisy * 255).round().to(torch.uint8)
+    if not f.input_ids.shape[1]:  # the model reads no reports
+        return replace(f, images=noisy.numpy())
+    if len(data.forget_reports) != len(f):
+        raise InputError(
+            f"{len(data.forget_reports)} forget_reports for {len(f)} records of D_f: Forget-MI "
+            "perturbs the text of each"
+        )
+    reports = noisy_reports(data.forget_reports, settings.text_noise, seed)
+    text = tokenize(reports, data.tokenizer, data.max_tokens)
+    return replace(f, images=noisy.numpy(), **text)
 
 
 def held_out_embeddings(

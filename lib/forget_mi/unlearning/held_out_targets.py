@@ -170,13 +170,11 @@ def check_references(data: UnlearningData) -> None:
     if not data.references:
         raise InputError(
             "parameter references.folds = 0: this way to unlearn learns from reference models that "
-            "never saw the "
-            "patients; at least 2 folds are needed (they are trained by notebook 02)"
+            "never saw the patients; at least 2 folds are needed (they are trained by notebook 02)"
         )
     alone = ~np.any([reference.stranger for reference in data.references], axis=0)
     if alone.any():
         raise InputError(
             f"{int(alone.sum())} of {len(alone)} records of the request have no reference model "
-            f"that never saw their "
-            "patient; train the references again"
+            "that never saw their patient; train the references again"
         )

@@ -21,8 +21,7 @@ def last_layers(model: ImageTextModel, k: int) -> list[nn.Module]:
         if not blocks:
             raise InputError(
                 f"the {type(tower).__name__}'s layers can't be told apart, so there is no last {k} "
-                f"of them; CF-k and "
-                "EU-k need a tower whose blocks() lists them"
+                "of them; CF-k and EU-k need a tower whose blocks() lists them"
             )
         found += [*blocks[-k:], *tower.after_blocks(), tower.head]
     return found

@@ -55,8 +55,8 @@ class References:
             raise InputError(
                 f"{' and '.join(names) or 'no reference'}: trained on patient "
                 f"{self.hashed(patients.iloc[int(known.argmax())])}, whom the request names; only "
-                f"a reference "
-                "that never saw the patient can teach: train them again (remove their folders)"
+                "a reference that never saw the patient can teach: train them again (remove their "
+                "folders)"
             )
         teachers = tuple(
             Reference.from_checkpoint(name, self.checkpoints[name], data, cohort, stranger[name])
@@ -79,7 +79,7 @@ class UnlearnedReference:
         return 0.0 if self.log is None else self.log.seconds
 
 
-def forget_in_references(
+def unlearn_references(
     references: References,
     cohort: Cohort,
     request: Request,

@@ -24,7 +24,7 @@ from forget_mi.config import config
 from forget_mi.data.cohort import SKIPPED_COLUMNS, Cohort
 from forget_mi.data.images import UnreadableImageError, inside, readable_folder
 from forget_mi.data.store import FilesConfig, check_unusable, cohort_from_files
-from forget_mi.errors import InputError
+from forget_mi.errors import InputError, MissingExtraError, import_extra
 
 NAME = "openi"
 
@@ -151,9 +151,9 @@ def shipped(name: str) -> Path:
     seconds)."""
     spec = importlib.util.find_spec("torchxrayvision")
     if spec is None:
-        raise InputError(
-            "the package torchxrayvision, which ships Open-i's reports, is not installed; run make "
-            "test"
+        raise MissingExtraError(
+            "torchxrayvision, which ships Open-i's reports, is not installed; it comes with an "
+            "extra: pip install 'forget-mi[radiology]'"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / name
 
@@ -183,6 +183,7 @@ def read_report(data: bytes) -> dict[str, Any]:
     Entities and external references are refused (defusedxml). Raises UnreadableImageError with the
     reason where the file is not a report.
     """
+    import_extra("defusedxml", "radiology")
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
 

@@ -46,7 +46,6 @@ def cohort_settings(source: Any) -> tuple[type, Callable[[Any], Cohort]]:
     if source not in SOURCES:
         raise InputError(
             f"parameter cohort.source = {source!r}: allowed are {', '.join(SOURCES)}, and "
-            f"package.module:name of a "
-            "function that makes one"
+            "package.module:name of a function that makes one"
         )
     return SOURCES[source]
