@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser sweep sweep-dry tune dag results real-results drift notebooks reference format lock clean
+.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser sweep sweep-dry tune results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -23,8 +23,8 @@ demo: .venv/installed            ## the main job on the built-in synthetic cohor
 run: .venv/installed             ## PROFILE=covid DATA=folder: the five notebooks on a profile
 	$(BIN)/python -m forget_mi run $(PROFILE) $(if $(DATA),--data $(DATA))
 
-test: .venv/installed            ## lint, unit tests, notebooks end to end, regression on their printed results
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(ALIKE) $(BIN)/python -m pytest --ignore tests/browser -n $(WORKERS) --dist loadfile
+test: .venv/installed            ## lint, import contracts, unit tests, notebooks end to end, regression on their printed results
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(ALIKE) $(BIN)/python -m pytest --ignore tests/browser -n $(WORKERS) --dist loadfile
 
 test-browser: .venv/installed    ## JupyterLab, the explorer, the site and the slides in a real browser (Debian's chromium)
 	@command -v chromium > /dev/null || { echo "no chromium on this machine: apt-get install chromium" >&2; exit 1; }
@@ -60,17 +60,14 @@ sweep-dry: .venv/installed       ## what make sweep would run
 tune: .venv/installed            ## PROFILE=demo: choose every approach's hyper-parameters, into params/tuned/
 	$(BIN)/python -m forget_mi tune $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
 
-dag: .venv/installed             ## figures/workflow.png: the rules of the sweep and how many jobs each has
-	$(BIN)/python -m forget_mi dag $(PROFILE)
-
-results: .venv/installed         ## make sweep, then figures/results.csv, the figures and the README's tables
+results: .venv/installed         ## make sweep, then figures/results.csv, the figures and the tables of README and docs
 	$(BIN)/python -m forget_mi results
 
-real-results: .venv/installed    ## PROFILE=covid DATA=folder, PROFILE=open-i: run it, figures/PROFILE.csv, the README's table
+real-results: .venv/installed    ## PROFILE=covid DATA=folder, PROFILE=open-i: run it, figures/PROFILE.csv, the table of docs/real-cohorts.md
 	$(BIN)/python -m forget_mi real-results $(PROFILE) $(if $(DATA),--data $(DATA))
 
-drift: .venv/installed           ## ten deletion requests one after another: figures/drift.csv and .png
-	$(BIN)/python -m forget_mi drift
+layers: .venv/installed          ## docs/architecture.md's picture, from the import contracts; the longest chain of packages
+	$(BIN)/python docs/layers.py
 
 notebooks: .venv/installed       ## ONLY="05_compare explore": rebuild the committed notebooks' outputs (all)
 	OMP_NUM_THREADS=1 $(BIN)/python -m forget_mi notebooks $(ONLY)
@@ -98,5 +95,5 @@ clean:                           ## remove the environment and all runs
 
 .venv/installed: pyproject.toml requirements.lock
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[all]'
 	touch $@

@@ -13,8 +13,11 @@ def canonical(name: str) -> str:
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [
-    Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    Requirement(line)
+    for lines in (PROJECT["dependencies"], *(EXTRAS[name] for name in EXTRAS if name != "all"))
+    for line in lines
 ]
 LOCK = {
     canonical(line.split("==")[0]): line.strip().split("==")[1]
@@ -45,6 +48,11 @@ def test_environment_has_nothing_else():
     assert set(CONDA_PINS) == {canonical(r.name) for r in DIRECT}
     assert "python=3.11" in ENVIRONMENT
     assert {"-c requirements.lock", "-e ."} <= set(ENVIRONMENT[-1]["pip"])
+
+
+def test_all_is_every_extra_and_no_package_is_in_two():
+    assert EXTRAS["all"] == [f"forget-mi[{','.join(name for name in EXTRAS if name != 'all')}]"]
+    assert len({canonical(r.name) for r in DIRECT}) == len(DIRECT)
 
 
 def test_torch_and_torchvision_are_an_exact_pair():

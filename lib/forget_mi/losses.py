@@ -16,8 +16,8 @@ def ranking_loss(z: Embeddings, labels: Tensor, studies: Tensor) -> Tensor:
     batch at once.
 
     For each pair i and its neighbour j = i + 1 (the last one's neighbour is the first):
-        hinge(sim(img_j, txt_i) - sim(img_i, txt_i) + m) + hinge(sim(img_i, txt_j) - sim(img_i,
-        txt_i) + m),
+        hinge(sim(img_j, txt_i) - sim(img_i, txt_i) + m)
+        + hinge(sim(img_i, txt_j) - sim(img_i, txt_i) + m),
     sim the dot product; m = max(.5, |y_i - y_j|), 0 where both come from one study, .5 where a
     label is missing.
 

@@ -9,7 +9,7 @@ import html
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -305,75 +305,66 @@ class Explorer:
         """The controls and what they show."""
         import ipywidgets as w
 
-        setting = SETTINGS["multimodal"]
         menu = w.Dropdown(
             options=self.patients, description="patient", layout={"width": "min(26em, 100%)"}
         )
-        sliders = {
-            "sigma": w.FloatSlider(0.3, min=0, max=1, step=0.05, description="image noise"),
-            "text_noise": w.FloatSlider(0.5, min=0, max=1, step=0.1, description="report noise"),
-        }
-        sliders |= {
-            n: w.FloatSlider(
-                getattr(setting, n), min=0, max=1, step=0.05, description=f"weight {n.upper()}"
-            )
-            for n in Weights._fields
-        }
-        for slider in sliders.values():
-            slider.continuous_update = False
-        shown = {
-            name: w.HTML() for name in ("report", "answers", "attack", "neighbours", "corrupted")
-        }
+        sliders = _sliders()
+        parts = {name: w.HTML() for name in TITLES}
 
         def show_patient(_: object = None) -> None:
             patient = menu.value
-            shown[
-                "report"
-            ].value = (
-                f"<pre style='white-space: pre-wrap'>{html.escape(self.report(patient))}</pre>"
-            )
-            draw(
-                shown["answers"],
-                lambda: self.answers(patient),
-                f"Radiographs of {patient} and what the models say",
-            )
-            draw(
-                shown["attack"],
-                lambda: self.attack_position(patient),
-                f"Where the attack puts {patient}",
-            )
-            draw(
-                shown["neighbours"],
-                lambda: self.neighbours(patient),
-                f"Nearest neighbours of {patient}",
-            )
+            report = html.escape(self.report(patient))
+            parts["report"].value = f"<pre style='white-space: pre-wrap'>{report}</pre>"
+            for name, figure, alt in (
+                ("answers", self.answers, "Radiographs of {} and what the models say"),
+                ("attack", self.attack_position, "Where the attack puts {}"),
+                ("neighbours", self.neighbours, "Nearest neighbours of {}"),
+            ):
+                draw(parts[name], partial(figure, patient), alt.format(patient))
             show_losses()
 
         def show_losses(_: object = None) -> None:
-            values = [slider.value for slider in sliders.values()]
-            draw(
-                shown["corrupted"],
-                lambda: self.corrupted(menu.value, values[0], values[1], values[2:]),
-                f"Corrupted copy and losses of {menu.value}",
-            )
+            sigma, text_noise, *weights = (slider.value for slider in sliders)
+            figure = partial(self.corrupted, menu.value, sigma, text_noise, weights)
+            draw(parts["corrupted"], figure, f"Corrupted copy and losses of {menu.value}")
 
         menu.observe(show_patient, names="value")
-        for slider in sliders.values():
+        for slider in sliders:
             slider.observe(show_losses, names="value")
         show_patient()
-        titles = {"report": "The report", "answers": "What the models "
-                                                     "say", "attack": "What an attacker sees",
-                  "neighbours": "Who lies nearest", "corrupted": "Forget-MI's target and "
-                                                                 "losses"}  # fmt: skip
-        parts = [menu]
-        for name, title in titles.items():
-            controls = (
-                [w.HBox(list(sliders.values()), layout={"flex_flow": "row wrap"})]
-                if name == "corrupted"
-                else []
-            )
-            parts += [w.HTML(f"<h3>{title}</h3>"), *controls, shown[name]]
-        return w.VBox(parts)
+        rows = [menu]
+        for name, title in TITLES.items():
+            rows.append(w.HTML(f"<h3>{title}</h3>"))
+            if name == "corrupted":
+                rows.append(w.HBox(sliders, layout={"flex_flow": "row wrap"}))
+            rows.append(parts[name])
+        return w.VBox(rows)
+
+
+TITLES = {
+    "report": "The report",
+    "answers": "What the models say",
+    "attack": "What an attacker sees",
+    "neighbours": "Who lies nearest",
+    "corrupted": "Forget-MI's target and losses",
+}
+
+
+def _sliders() -> list[ipywidgets.FloatSlider]:
+    """Of the noise of images and reports, and of Forget-MI's four weights."""
+    import ipywidgets as w
+
+    sliders = [
+        w.FloatSlider(0.3, min=0, max=1, step=0.05, description="image noise"),
+        w.FloatSlider(0.5, min=0, max=1, step=0.1, description="report noise"),
+    ]
+    for name in Weights._fields:
+        value = getattr(SETTINGS["multimodal"], name)
+        label = f"weight {name.upper()}"
+        sliders.append(w.FloatSlider(value, min=0, max=1, step=0.05, description=label))
+    for slider in sliders:
+        slider.continuous_update = False
+    return sliders
 
 
 def draw(place: ipywidgets.HTML, figure: Callable[[], Figure], alt: str) -> None:

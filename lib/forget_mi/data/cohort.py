@@ -57,11 +57,9 @@ class Cohort:
     """Patients, their studies, their images and reports.
 
     table: one row an image, index 0..n-1, with at least patient_id, study_id and image_id (str) and
-    label
-        (int, 0..len(classes)-1); a source may add more (sex, age, view).
+        label (int, 0..len(classes)-1); a source may add more (sex, age, view).
     images: uint8 array of shape (n, 1, height, width), row i belonging to row i of the table; it
-    may be memory-mapped,
-        or an ImageRows.
+        may be memory-mapped, or an ImageRows.
     reports: study_id -> report text, never empty.
     classes: the label names, in the order of the label numbers.
     synthetic: True where no real person stands behind a row.

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "project": "display_path show_progress write_table ROOT",
         "params": "Params SweepConfig TuningConfig approach_overrides resolve unlearning_values "
         "SECTIONS",
-        "profiles": "load_profile read_yaml",
+        "profiles": "load_profile read_yaml tuned_by",
         "run": "Run load_source open_run",
         "models": "load_model save_model train_model train_models",
         "references": "load_references save_references",

@@ -13,7 +13,7 @@ from typing import Any
 from forget_mi.errors import InputError, import_extra
 from forget_mi.runs.parallel import run_parallel
 from forget_mi.runs.params import approach_overrides
-from forget_mi.runs.profiles import read_yaml
+from forget_mi.runs.profiles import tuned_by
 from forget_mi.runs.project import ROOT, display_path
 from forget_mi.runs.run import Run, open_run
 
@@ -81,7 +81,7 @@ def _execute_job(source: Path, progress: bool, job: tuple[Path, dict[str, Any]])
 
 def compared_overrides(run: Run, profile: str | Path) -> list[dict[str, Any]]:
     """What notebook 03 overrides for each approach that a profile puts beside its method."""
-    tuned = (read_yaml(profile).get("unlearning") or {}).get("tuned") if run.params.beside else None
+    tuned = tuned_by(profile) if run.params.beside else None
     return [approach_overrides(approach, tuned) for approach in run.params.beside]
 
 

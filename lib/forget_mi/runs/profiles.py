@@ -66,3 +66,8 @@ def set_dotted(values: dict[str, Any], name: str, value: Any) -> None:
         if not isinstance(values, dict):
             raise InputError(f"unknown parameter {name} = {value!r}: {parent} is not a section")
     values[last] = value
+
+
+def tuned_by(profile: str | Path) -> str | None:
+    """The file in params/tuned from which a profile takes the settings of its methods, or None."""
+    return (read_yaml(profile).get("unlearning") or {}).get("tuned")

@@ -16,7 +16,7 @@ from forget_mi.runs import (
     approach_overrides,
     load_profile,
     open_run,
-    read_yaml,
+    tuned_by,
 )
 from forget_mi.unlearning import approaches
 
@@ -122,7 +122,7 @@ def open_sweep(
     """
     run = open_run(profile, overrides=overrides)
     where = ROOT / (folder or f"runs/sweep/{run.params.profile}")
-    tuned = (read_yaml(profile).get("unlearning") or {}).get("tuned")
+    tuned = tuned_by(profile)
     sweep = Sweep(str(profile), dict(overrides or {}), where, run.params, run.unlearned_name, tuned)
     for name in sweep.names() if check else ():
         for approach in sweep.approaches:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 import yaml
@@ -101,6 +101,58 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
     return values
 
 
+class Trial:
+    """The objective of a search: unlearns every case with the settings that a trial suggests."""
+
+    def __init__(
+        self,
+        module: Any,
+        fixed: Mapping[str, Any],
+        space: SearchSpace,
+        cases: Sequence[TuningCase],
+        budget: float,
+        accelerator: Accelerator,
+    ):
+        self.module, self.fixed, self.space, self.cases = module, fixed, space, cases
+        self.budget, self.accelerator = budget, accelerator
+        self.before = {case.name: self._predictions(case.original, case) for case in cases}
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """The mean score over the cases. Raises optuna.TrialPruned, with the reason in the trial's
+        attribute 'ended'."""
+        values = {**self.fixed, **suggest(trial, self.space)}
+        terms: list[dict[str, float]] = []
+        trial.set_user_attr("settings", json.dumps(values))
+        for number, case in enumerate(self.cases):
+            try:
+                unlearned, log = _unlearn(self.module, values, case, self.accelerator)
+            except FloatingPointError as error:
+                self._prune(trial, str(error))
+            share = log.work / case.retraining_work
+            if share > self.budget:
+                self._prune(trial, f"costs {share:.3f} of retraining")
+            after = self._predictions(unlearned, case)
+            terms.append(score_terms(self.before[case.name], after) | {"share": share})
+            means = pd.DataFrame(terms).mean()
+            trial.set_user_attr("terms", means.to_dict())
+            score = float(means.drop("share").mean())
+            trial.report(score, number)
+            if number + 1 < len(self.cases) and trial.should_prune():
+                self._prune(trial, "worse than the median")
+        trial.set_user_attr("ended", "")
+        return score
+
+    def _predictions(self, model: ImageTextModel, case: TuningCase) -> TuningPredictions:
+        return TuningPredictions.of_model(model, case, self.accelerator)
+
+    @staticmethod
+    def _prune(trial: optuna.Trial, reason: str) -> NoReturn:
+        import optuna
+
+        trial.set_user_attr("ended", reason)
+        raise optuna.TrialPruned from None
+
+
 def search(
     method: str,
     fixed: Mapping[str, Any],
@@ -127,40 +179,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     module = get_method(method)
     space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}
-    before = {
-        case.name: TuningPredictions.of_model(case.original, case, accelerator) for case in cases
-    }
-
-    def objective(trial: optuna.Trial) -> float:
-        values = {**fixed, **suggest(trial, space)}
-        terms: list[dict[str, float]] = []
-        trial.set_user_attr("settings", json.dumps(values))
-        for number, case in enumerate(cases):
-            try:
-                unlearned, log = _unlearn(module, values, case, accelerator)
-            except FloatingPointError as error:
-                trial.set_user_attr("ended", str(error))
-                raise optuna.TrialPruned from None
-            share = log.work / case.retraining_work
-            if share > settings.budget:
-                trial.set_user_attr("ended", f"costs {share:.3f} of retraining")
-                raise optuna.TrialPruned
-            terms.append(
-                score_terms(
-                    before[case.name], TuningPredictions.of_model(unlearned, case, accelerator)
-                )
-                | {"share": share}
-            )
-            means = pd.DataFrame(terms).mean()
-            trial.set_user_attr("terms", means.to_dict())
-            score = float(means.drop("share").mean())
-            trial.report(score, number)
-            if number + 1 < len(cases) and trial.should_prune():
-                trial.set_user_attr("ended", "worse than the median")
-                raise optuna.TrialPruned
-        trial.set_user_attr("ended", "")
-        return score
-
+    trial = Trial(module, fixed, space, cases, settings.budget, accelerator)
     study = optuna.create_study(
         study_name=method,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=settings.patience, n_warmup_steps=1),
@@ -173,16 +192,12 @@ def search(
     done = len([t for t in study.trials if t.state in ended])  # the others were interrupted
     if done == 0:
         study.enqueue_trial(_defaults(module, fixed, space))
-    for number in tqdm(
-        range(done, settings.trials if space else 1),
-        desc=method,
-        unit="trial",
-        disable=not progress,
-    ):
+    numbers = range(done, settings.trials if space else 1)
+    for number in tqdm(numbers, desc=method, unit="trial", disable=not progress):
         # A sampler a trial: a search that was killed and goes on draws what it would have drawn.
         seed = 1000 * settings.seed + number
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=settings.patience)
-        study.optimize(objective, n_trials=1)
+        study.optimize(trial, n_trials=1)
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if not finished:
         raise RuntimeError(

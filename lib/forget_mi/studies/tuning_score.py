@@ -66,9 +66,8 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
 
     Forgotten patients should look like validation patients:
     - member_calls: the paper's attack, an SVC that learns from F_ul's losses what members (D_s) and
-      strangers (D_v)
-      look like; the share of D_f that it calls members, against the share of strangers that it does
-      on F_og.
+      strangers (D_v) look like; the share of D_f that it calls members, against the share of
+      strangers that it does on F_og.
     - attack: ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused
       prediction.
     - forget_auc, forget_f1: AUC and macro-F1 on D_f, against those on D_v.

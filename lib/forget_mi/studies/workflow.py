@@ -201,9 +201,9 @@ def only_shows(options: Sequence[str]) -> bool:
 
 
 def _snakemake(sweep: Sweep, options: Sequence[str], **config: object) -> int:
-    """snakemake's exit status. Its own files lie beside the runs. It goes on
-    after a failure, and makes again what a killed job left behind. config: what the Snakefile is
-    told beside the sweep."""
+    """snakemake's exit status. Its own files lie beside the runs. It goes on after a failure, and
+    makes again what a killed job left behind. config: what the Snakefile is given beside the
+    sweep."""
     import_extra("snakemake", "studies")
     sweep.folder.mkdir(parents=True, exist_ok=True)
     # In hex: snakemake reads a value as YAML whose scalars are all texts, and again in each job it

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from forget_mi.data import (
@@ -79,12 +80,8 @@ def train(
     to_device(model, accelerator)
     clear_accelerator(accelerator)
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-    parameters = list(wrapped.parameters())
-    state = TrainingState(
-        state_folder,
-        {"settings": asdict(settings), "seed": seed, "examples": len(examples)},
-        accelerator,
-    )
+    identity = {"settings": asdict(settings), "seed": seed, "examples": len(examples)}
+    state = TrainingState(state_folder, identity, accelerator)
     log = state.restore()
     label = progress if isinstance(progress, str) else "training"
 
@@ -97,42 +94,58 @@ def train(
         started = time.perf_counter()
         epoch_seed = 1_000_003 * seed + epoch
         torch.manual_seed(epoch_seed)
-        loader = device_loader(
-            make_loader(examples, settings.batch_size, seed=epoch_seed), accelerator
-        )
-        wrapped.train()
-        total = torch.zeros((), device=accelerator.device)
-        for batch in loader:
-            batch["images"] = translate(batch["images"], settings.translation)
-            for part in accumulate_gradients(
-                split_batch(batch, accelerator.parts), wrapped, accelerator
-            ):
-                value = default_loss(wrapped, part) * (len(part["labels"]) / len(batch["labels"]))
-                accelerator.backward(value)
-                total += value.detach()
-            accelerator.clip_grad_norm_(parameters, settings.clip)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-        mean_loss = accelerator.reduce(total, "mean").item() / len(loader)
+        loader = make_loader(examples, settings.batch_size, seed=epoch_seed)
+        loader = device_loader(loader, accelerator)
+        mean_loss = _train_epoch(wrapped, loader, optimizer, scheduler, settings, accelerator)
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
                 f"{label}: the loss is {mean_loss} in epoch {epoch + 1}; lower the rate"
             )
-        held_out = predict(model, validation, accelerator)
-        row = {
-            "epoch": epoch + 1,
-            "train_loss": mean_loss,
-            "validation_loss": float(held_out.cross_entropy("fused").mean()),
-            "validation_auc": mean_auc(held_out.labels, held_out.probabilities("fused")),
-        }
+        row = {"epoch": epoch + 1, "train_loss": mean_loss}
+        row |= _validation_measures(model, validation, accelerator)
         log.epochs.append(row)
         if row["validation_auc"] >= max(e["validation_auc"] for e in log.epochs):
             log.best_epoch = epoch + 1
         state.save(log)
         bar.set_postfix(loss=f"{mean_loss:.3f}", validation_auc=f"{row['validation_auc']:.3f}")
     return log
+
+
+def _train_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    settings: TrainingConfig,
+    accelerator: Accelerator,
+) -> float:
+    """One pass over the loader; the mean loss of a batch over all processes."""
+    model.train()
+    parameters = list(model.parameters())
+    total = torch.zeros((), device=accelerator.device)
+    for batch in loader:
+        batch["images"] = translate(batch["images"], settings.translation)
+        parts = split_batch(batch, accelerator.parts)
+        for part in accumulate_gradients(parts, model, accelerator):
+            loss = default_loss(model, part) * (len(part["labels"]) / len(batch["labels"]))
+            accelerator.backward(loss)
+            total += loss.detach()
+        accelerator.clip_grad_norm_(parameters, settings.clip)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return accelerator.reduce(total, "mean").item() / len(loader)
+
+
+def _validation_measures(
+    model: ImageTextModel, validation: Examples, accelerator: Accelerator
+) -> dict[str, float]:
+    predictions = predict(model, validation, accelerator)
+    return {
+        "validation_loss": float(predictions.cross_entropy("fused").mean()),
+        "validation_auc": mean_auc(predictions.labels, predictions.probabilities("fused")),
+    }
 
 
 def train_new(

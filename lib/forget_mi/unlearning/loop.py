@@ -89,7 +89,7 @@ class UnlearningLoop:
 
         Raises FloatingPointError where the loss is not finite.
         """
-        data, settings, accelerator, log = self.data, self.settings, self.accelerator, self.log
+        settings, accelerator, log = self.settings, self.accelerator, self.log
         clear_accelerator(accelerator)
         optimizer = make_optimizer(
             self.unlearned, settings.learning_rate, settings.weight_decay, settings.beta2
@@ -97,8 +97,7 @@ class UnlearningLoop:
         wrapped, optimizer = accelerator.prepare(self.unlearned, optimizer)
         validation_loss = None
         if settings.stop == "validation":
-            validation_loss = fused_loss(self.original, data.validation, accelerator)
-            log.work += FORWARD_ONLY * len(data.validation)
+            validation_loss = self._fused_loss(self.original, self.data.validation)
         rng = np.random.default_rng([self.seed, 17])
         bar = tqdm(
             range(settings.epochs), desc=description, unit="epoch", disable=not self.progress
@@ -118,23 +117,22 @@ class UnlearningLoop:
                     f"rate"
                 )
             if validation_loss is not None and forget_loss >= NEAR * validation_loss:
-                forget_loss = fused_loss(self.unlearned, data.forget, accelerator)
-                log.work += FORWARD_ONLY * len(data.forget)
+                forget_loss = self._fused_loss(self.unlearned, self.data.forget)
             row |= {"epoch": epoch + 1, "forget_loss": forget_loss}
             row |= {} if validation_loss is None else {"validation_loss": validation_loss}
             log.epochs.append(row)
             if after_epoch is not None:
                 after_epoch(row)
-            bar.set_postfix(
-                {
-                    name: f"{row[name]:.2f}"
-                    for name in ("forget_loss", "validation_loss")
-                    if name in row
-                }
-            )
+            shown = [name for name in ("forget_loss", "validation_loss") if name in row]
+            bar.set_postfix({name: f"{row[name]:.2f}" for name in shown})
             if validation_loss is not None and forget_loss >= validation_loss:
                 return self.unlearned, log.finish("the forget loss reached the validation loss")
         return self.unlearned, log.finish("all epochs were run")
+
+    def _fused_loss(self, model: ImageTextModel, examples: Examples) -> float:
+        """Mean cross-entropy of the fused prediction; it counts as work."""
+        self.log.work += FORWARD_ONLY * len(examples)
+        return fused_loss(model, examples, self.accelerator)
 
     def _epoch(
         self,

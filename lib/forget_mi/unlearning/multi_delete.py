@@ -53,9 +53,8 @@ def unlearn(
 ) -> tuple[ImageTextModel, UnlearningLog]:
     """F_ul from F_og by three mean squared errors:
     - modality decoupling: J(F_ul(I_f, T_f)) to J(F_og(I_p), F_og(T_q)), p and q drawn at random
-      from the forget batch,
-      so that a forgotten pair is as loosely joined as an image and a report that have nothing to do
-      with each other;
+      from the forget batch, so that a forgotten pair is as loosely joined as an image and a report
+      that have nothing to do with each other;
     - multimodal retention: J on D_r to F_og's;
     - unimodal retention: z_img and z_txt on D_f to F_og's (a modality alone is not forgotten).
 
@@ -88,17 +87,9 @@ def unlearn(
         unimodal = sum(
             mse_loss(mine, theirs) for mine, theirs in zip(z, target, strict=True) if mine.shape[-1]
         )
-        total = (
-            settings.decoupling * decoupling
-            + settings.multimodal * multimodal
-            + settings.unimodal * unimodal
-        )
-        return {
-            "decoupling": decoupling,
-            "multimodal": multimodal,
-            "unimodal": unimodal,
-            "total": total,
-        }
+        losses = {"decoupling": decoupling, "multimodal": multimodal, "unimodal": unimodal}
+        total = sum(getattr(settings, name) * loss for name, loss in losses.items())
+        return losses | {"total": total}
 
     return loop.run(
         paired_sampler(data, settings),

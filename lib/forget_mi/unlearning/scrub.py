@@ -77,9 +77,8 @@ def unlearn(
     max_steps, min_steps = forget_sampler(data, settings), retain_sampler(data, settings)
 
     def sampler(rng: np.random.Generator, epoch: int) -> list[StepIndices]:
-        return (max_steps(rng, epoch) if epoch < settings.max_epochs else []) + min_steps(
-            rng, epoch
-        )
+        first = max_steps(rng, epoch) if epoch < settings.max_epochs else []
+        return first + min_steps(rng, epoch)
 
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         if forget:
@@ -106,10 +105,9 @@ def unlearn(
     rewinds = settings.setting == "rewind"
     loop.run(sampler, loss, description="SCRUB", after_epoch=save_weights if rewinds else None)
     if rewinds:
-        aim = fused_error(student, data.validation, accelerator)
+        target = fused_error(student, data.validation, accelerator)
         log.work += FORWARD_ONLY * len(data.validation)
-        distances = [abs(row["forget_error"] - aim) for row in log.epochs]
-        epoch = int(np.argmin(distances))
+        epoch = int(np.argmin([abs(row["forget_error"] - target) for row in log.epochs]))
         student.load_state_dict(weights_by_epoch[epoch])
         log.finish(f"rewound to epoch {epoch + 1} of {len(weights_by_epoch)}")
     return student, log

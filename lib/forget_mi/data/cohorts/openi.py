@@ -77,28 +77,7 @@ def load(settings: OpeniConfig) -> Cohort:
     Raises InputError where the reports or the folder of images are missing, a MeSH term occurs in
     no report, or too many files can't be used.
     """
-    ineligible, unusable, found = [], [], []
-    for name, data in report_files(settings.reports or shipped("NLMCXR_reports.tgz")):
-        try:
-            record = read_report(data)
-        except UnreadableImageError as error:
-            unusable.append((name, str(error)))
-            continue
-        reason = _why_not(record)
-        if reason:
-            ineligible.append((name, reason))
-        else:
-            found.append(record | {"file": name})
-    check_unusable(
-        settings.reports or "the reports",
-        unusable,
-        len(found) + len(unusable),
-        settings.max_unreadable,
-    )
-    if not found:
-        raise InputError(
-            f"{settings.reports}: none of {len(ineligible) + len(unusable)} reports can be used"
-        )
+    found, ineligible, unusable = _usable_reports(settings)
     labels = _labels(found, settings)
     reports = {record["id"]: record["text"] for record in found}
     records = [
@@ -144,6 +123,32 @@ def load(settings: OpeniConfig) -> Cohort:
         ineligible=ineligible,
         unusable=unusable,
     )
+
+
+def _usable_reports(
+    settings: OpeniConfig,
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]], list[tuple[str, str]]]:
+    """The reports, and by file and reason those that the rules leave out and those that can't be
+    used. Raises InputError where too many can't be used, or none is left."""
+    found, ineligible, unusable = [], [], []
+    for name, data in report_files(settings.reports or shipped("NLMCXR_reports.tgz")):
+        try:
+            record = read_report(data)
+        except UnreadableImageError as error:
+            unusable.append((name, str(error)))
+            continue
+        reason = _why_not(record)
+        if reason:
+            ineligible.append((name, reason))
+        else:
+            found.append(record | {"file": name})
+    source = settings.reports or "the reports"
+    check_unusable(source, unusable, len(found) + len(unusable), settings.max_unreadable)
+    if not found:
+        raise InputError(
+            f"{settings.reports}: none of {len(ineligible) + len(unusable)} reports can be used"
+        )
+    return found, ineligible, unusable
 
 
 def shipped(name: str) -> Path:

@@ -142,6 +142,41 @@ def _edge(distance: np.ndarray, softness: float) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(distance / softness, -30, 30)))
 
 
+def _lungs(x: np.ndarray, y: np.ndarray, a: _Anatomy, breath: float) -> np.ndarray:
+    """Where the lungs are, 0 to 1."""
+    lungs = np.zeros_like(x)
+    for side, dome in zip((-1, 1), a.dome, strict=True):
+        u = (side * x - 0.40) / (0.30 - 0.10 * np.clip(-y, 0, 1))
+        v = (y + 0.06) / (a.lung_height + 0.08)
+        inside = 1 - (np.abs(u) ** 2.4 + np.abs(v) ** 2.8)
+        diaphragm = dome + breath + 0.55 * (side * x - 0.36) ** 2 - y
+        lungs = np.maximum(lungs, _edge(inside, 0.07) * _edge(diaphragm, 0.025))
+    return lungs
+
+
+def _heart(x: np.ndarray, y: np.ndarray, a: _Anatomy, severity: float) -> np.ndarray:
+    """Where the heart is, 0 to 1; a little larger in the sick."""
+    size = a.heart * (1 + 0.05 * severity)
+    hx, hy = x - 0.12, y - 0.33
+    across = np.cos(a.heart_tilt) * hx + np.sin(a.heart_tilt) * hy
+    along = -np.sin(a.heart_tilt) * hx + np.cos(a.heart_tilt) * hy
+    return _edge(1 - (across / (0.37 * size)) ** 2 - (along / (0.29 * size)) ** 2, 0.16)
+
+
+def _hila(x: np.ndarray, y: np.ndarray, a: _Anatomy) -> tuple[np.ndarray, np.ndarray]:
+    """The vessels that leave the hila, and the haze around them."""
+    vessels, haze = np.zeros_like(x), np.zeros_like(x)
+    for side in (0, 1):
+        hilum = (-0.24, 0.24)[side]
+        radius = np.hypot(x - hilum, (y - 0.02) * 0.9)
+        angle = np.arctan2(y - 0.02, x - hilum)
+        phases = enumerate(a.vessel_phase[side])
+        streaks = sum(np.cos((3 + 2 * k) * angle + p + 2 * radius) for k, p in phases) / 4
+        vessels += np.clip(streaks, 0, None) ** 2 * np.exp(-radius / 0.26)
+        haze += np.exp(-((radius / 0.34) ** 2))
+    return vessels, haze
+
+
 def _radiograph(rng: np.random.Generator, a: _Anatomy, severity: float, size: int) -> np.ndarray:
     """One frontal picture as uint8 (size, size); severity 0 to 3."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
@@ -153,21 +188,7 @@ def _radiograph(rng: np.random.Generator, a: _Anatomy, severity: float, size: in
     x = x / a.width
 
     body = _edge(0.93 - 0.42 * _edge(-y - 0.72, 0.07) - np.abs(x), 0.03)
-    lungs = np.zeros_like(x)
-    for side, dome in zip((-1, 1), a.dome, strict=True):
-        u = (side * x - 0.40) / (0.30 - 0.10 * np.clip(-y, 0, 1))
-        v = (y + 0.06) / (a.lung_height + 0.08)
-        inside = 1 - (np.abs(u) ** 2.4 + np.abs(v) ** 2.8)
-        diaphragm = dome + breath + 0.55 * (side * x - 0.36) ** 2 - y
-        lungs = np.maximum(lungs, _edge(inside, 0.07) * _edge(diaphragm, 0.025))
-
-    size_of_heart = a.heart * (1 + 0.05 * severity)
-    hx, hy = x - 0.12, y - 0.33
-    across = np.cos(a.heart_tilt) * hx + np.sin(a.heart_tilt) * hy
-    along = -np.sin(a.heart_tilt) * hx + np.cos(a.heart_tilt) * hy
-    heart = _edge(
-        1 - (across / (0.37 * size_of_heart)) ** 2 - (along / (0.29 * size_of_heart)) ** 2, 0.16
-    )
+    lungs, heart = _lungs(x, y, a, breath), _heart(x, y, a, severity)
     mediastinum = np.exp(-(((x - 0.02) / (0.15 + 0.05 * np.clip(y, 0, 1))) ** 4))
     spine = 0.07 * np.exp(-((x / 0.09) ** 4)) * (1 + 0.5 * np.cos(18 * y))
     abdomen = _edge(y - min(a.dome) - breath - 0.02, 0.06)
@@ -176,20 +197,7 @@ def _radiograph(rng: np.random.Generator, a: _Anatomy, severity: float, size: in
     ribs = a.rib_contrast * np.cos(a.rib_count * np.pi * (y + 0.45 * x**2 * 1.2) + a.rib_phase)
     clavicles = 0.12 * np.exp(-(((y + 0.62 + 0.18 * np.abs(x)) / 0.035) ** 2)) * (np.abs(x) > 0.08)
 
-    haze, vessels = np.zeros_like(x), np.zeros_like(x)
-    for side in (0, 1):
-        hilum = (-0.24, 0.24)[side]
-        radius = np.hypot(x - hilum, (y - 0.02) * 0.9)
-        angle = np.arctan2(y - 0.02, x - hilum)
-        streaks = (
-            sum(
-                np.cos((3 + 2 * k) * angle + p + 2 * radius)
-                for k, p in enumerate(a.vessel_phase[side])
-            )
-            / 4
-        )
-        vessels += np.clip(streaks, 0, None) ** 2 * np.exp(-radius / 0.26)
-        haze += np.exp(-((radius / 0.34) ** 2))
+    vessels, haze = _hila(x, y, a)
     fine = rng.normal(size=x.shape)
     lines = gaussian_filter(fine, size / 64 * 0.7) - gaussian_filter(fine, size / 64 * 2.0)
     lines = lines / lines.std()
