@@ -176,10 +176,7 @@ def test_the_readmes_lines_run_with_the_base_alone():
         ("from forget_mi.course import Explorer", "notebooks"),
         ("from forget_mi.data.images import read_dicom; read_dicom('x.dcm')", "radiology"),
         ("from forget_mi.data.cohorts.openi import shipped; shipped('x')", "radiology"),
-        (
-            "from forget_mi.models.networks import _timm; _timm('resnet18', '')",
-            "models",
-        ),
+        ("from forget_mi.models.networks import _timm; _timm('resnet18', '')", "models"),
         ("from forget_mi.cli import main; sys.exit(main(['tune', 'tiny']))", "studies"),
     ],
 )

@@ -21,8 +21,14 @@ from forget_mi.evaluation import iam, ruli
 from forget_mi.evaluation.comparison import CLOSENESS
 from forget_mi.evaluation.klom import FLOOR, klom
 from forget_mi.plots import beyond as beyond_plots
+from forget_mi.runs.project import ROOT
 from forget_mi.runs.run import open_run
-from forget_mi.studies import beyond, results
+from forget_mi.studies import beyond, budgets
+from forget_mi.studies.beyond_tables import BEYOND
+from forget_mi.studies.budgets import apply_change, with_folds, within_budgets
+from forget_mi.studies.many_models import many_against_many
+from forget_mi.studies.sequence import mark_served, sequence, split_request, update_references
+from forget_mi.studies.study import approach_settings, train_study
 from forget_mi.training.prediction import Predictions
 from forget_mi.training.shadows import Shadows
 from forget_mi.unlearning import held_out_targets
@@ -131,18 +137,18 @@ def test_a_request_is_cut_into_parts_of_about_the_same_size(patients, parts, see
     cohort = make_cohort([f"p{i}" for i in images], [0] * len(images), ("only",))
     cohort = replace(cohort, table=cohort.table.assign(split="train"))
     whole = Request("all", tuple(f"p{i}" for i in range(patients)))
-    found = beyond.split_request(cohort, whole, parts, seed)
+    found = split_request(cohort, whole, parts, seed)
     assert sorted(p for part in found for p in part.patients) == sorted(whole.patients)
     sizes = [len(part.forget_rows(cohort)) for part in found]
     assert max(sizes) - min(sizes) <= 3
-    assert found == beyond.split_request(cohort, whole, parts, seed)
+    assert found == split_request(cohort, whole, parts, seed)
 
 
 def test_a_request_of_few_patients_cannot_be_cut_into_many():
     cohort = make_cohort(["a", "b"], [0, 1])
     cohort = replace(cohort, table=cohort.table.assign(split="train"))
     with pytest.raises(InputError, match="request few: 2 patients can't be cut into 3 requests"):
-        beyond.split_request(cohort, Request("few", ("a", "b")), 3, 0)
+        split_request(cohort, Request("few", ("a", "b")), 3, 0)
 
 
 # ---- studies -------------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("beyond")
     run = open_run("tiny", folder / "run", {"shadows.count": 0, "request.fraction": 0.2})
     cohort = split_by_patient(run.source(), run.params.split)
-    return beyond.train_study(run, cohort, make_request(cohort, run.params.request))
+    return train_study(run, cohort, make_request(cohort, run.params.request))
 
 
 def test_a_row_is_the_gap_to_the_retrained_models(study):
@@ -167,17 +173,17 @@ def test_a_row_is_the_gap_to_the_retrained_models(study):
     assert row["share_of_references"] > 0
     assert row["one_off_trainings"] == pytest.approx(1.0)
     assert (
-        study.row(
-            "x", study.forget("fine_tune", beyond.approach_settings(study.run, "fine_tune", None))
-        )["one_off_trainings"]
+        study.row("x", study.forget("fine_tune", approach_settings(study.run, "fine_tune", None)))[
+            "one_off_trainings"
+        ]
         == 0
     )
 
 
 def test_within_a_budget_is_within_it(study):
     for approach in ("fine_tune", "held_out_targets"):
-        settings_ = beyond.approach_settings(study.run, approach, None)
-        found = beyond.within_budgets(study, approach, settings_, (0.01, 1.0, 1.5))
+        settings_ = approach_settings(study.run, approach, None)
+        found = within_budgets(study, approach, settings_, (0.01, 1.0, 1.5))
         assert found[0.01] is None
         for budget, each in found.items():
             assert each is None or each.work <= 1.02 * budget * study.retraining_work
@@ -185,15 +191,15 @@ def test_within_a_budget_is_within_it(study):
 
 def test_changes_multiply_or_replace():
     settings_ = held_out_targets.Config(epochs=7, learning_rate=0.001, retain_batch=16)
-    assert beyond.changed(settings_, {"epochs": 0.5}).epochs == 4
-    assert beyond.changed(settings_, {"learning_rate": 2.0}).learning_rate == 0.002
-    assert beyond.changed(settings_, {"batch_norm": "frozen"}).batch_norm == "frozen"
-    for change in beyond.ABLATIONS.values():
-        beyond.changed(settings_, change)
+    assert apply_change(settings_, {"epochs": 0.5}).epochs == 4
+    assert apply_change(settings_, {"learning_rate": 2.0}).learning_rate == 0.002
+    assert apply_change(settings_, {"batch_norm": "frozen"}).batch_norm == "frozen"
+    for change in budgets.ABLATIONS.values():
+        apply_change(settings_, change)
 
 
 def test_more_folds_are_references_of_their_own_beside_the_same_original(study):
-    more = beyond.with_folds(study, 3)
+    more = with_folds(study, 3)
     assert list(more.references.checkpoints) == ["reference-1", "reference-2", "reference-3"]
     assert more.one_off_trainings == pytest.approx(2.0, abs=0.1)
     assert study.one_off_trainings == pytest.approx(1.0, abs=0.1)
@@ -207,17 +213,17 @@ def test_more_folds_are_references_of_their_own_beside_the_same_original(study):
 
 
 def test_one_request_after_another_ends_with_everyone_forgotten(study):
-    table = beyond.sequence(study, "held_out_targets", QUICK, 3)
+    table = sequence(study, "held_out_targets", QUICK, 3)
     assert table.request.tolist() == [1, 2, 3]
     assert table.share_of_retraining.is_monotonic_increasing
     assert np.isfinite(table.margin_over_retrained).all()
 
 
 def test_the_second_request_reads_nothing_of_the_first_patients(study):
-    first, second = beyond.split_request(study.cohort, study.request, 2, 0)
+    first, second = split_request(study.cohort, study.request, 2, 0)
     one = replace(study, request=first)
     forgotten = one.forget("held_out_targets", QUICK)
-    left = beyond.after(study.references, forgotten.references, first)
+    left = update_references(study.references, forgotten.references, first)
     gone = study.cohort.table.patient_id.isin(first.patients).to_numpy()
     # The records are destroyed, not only moved to another side.
     images = np.where(gone[:, None, None, None], 0, study.cohort.images)
@@ -228,7 +234,7 @@ def test_the_second_request_reads_nothing_of_the_first_patients(study):
 
     def serve(cohort):
         now = replace(
-            study, cohort=beyond.served(cohort, first.patients), request=second, references=left,
+            study, cohort=mark_served(cohort, first.patients), request=second, references=left,
             original=replace(study.original, model=forgotten.model),
         )  # fmt: skip
         return now.forget("held_out_targets", QUICK).model.state_dict()
@@ -249,7 +255,7 @@ def test_the_other_study_of_an_untouched_model_is_a_number(study):
 def test_many_against_many_shows_the_floor_and_who_is_told():
     rng = np.random.default_rng(0)
     retrained = list(rng.normal(size=(40, 60)))
-    table = beyond.many_against_many(
+    table = many_against_many(
         list(rng.normal(6, 1, size=(20, 60))), {"good": list(rng.normal(size=(20, 60)))}, retrained
     ).set_index("approach")
     assert table.klom_forget_mean["retrained"] == table.klom_forget_floor["retrained"]
@@ -269,9 +275,9 @@ def test_margins_of_a_study_are_those_of_its_evidence(study):
 
 
 def test_the_committed_table_is_made_from_the_committed_parts():
-    figures = results.ROOT / "figures"
+    figures = ROOT / "figures"
     table = pd.read_csv(figures / "beyond.csv")
-    assert list(table.columns) == list(results.BEYOND)
+    assert list(table.columns) == list(BEYOND)
     table = table[table.cohort == "demo"]
     many = pd.read_csv(figures / "beyond_many.csv").set_index("approach")
     single = table[
@@ -290,7 +296,9 @@ def test_the_committed_table_is_made_from_the_committed_parts():
 
 
 def test_the_pictures_draw_the_committed_tables():
-    figures = results.ROOT / "figures"
+    figures = ROOT / "figures"
     assert len(beyond_plots.frontier(pd.read_csv(figures / "beyond_frontier.csv")).axes) == 2
-    assert len(beyond_plots.sequence(pd.read_csv(figures / "beyond_sequence.csv")).axes) == 4
+    assert (
+        len(beyond_plots.request_sequence(pd.read_csv(figures / "beyond_sequence.csv")).axes) == 4
+    )
     assert json.loads(json.dumps(list(beyond.PARTS)))[-1] == "many"

@@ -15,7 +15,7 @@ from forget_mi.data.reports import report_text
 from forget_mi.errors import InputError
 
 SMALL = {"source": "synthetic", "patients": 12, "image_size": 32}
-SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "covid-chestxray"
+SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "covid-chestxray"
 
 
 # ---- synthetic -----------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -131,7 +131,7 @@ def test_a_stopped_training_goes_on_to_the_same_end(cohort, accelerator, tmp_pat
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from conftest import *
 from forget_mi.data.cohorts import synthetic
 settings = synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3)
@@ -148,7 +148,8 @@ torch.save(model.state_dict(), {out!r})
 
 
 def test_kill_9_and_resume_gives_the_same_weights(tmp_path):
-    tests = os.path.dirname(__file__)
+    here = Path(__file__).parent
+    tests = [str(here.parent), str(here)]
 
     def command(state, out):
         return [

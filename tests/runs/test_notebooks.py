@@ -204,7 +204,10 @@ def test_a_request_can_be_given_as_a_file_or_a_list(run, tmp_path, monkeypatch, 
         (["run", "nowhere"], "profile 'nowhere'"),
         (["run", "tiny", "--set", "training.epochs=0"], "parameter training.epochs = 0"),
         (["run", "tiny", "--set", "training.epochs"], "write NAME=VALUE"),
-        (["run", "covid"], "parameter cohort.root = None"),
+        (
+            ["run", "covid"],
+            "parameter cohort.root: profile covid needs the folder with its data: DATA=",
+        ),
         (
             ["run", "covid", "--data", "/nowhere", "--run-dir", "{tmp}"],
             "metadata.csv: can't be read",
