@@ -27,9 +27,9 @@ READ = [
 # What the start page is asked for, and a word that stands where it is answered.
 TEN = {
     "add a cohort": "CohortContract",
-    "add a method": "take_steps",
+    "add a method": "UnlearningLoop",
     "add an attack": "higher meaning member",
-    "add a figure": "shown_once",
+    "add a figure": "finish_figure",
     "add a profile": "params/mine.yaml",
     "change the text tower": "text_pretrained",
     "run on Slurm": "workflow/profiles/slurm",

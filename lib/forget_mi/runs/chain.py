@@ -126,9 +126,8 @@ def execute(
     # same time, and can be listened to by anyone on the machine. A socket's name has at most 107
     # letters; where temporary folders have long names, ports it is.
     with tempfile.TemporaryDirectory(prefix="forget-mi-") as folder:
-        settings = {
-            "NotebookClient": {"extra_arguments": [f"--IPKernelApp.exec_lines={FEWER_COLLECTIONS}"]}
-        }
+        lines = f"--IPKernelApp.exec_lines={FEWER_COLLECTIONS}"
+        settings = {"NotebookClient": {"extra_arguments": [lines]}}
         if os.name == "posix" and len(folder) < 80:
             settings["KernelManager"] = {
                 "transport": "ipc",
@@ -144,6 +143,8 @@ def execute(
                 # notebooks.
                 resources={"metadata": {"path": str(ROOT / "notebooks")}},
                 progress_bar=progress,
+                # Where a stream is cut depends on time; joined, the same run gives the same file.
+                coalesce_streams=True,
                 config=Config(settings),
             )
         except PapermillExecutionError as error:
