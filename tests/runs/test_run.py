@@ -3,9 +3,10 @@ import json
 import pytest
 import yaml
 
+from forget_mi.cli import main
 from forget_mi.errors import InputError
 from forget_mi.runs.models import train_models
-from forget_mi.runs.profiles import load_profile
+from forget_mi.runs.profiles import load_profile, tuned_by
 from forget_mi.runs.project import ROOT
 from forget_mi.runs.provenance import first_difference
 from forget_mi.runs.run import open_run
@@ -144,3 +145,52 @@ def test_models_trained_side_by_side_are_those_trained_one_by_one(
         hashes[cores] = {name: manifest["weights_sha256"] for name, manifest in made.items()}
     assert len(set(hashes["1"].values())) == 3
     assert hashes["1"] == hashes["2"]
+
+
+# ---- what a profile leaves to the caller ---------------------------------------------------------
+
+
+def test_a_file_or_a_list_of_patients_replaces_the_profiles_fraction():
+    """Wherever the override comes from: the rule is the profiles', not the command line's."""
+    assert load_profile("tiny").request.fraction is not None
+    by_file = load_profile("tiny", {"request.csv": "/some/forget.csv"}).request
+    by_list = load_profile("tiny", {"request.patients": ["S1"]}).request
+    nested = load_profile("tiny", {"request": {"csv": "/some/forget.csv"}}).request
+    assert str(by_file.csv) == str(nested.csv) == "/some/forget.csv"
+    assert by_list.patients == ("S1",)
+    assert by_file.fraction is by_list.fraction is nested.fraction is None
+
+
+def test_a_profile_without_its_data_says_what_to_pass():
+    with pytest.raises(InputError, match=r"DATA=<folder> with make, --data <folder>"):
+        load_profile("covid")
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    where = tmp_path / "file" / "run"
+    assert main(["run", "tiny", "--run-dir", str(where)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(where) in line
+    assert "can't be written" in line
+
+
+def test_a_profile_says_what_its_methods_were_tuned_on():
+    assert tuned_by("demo") == tuned_by("covid") == "demo"
+    assert tuned_by("tiny") is None
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        code = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        assert '"tuned": "' not in code, f"{path.name} takes settings that the profile did not name"
+
+
+def test_params_of_an_earlier_version_are_read(tmp_path):
+    """Every params.yaml of a run from before has these lines."""
+    old = yaml.safe_load((ROOT / "params" / "tiny.yaml").read_text())
+    old["keep_outputs"] = False
+    old.setdefault("training", {})["keep"] = "last"
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(old))
+    params, present = load_profile(tmp_path / "old.yaml"), load_profile("tiny")
+    assert params.as_dict("training", "request", "model") == present.as_dict(
+        "training", "request", "model"
+    )

@@ -31,12 +31,12 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
                 raise NotYetError(
                     "This exercise is still empty: put your answer in place of the three dots."
                 )
-            said = f"{RIGHT} {check(*answers)}"
+            message = f"{RIGHT} {check(*answers)}"
         except NotYetError as wrong:
-            said = f"{NOT_YET} {wrong}"
+            message = f"{NOT_YET} {wrong}"
         except TypeError as error:  # of the call of the check itself: an answer too many or too few
-            said = f"{NOT_YET} The check can't read this answer ({error})."
-        print(said)
+            message = f"{NOT_YET} The check can't read this answer ({error})."
+        print(message)
 
     return printed
 

@@ -204,8 +204,8 @@ class Explorer:
     def _stranger_scores(self) -> dict[str, np.ndarray]:
         found = {}
         for model in ("original", self.unlearned):
-            said = self.lesson.predictions(model, "test")
-            found[model] = by_patient(self._scores(model).test, said.patients)[0]
+            predictions = self.lesson.predictions(model, "test")
+            found[model] = by_patient(self._scores(model).test, predictions.patients)[0]
         return found
 
     def _score(self, model: str, patient: str) -> float:
@@ -213,11 +213,11 @@ class Explorer:
         place of D_f."""
         side = self.side_of[patient]
         evidence = self.lesson.evidence(model)
-        said = self.lesson.predictions(model, side)
+        predictions = self.lesson.predictions(model, side)
         shadows = evidence.shadows
         if shadows is not None:
             shadows = {**shadows, "forget": self.lesson.shadows.select(self.lesson.rows(side))}
-        asked = type(evidence)(**{**evidence.__dict__, "forget": said, "shadows": shadows})
+        asked = type(evidence)(**{**evidence.__dict__, "forget": predictions, "shadows": shadows})
         rows = np.searchsorted(self.lesson.rows(side), self.rows(patient))
         return float(ATTACKS[self.attack](asked, "fused").forget[rows].mean())
 
@@ -229,9 +229,9 @@ class Explorer:
         for model in ("original", self.unlearned):
             joint = joint_embedding_of(self.lesson.model(model).model) if self._paired else None
             rows = np.concatenate([self.lesson.rows(side) for side in SIDES])
-            said = [self.lesson.predictions(model, side) for side in SIDES]
+            predictions = [self.lesson.predictions(model, side) for side in SIDES]
             image, text = (
-                np.concatenate([getattr(p, f"{t}_embedding") for p in said])
+                np.concatenate([getattr(p, f"{t}_embedding") for p in predictions])
                 for t in ("image", "text")
             )
             z = Embeddings(torch.from_numpy(image), torch.from_numpy(text))
@@ -243,8 +243,8 @@ class Explorer:
 
     @cached_property
     def _paired(self) -> bool:
-        said = self.lesson.predictions("original", "forget")
-        return said.image_embedding.shape[1] == said.text_embedding.shape[1]
+        predictions = self.lesson.predictions("original", "forget")
+        return predictions.image_embedding.shape[1] == predictions.text_embedding.shape[1]
 
     def nearest(self, model: str, row: int) -> list[int]:
         """The table rows of other patients that lie nearest to a row, nearest first."""
@@ -294,9 +294,10 @@ class Explorer:
         return pictures, pd.DataFrame(table, index=LOSSES).T
 
     def _embeddings(self, model: str, examples: Examples) -> Embeddings:
-        said = predict(self.lesson.model(model).model, examples, self.lesson.accelerator)
+        predictions = predict(self.lesson.model(model).model, examples, self.lesson.accelerator)
         return Embeddings(
-            torch.from_numpy(said.image_embedding), torch.from_numpy(said.text_embedding)
+            torch.from_numpy(predictions.image_embedding),
+            torch.from_numpy(predictions.text_embedding),
         )
 
     # -- controls ----------------------------------------------------------------------------------

@@ -108,18 +108,18 @@ def numbers(answer: Any, lesson: Lesson) -> str:
     found = array(answer, "the answer", (3,))
     auc = {}
     for name in ("original", "retrained-1", "retrained-2"):
-        said = lesson.predictions(name, "forget")
-        auc[name] = mean_auc(said.labels, said.probabilities("fused"))
+        predictions = lesson.predictions(name, "forget")
+        auc[name] = mean_auc(predictions.labels, predictions.probabilities("fused"))
     first, second = auc["retrained-1"], auc["retrained-2"]
     right = (auc["original"], auc["original"] - (first + second) / 2, abs(first - second))
-    for value, wanted, what in zip(
+    for value, expected, what in zip(
         found, right, ("the original's AUC", "the gap", "the floor"), strict=True
     ):
         close(
             number(value, what),
-            wanted,
+            expected,
             what,
-            {f"{what} has the wrong sign.": -wanted} if what == "the gap" else {},
+            {f"{what} has the wrong sign.": -expected} if what == "the gap" else {},
         )
     return (
         f"The gap is {right[1] / max(right[2], 1e-9):.0f} times what two honest models are apart."

@@ -53,17 +53,19 @@ def fold_of_records(function: Any) -> str:
 @exercise
 def targets(function: Any) -> str:
     """Each record by the reference that is a stranger to it."""
-    said = np.random.default_rng(7).dirichlet(np.ones(3), size=(2, 5))
+    outputs = np.random.default_rng(7).dirichlet(np.ones(3), size=(2, 5))
     fold = np.array([0, 1, 1, 0, 1])
     index = np.arange(5)
     close(
-        array(call(function, fold, said, name="targets"), "the targets", (5, 3)),
-        said[fold, index],
+        array(call(function, fold, outputs, name="targets"), "the targets", (5, 3)),
+        outputs[fold, index],
         "a target",
         {
             "These are from the reference that *knows* the patient: reference k is trained outside "
-            "of fold k.": said[1 - fold, index],
-            "This is the mean over both references; one of them knows the patient.": said.mean(0),
+            "of fold k.": outputs[1 - fold, index],
+            "This is the mean over both references; one of them knows the patient.": outputs.mean(
+                0
+            ),
         },
     )
     return "Reference k never saw fold k, so it may teach it."

@@ -41,7 +41,7 @@ class Lesson:
     cohort: Cohort
     request: Request
     accelerator: Accelerator
-    _said: dict[tuple[str, str], Predictions] = field(default_factory=dict, repr=False)
+    _predictions: dict[tuple[str, str], Predictions] = field(default_factory=dict, repr=False)
     _models: dict[str, Checkpoint] = field(default_factory=dict, repr=False)
 
     def rows(self, side: str) -> np.ndarray:
@@ -71,11 +71,11 @@ class Lesson:
         name (one that the lesson has just made) has the original's tokenizer."""
         if not isinstance(model, str):
             return predict(model, self.examples(side, self.model("original")), self.accelerator)
-        if (model, side) not in self._said:
+        if (model, side) not in self._predictions:
             saved = self.model(model)
             found = predict(saved.model, self.examples(side, saved), self.accelerator)
-            self._said[model, side] = found
-        return self._said[model, side]
+            self._predictions[model, side] = found
+        return self._predictions[model, side]
 
     def evidence(self, model: str | ImageTextModel) -> Evidence:
         """What an attacker sees of a model."""
@@ -101,11 +101,14 @@ class Lesson:
         """What lesson 3 looks at, of the fused prediction: AUC on three sides, forget F1, and two
         attacks."""
         evidence = self.evidence(model)
-        said = {side: getattr(evidence, side) for side in ("forget", "retain", "test")}
+        output = {side: getattr(evidence, side) for side in ("forget", "retain", "test")}
         found = {
-            f"{side} AUC": mean_auc(p.labels, p.probabilities("fused")) for side, p in said.items()
+            f"{side} AUC": mean_auc(p.labels, p.probabilities("fused"))
+            for side, p in output.items()
         }
-        found["forget F1"] = macro_f1(said["forget"].labels, said["forget"].probabilities("fused"))
+        found["forget F1"] = macro_f1(
+            output["forget"].labels, output["forget"].probabilities("fused")
+        )
         found["SVC attack"] = float(svc.member_calls(evidence, "fused").mean())
         return found | {"loss attack": binary_auc(*loss.attack(evidence, "fused"))}
 
@@ -159,9 +162,9 @@ def open_lesson(
             run, str(error), "make demo" if profile == "demo" else f"make run PROFILE={profile}"
         ) from None
     if shadows and lesson.shadows is None:
-        wanted = run.params.shadows.count or "no"
+        count = run.params.shadows.count or "no"
         raise missing_run_error(
-            run, f"it needs shadow models ({wanted} asked for)", f"make shadows PROFILE={profile}"
+            run, f"it needs shadow models ({count} asked for)", f"make shadows PROFILE={profile}"
         )
     return lesson
 
@@ -202,14 +205,14 @@ def offer_tiny() -> None:
     from IPython.display import display
 
     button = ipywidgets.Button(description="Run the tiny profile", button_style="primary")
-    said = ipywidgets.Output()
+    output = ipywidgets.Output()
 
     def pressed(_: ipywidgets.Button) -> None:
         button.disabled = True
-        with said:
+        with output:
             print("Running the five notebooks on the tiny profile ...")
             run_tiny()
             print('Done. Set profile = "tiny" in the cell of parameters, and run all cells again.')
 
     button.on_click(pressed)
-    display(ipywidgets.VBox([button, said]))
+    display(ipywidgets.VBox([button, output]))

@@ -47,17 +47,17 @@ def means(function: Any) -> str:
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         raise NotYetError(f"A pair (known, unknown) is asked for; it gives {describe(found)}.")
     right = np.array([2.0, 2.0, 1.0]), np.array([-2.0, 1.0, 6.0])
-    for part, wanted, other, what in zip(
+    for part, expected, other, what in zip(
         found, right, right[::-1], ("mu_in", "mu_out"), strict=True
     ):
         close(
             array(part, what, (3,)),
-            wanted,
+            expected,
             what,
             {
                 "mu_in comes first, mu_out second.": other,
                 f"{what} divides by the number of all models; only those of its group "
-                "count.": wanted / 2,
+                "count.": expected / 2,
             },
         )
     return "In and out, for each record its own."

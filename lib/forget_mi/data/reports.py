@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-WANTED = ("IMPRESSION", "FINDINGS", "CONCLUSION", "RECOMMENDATION")
+SECTIONS = ("IMPRESSION", "FINDINGS", "CONCLUSION", "RECOMMENDATION")
 
 
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z /&()-]{2,60}?)(?::|[ \t]*$)", re.MULTILINE)
@@ -19,12 +19,13 @@ def report_text(report: str) -> str:
     ends = [after.start() for after in headings[1:]] + [len(report)]
     for heading, end in zip(headings, ends, strict=False):
         name = next(
-            (wanted for wanted in WANTED if heading.group(1).startswith(wanted)), heading.group(1)
+            (section for section in SECTIONS if heading.group(1).startswith(section)),
+            heading.group(1),
         )
         body = report[heading.end() : end].strip()
         if body:
             sections.setdefault(name, body)
-    parts = [sections[name] for name in WANTED if name in sections]
+    parts = [sections[name] for name in SECTIONS if name in sections]
     if not parts:
         start = report.find("FINAL REPORT")
         parts = [report[start + len("FINAL REPORT") :] if start >= 0 else report]

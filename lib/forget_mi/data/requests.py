@@ -99,15 +99,15 @@ def draw_request(cohort: Cohort, fraction: float, seed: int) -> Request:
     images, as closely as whole patients allow without exceeding it."""
     train = cohort.table.iloc[rows_of(cohort, "train")]
     images = train.groupby("patient_id", sort=False).size()
-    wanted = fraction * len(train)
+    target = fraction * len(train)
     chosen, total = [], 0
     for patient in np.random.default_rng([seed, 7]).permutation(images.index.to_numpy()):
-        if total + images[patient] <= wanted + 0.5:
+        if total + images[patient] <= target + 0.5:
             chosen.append(str(patient))
             total += images[patient]
     if not chosen:
         raise InputError(
-            f"request: a fraction of {fraction} is {wanted:.1f} training images, fewer than any "
+            f"request: a fraction of {fraction} is {target:.1f} training images, fewer than any "
             f"patient has ({images.min()}); ask for at least {images.min() / len(train):.3f}"
         )
     return check_request(cohort, Request(f"{100 * fraction:g}pct", tuple(sorted(chosen))))

@@ -59,15 +59,15 @@ def split_by_patient(cohort: Cohort, settings: SplitConfig) -> Cohort:
         for patient in cohort_ids(cohort, read_forget_csv(path))
     }
     rest = np.flatnonzero((side == "train") & ~table.patient_id.isin(kept).to_numpy())
-    wanted = settings.validation * len(table)
-    if len(rest) <= wanted:
+    target_size = settings.validation * len(table)
+    if len(rest) <= target_size:
         raise InputError(
             f"split.keep_in_training: with these patients kept, {len(rest)} images are left for a "
-            f"validation side of {wanted:.0f}"
+            f"validation side of {target_size:.0f}"
         )
     share_of_rest = min(settings.validation / (1 - settings.test), 0.5)
     if settings.published or kept:
-        share_of_rest = min(wanted / len(rest), 0.5)
+        share_of_rest = min(target_size / len(rest), 0.5)
     side[rest[_one_fold(table.iloc[rest], share_of_rest, settings.seed)]] = "validation"
     split = replace(cohort, table=table.assign(split=side))
     missing = set(range(len(cohort.classes))) - set(split.table.label[side == "train"])

@@ -34,13 +34,13 @@ def head_only_edit(
         side: predict(model, getattr(data, side), accelerator)
         for side in ("forget", "retain", "validation")
     }
-    wanted = flipped(seen["forget"], seen["validation"], seed)
+    target_outputs = flipped(seen["forget"], seen["validation"], seed)
     for name in ("text", "image"):
         tower = getattr(edited, f"{name}_tower")
         if tower is None:
             continue
         z = {side: torch.from_numpy(getattr(p, f"{name}_embedding")) for side, p in seen.items()}
-        target = torch.from_numpy(getattr(wanted, f"{name}_logits")).softmax(-1)
+        target = torch.from_numpy(getattr(target_outputs, f"{name}_logits")).softmax(-1)
         labels = torch.from_numpy(seen["retain"].labels)
         head = tower.head.cpu().requires_grad_(True)
         optimizer = torch.optim.Adam(head.parameters(), lr=0.05)

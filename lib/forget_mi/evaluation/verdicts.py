@@ -28,7 +28,7 @@ from forget_mi.training import Tower
 UNDER, OVER, SAME = "under-forgotten", "over-forgotten", "indistinguishable at this sample size"
 
 
-TOLD, UNKNOWN = "told apart", "too few patients to say"
+DISTINGUISHED, UNKNOWN = "told apart", "too few patients to say"
 
 
 # Attacks that look for traces of unlearning, in whichever direction.
@@ -76,7 +76,7 @@ def verdict_checks(
                 | _row(mine, others, z, patients.enough)
             )
             if key[0] in UNDIRECTED and rows[-1]["verdict"] in (UNDER, OVER):
-                rows[-1]["verdict"] = TOLD if rows[-1]["verdict"] == UNDER else SAME
+                rows[-1]["verdict"] = DISTINGUISHED if rows[-1]["verdict"] == UNDER else SAME
     return pd.DataFrame(rows)
 
 
@@ -144,7 +144,7 @@ def _row(mine: np.ndarray, others: Sequence[np.ndarray], z: float, enough: bool)
 def overall_verdict(table: pd.DataFrame) -> str:
     """The verdict over all checks of one model: whatever was found, under-forgotten first; else
     that nothing was, or that there are too few patients to say."""
-    found = [name for name in (UNDER, OVER, TOLD) if (table.verdict == name).any()]
+    found = [name for name in (UNDER, OVER, DISTINGUISHED) if (table.verdict == name).any()]
     if found:
         return " and ".join(found)
     return UNKNOWN if len(table) == 0 or (table.verdict == UNKNOWN).all() else SAME
@@ -152,7 +152,7 @@ def overall_verdict(table: pd.DataFrame) -> str:
 
 def verdict_basis(table: pd.DataFrame) -> str:
     """Which checks a verdict rests on, in words: 'lira (fused, text), loss (fused)'."""
-    rows = table[table.verdict.isin([UNDER, OVER, TOLD])]
+    rows = table[table.verdict.isin([UNDER, OVER, DISTINGUISHED])]
     found = rows.groupby("attack", sort=False).tower.agg(
         lambda towers: ", ".join(dict.fromkeys(towers))
     )

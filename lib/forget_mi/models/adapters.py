@@ -186,14 +186,14 @@ class WholeModel(nn.Module):
         )
 
 
-def as_model_output(said: Any) -> ModelOutput:
+def as_model_output(output: Any) -> ModelOutput:
     """What a model of one's own says as a ModelOutput.
 
     Raises InputError that says what is missing, and what can't be done without it.
     """
-    if isinstance(said, ModelOutput):
-        return said
-    get = said.get if isinstance(said, Mapping) else lambda name: getattr(said, name, None)
+    if isinstance(output, ModelOutput):
+        return output
+    get = output.get if isinstance(output, Mapping) else lambda name: getattr(output, name, None)
     found = {name: get(name) for name in OUTPUTS}
     for tower in ("image", "text"):
         logits, z = found[f"{tower}_logits"], found[f"{tower}_embedding"]
@@ -210,7 +210,11 @@ def as_model_output(said: Any) -> ModelOutput:
                 )
             )
     if all(found[f"{tower}_logits"] is None for tower in ("image", "text")):
-        kind = f"a tensor {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
+        kind = (
+            f"a tensor {tuple(output.shape)}"
+            if isinstance(output, Tensor)
+            else type(output).__name__
+        )
         raise InputError(
             f"no per-tower logits: the model gives {kind}, and neither the unimodal losses nor the "
             f"attacks on a tower can be computed; return {', '.join(OUTPUTS)} by name (one tower's "

@@ -82,17 +82,17 @@ def _problems_of_outputs(model: nn.Module, examples: Examples, classes: int) -> 
     model.eval()
     try:
         with torch.no_grad():
-            said, again = model(*inputs), model(*inputs)
+            output, second = model(*inputs), model(*inputs)
     except InputError as error:
         return [str(error)]
     except Exception as error:
         return [f"called with {shapes} it raises {type(error).__name__}: {error}"]
     finally:
         model.train(training)
-    if not isinstance(said, ModelOutput):
-        return [f"returns a {type(said).__name__}, not a ModelOutput ({', '.join(OUTPUTS)})"]
+    if not isinstance(output, ModelOutput):
+        return [f"returns a {type(output).__name__}, not a ModelOutput ({', '.join(OUTPUTS)})"]
     found, n = [], len(inputs[0])
-    for name, value, width in zip(OUTPUTS, said, (classes, classes, *model.widths), strict=True):
+    for name, value, width in zip(OUTPUTS, output, (classes, classes, *model.widths), strict=True):
         there = model.widths[0 if name.startswith("image") else 1] > 0
         expected = (n, width if there else 0)
         if tuple(value.shape) != expected:
@@ -104,7 +104,7 @@ def _problems_of_outputs(model: nn.Module, examples: Examples, classes: int) -> 
             bad = int((~torch.isfinite(value)).any(-1).sum())
             found.append(f"{name} holds NaN or infinity for {bad} of {n} records")
     if not found and any(
-        not torch.allclose(a, b, atol=1e-5) for a, b in zip(said, again, strict=True)
+        not torch.allclose(a, b, atol=1e-5) for a, b in zip(output, second, strict=True)
     ):
         found.append(
             "answers differently when asked twice in evaluation mode: something in it is still "

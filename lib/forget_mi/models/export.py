@@ -38,11 +38,11 @@ class ServingModule(nn.Module):
         self, images: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities and logits."""
-        said = self.model(images, input_ids, attention_mask)
+        output = self.model(images, input_ids, attention_mask)
         return (
-            fused_probabilities(said.image_logits, said.text_logits),
-            said.image_logits,
-            said.text_logits,
+            fused_probabilities(output.image_logits, output.text_logits),
+            output.image_logits,
+            output.text_logits,
         )
 
 
@@ -80,9 +80,9 @@ def export_model(
         path = Path(folder) / FORMATS[name]
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as beside:
             written = Path(beside) / path.name
-            said = WRITERS[name](served, two, other, written)
+            output = WRITERS[name](served, two, other, written)
             apart = max(
-                float(np.abs(a - b).max(initial=0.0)) for a, b in zip(expected, said, strict=True)
+                float(np.abs(a - b).max(initial=0.0)) for a, b in zip(expected, output, strict=True)
             )
             if not apart <= TOLERANCE:
                 raise RuntimeError(
@@ -135,10 +135,14 @@ def _onnx(served: ServingModule, two: tuple, other: tuple, path: Path) -> list[n
             verbose=False,
         )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    wanted = {node.name for node in session.get_inputs()}
+    input_names = {node.name for node in session.get_inputs()}
     return session.run(
         None,
-        {name: value.numpy() for name, value in zip(names, other, strict=True) if name in wanted},
+        {
+            name: value.numpy()
+            for name, value in zip(names, other, strict=True)
+            if name in input_names
+        },
     )
 
 

@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from forget_mi.attacks import Scores
-from forget_mi.evaluation import OVER, RETRAINED, SAME, TOLD, UNDER, UNKNOWN, sort_approaches
+from forget_mi.evaluation import (
+    DISTINGUISHED,
+    OVER,
+    RETRAINED,
+    SAME,
+    UNDER,
+    UNKNOWN,
+    sort_approaches,
+)
 from forget_mi.plots.style import (
     COLOURS,
     SIDE_COLOURS,
@@ -23,7 +31,7 @@ from forget_mi.plots.style import (
 VERDICT_COLOURS = {
     UNDER: "#D55E00",
     OVER: "#CC79A7",
-    TOLD: "#E69F00",
+    DISTINGUISHED: "#E69F00",
     SAME: "#009E73",
     UNKNOWN: "#999999",
 }

@@ -174,7 +174,7 @@ def curves_over_requests(
     return finish_figure(figure)
 
 
-SHOWN = (
+COLUMNS = (
     "model",
     "mia_svc_image",
     "mia_svc_fused",
@@ -188,7 +188,7 @@ SHOWN = (
 )
 
 
-def comparison_table(comparison: pd.DataFrame, columns: Sequence[str] = SHOWN) -> pd.DataFrame:
+def comparison_table(comparison: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """The comparison's main columns, rounded to three decimals, a row a model."""
     return comparison[list(columns)].set_index("model").round(3)
 
@@ -196,5 +196,5 @@ def comparison_table(comparison: pd.DataFrame, columns: Sequence[str] = SHOWN) -
 def print_comparison(path: Path) -> None:
     """Print runs/<profile>/comparison.csv as a plain table."""
     comparison = pd.read_csv(path)
-    columns = [*SHOWN, "seconds", "share_of_retraining"]
+    columns = [*COLUMNS, "seconds", "share_of_retraining"]
     print(comparison_table(comparison, columns).to_string())

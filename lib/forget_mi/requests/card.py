@@ -16,7 +16,7 @@ from forget_mi.runs import load_model
 if TYPE_CHECKING:
     from forget_mi.runs import Run
 
-SHOWN = ("forget_auc", "test_auc", "test_f1", "attack_auc")  # of the audit, on the card
+MEASURES = ("forget_auc", "test_auc", "test_f1", "attack_auc")  # of the audit, on the card
 
 
 def pack_model(run: Run, name: str, folder: str | Path) -> tuple[ImageTextModel, Batch]:
@@ -53,7 +53,7 @@ def card_facts(run: Run, name: str) -> dict[str, Any]:
     if (audited / MANIFEST).is_file():
         measures, attacks = pd.read_csv(audited / "audit.csv"), pd.read_csv(audited / "attacks.csv")
         rows = measures[
-            (measures.model == name) & (measures.tower == "fused") & measures.measure.isin(SHOWN)
+            (measures.model == name) & (measures.tower == "fused") & measures.measure.isin(MEASURES)
         ]
         mine = attacks[
             (attacks.model == name)

@@ -17,7 +17,15 @@ from matplotlib.figure import Figure
 
 from forget_mi import plots
 from forget_mi.attacks import Scores
-from forget_mi.evaluation import OVER, SAME, TOLD, UNDER, UNKNOWN, overall_verdict, verdict_basis
+from forget_mi.evaluation import (
+    DISTINGUISHED,
+    OVER,
+    SAME,
+    UNDER,
+    UNKNOWN,
+    overall_verdict,
+    verdict_basis,
+)
 from forget_mi.files import write_text
 from forget_mi.models import read_manifest
 from forget_mi.plots import audit as audit_plots
@@ -29,7 +37,7 @@ MEANING = {
     "remembers something.",
     OVER: "The model does worse on these patients than a model that never saw them would. That "
     "marks them as well.",
-    TOLD: "An attacker who knows the method can tell that these patients were removed.",
+    DISTINGUISHED: "An attacker who knows the method can tell that these patients were removed.",
     SAME: "No attack tells these patients from strangers, as far as this number of patients can "
     "show.",
     UNKNOWN: "The request has too few patients for an attack to be judged. Nothing is shown either "
@@ -200,8 +208,10 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
         drawn = audit_plots.relearning_curves(
             curves[curves.model.isin(models)], float(curves.level.iloc[0])
         )
-        told = "How fast the model learns the requested patients again, beside as many strangers."
-        found.append(("Learning them again", told, drawn))
+        caption = (
+            "How fast the model learns the requested patients again, beside as many strangers."
+        )
+        found.append(("Learning them again", caption, drawn))
     if (audit / "earlier.csv").is_file():
         found.append(earlier_figure(run))
     return found

@@ -30,11 +30,11 @@ def shadow_set(run: Run, cohort: Cohort) -> ShadowSet:
 def shadow_predictions(run: Run, cohort: Cohort, accelerator: Accelerator) -> Shadows | None:
     """The predictions of the shadow models for every record of the cohort; None where the params
     ask for none, or leave them out as long as some are missing."""
-    models, wanted = shadow_set(run, cohort), run.params.shadows
-    if wanted.missing == "train":
-        for number in range(wanted.count):
+    models, settings = shadow_set(run, cohort), run.params.shadows
+    if settings.missing == "train":
+        for number in range(settings.count):
             models.train(number, accelerator, progress=show_progress())
-    return models.shadows() if wanted.count and len(models.trained()) == wanted.count else None
+    return models.shadows() if settings.count and len(models.trained()) == settings.count else None
 
 
 def unlearned_shadow_predictions(

@@ -175,8 +175,8 @@ def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
             "iam_median": float(np.nanmedian(completeness(study, found.model)))
         }
         if found.references:
-            told = reference_leakage(study, found)
-            for when, group in told.groupby("when"):
+            leakage = reference_leakage(study, found)
+            for when, group in leakage.groupby("when"):
                 row[f"reference_lira_{when}"] = float(group.lira_auc.mean())
         rows.append(row)
     return pd.DataFrame(rows)

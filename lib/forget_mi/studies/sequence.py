@@ -99,13 +99,13 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
 
 
 def update_references(
-    references: References, forgot: Mapping[str, UnlearnedReference], request: Request
+    references: References, unlearned: Mapping[str, UnlearnedReference], request: Request
 ) -> References:
     """The references once a request was served."""
     gone = {references.hashed(patient) for patient in request.patients}
     return replace(
         references,
-        checkpoints={n: replace(c, model=forgot[n].model) if n in forgot else c
+        checkpoints={n: replace(c, model=unlearned[n].model) if n in unlearned else c
                      for n, c in references.checkpoints.items()},
         saw={name: patients - gone for name, patients in references.saw.items()},
     )  # fmt: skip

@@ -120,11 +120,11 @@ class Study:
         model, log = get_method(method).unlearn(
             self.original.model, data, settings, seed=seed, progress=False, **how
         )
-        forgot = {}
+        unlearned_references = {}
         if teaching and not alone:
             arguments = (self.references, self.cohort, self.request, method, settings)
-            forgot = unlearn_references(*arguments, seed=seed, **how)
-        return UnlearningResult(model, forgot, log.seconds, log.work)
+            unlearned_references = unlearn_references(*arguments, seed=seed, **how)
+        return UnlearningResult(model, unlearned_references, log.seconds, log.work)
 
     @cached_property
     def retrained(self) -> list[dict[str, float]]:

@@ -233,7 +233,7 @@ def eval_frozen_layers(model: nn.Module, all_batch_norm: bool) -> None:
     the embeddings of a small batch, half of it forgotten records, then mean the same in the loop as
     afterwards."""
     for module in model.modules():
-        has_some = next(module.parameters(), None) is not None
-        still = has_some and not any(p.requires_grad for p in module.parameters())
-        if still or (all_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)):
+        has_parameters = next(module.parameters(), None) is not None
+        is_frozen = has_parameters and not any(p.requires_grad for p in module.parameters())
+        if is_frozen or (all_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()

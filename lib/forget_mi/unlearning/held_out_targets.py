@@ -108,12 +108,16 @@ def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tens
     other one is not.
     """
     total = output.text_logits.new_zeros(())
-    for said, wanted in zip(output.logits, target.logits, strict=True):
+    for logits, target_logits in zip(output.logits, target.logits, strict=True):
         total = total + kl_div(
-            said.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean"
+            logits.log_softmax(-1),
+            target_logits.log_softmax(-1),
+            log_target=True,
+            reduction="batchmean",
         )
         total = total + squared * mse_loss(
-            said - said.mean(-1, keepdim=True), wanted - wanted.mean(-1, keepdim=True)
+            logits - logits.mean(-1, keepdim=True),
+            target_logits - target_logits.mean(-1, keepdim=True),
         )
     return total
 

@@ -149,7 +149,7 @@ class UnlearningLoop:
         self.unlearned.train()
         eval_frozen_layers(self.unlearned, all_batch_norm=settings.batch_norm == "frozen")
         sums, counts = {}, {}
-        forget_total, forget_seen = torch.zeros((), device=accelerator.device), 0
+        forget_total, forget_count = torch.zeros((), device=accelerator.device), 0
         for number, step in enumerate(steps):
             set_learning_rate(
                 optimizer, settings, (epoch + (number + 0.5) / len(steps)) / settings.epochs
@@ -164,7 +164,7 @@ class UnlearningLoop:
                     counts[name] = counts.get(name, 0) + 1 / len(parts)
                 if forget:
                     forget_total += fused_nll_sum(forget)
-                    forget_seen += len(part.forget)
+                    forget_count += len(part.forget)
             accelerator.clip_grad_norm_(parameters, settings.clip)
             optimizer.step()
             optimizer.zero_grad()
@@ -174,7 +174,7 @@ class UnlearningLoop:
             for name, value in sums.items()
         }
         forget_total = accelerator.reduce(forget_total, "mean")
-        return row, float(forget_total) / forget_seen if forget_seen else float("nan")
+        return row, float(forget_total) / forget_count if forget_count else float("nan")
 
 
 def set_learning_rate(

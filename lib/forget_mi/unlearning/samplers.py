@@ -66,10 +66,10 @@ def retain_batches(
     return np.array_split(rng.permutation(records), -(-records // settings.retain_batch))
 
 
-def sample_in_rounds(rng: np.random.Generator, available: int, wanted: int) -> np.ndarray:
+def sample_in_rounds(rng: np.random.Generator, available: int, count: int) -> np.ndarray:
     """Positions of `wanted` records, without repetition until all have been drawn."""
-    rounds = [rng.permutation(available) for _ in range(-(-wanted // available))]
-    return np.concatenate(rounds)[:wanted]
+    rounds = [rng.permutation(available) for _ in range(-(-count // available))]
+    return np.concatenate(rounds)[:count]
 
 
 def shard(step: StepIndices, process: int, processes: int) -> StepIndices:

@@ -113,8 +113,8 @@ def _record(row: dict[str, str], twice: Counter) -> dict[str, object]:
     }
 
 
-def _image_path(root: Path, folder: tuple[str, ...], name: str, wanted: str) -> Path:
-    kinds = {"dicom": (".dcm",), "jpg": (".jpg",), "auto": (".dcm", ".jpg")}[wanted]
+def _image_path(root: Path, folder: tuple[str, ...], name: str, image_format: str) -> Path:
+    kinds = {"dicom": (".dcm",), "jpg": (".jpg",), "auto": (".dcm", ".jpg")}[image_format]
     candidates = [inside(root, *folder, name + kind) for kind in kinds]
     return next((path for path in candidates if path.exists()), candidates[0])
 

@@ -63,22 +63,24 @@ def load(settings: SyntheticConfig) -> Cohort:
         patient = f"S{number:05d}"
         anatomy, style = _Anatomy(rng), _Style(rng)
         tendency = rng.choice([0.35, 1.15, 1.9, 2.6], p=[0.3, 0.25, 0.27, 0.18])
-        wanted = 1 + rng.poisson(settings.images_per_patient - 1)
+        image_count = 1 + rng.poisson(settings.images_per_patient - 1)
         chronic = _Chronic(settings, number, tendency) if settings.noise_of == "patient" else None
         made, study_number = 0, 0
-        while made < wanted:
+        while made < image_count:
             study = f"{patient}-{study_number:02d}"
             severity = float(np.clip(tendency + rng.normal(0, 0.45), 0, 3))
             label = int(np.searchsorted(CUTS, severity))
             if rng.random() < settings.label_noise:
                 label = int((label + rng.integers(1, len(CLASSES))) % len(CLASSES))
-            said = _seen(rng, severity, settings.report_noise)
+            reported = _noisy_severity(rng, severity, settings.report_noise)
             if chronic is not None:
-                label, said = chronic.label, chronic.said
-            reports[study] = report_text(_report(rng, style, said))
-            for view in range(min(wanted - made, 1 + (rng.random() < 0.4))):
+                label, reported = chronic.label, chronic.reported
+            reports[study] = report_text(_report(rng, style, reported))
+            for view in range(min(image_count - made, 1 + (rng.random() < 0.4))):
                 shown = (
-                    _seen(rng, severity, settings.image_noise) if chronic is None else chronic.shown
+                    _noisy_severity(rng, severity, settings.image_noise)
+                    if chronic is None
+                    else chronic.shown
                 )
                 pictures.append(_radiograph(rng, anatomy, shown, settings.image_size))
                 rows.append((patient, study, f"{study}-{view}", label, style.sex, style.age))
@@ -104,11 +106,11 @@ class _Chronic:
         self.label = int(np.searchsorted(CUTS, tendency))
         if rng.random() < settings.label_noise:
             self.label = int((self.label + rng.integers(1, len(CLASSES))) % len(CLASSES))
-        self.said = _seen(rng, tendency, settings.report_noise)
-        self.shown = _seen(rng, tendency, settings.image_noise)
+        self.reported = _noisy_severity(rng, tendency, settings.report_noise)
+        self.shown = _noisy_severity(rng, tendency, settings.image_noise)
 
 
-def _seen(rng: np.random.Generator, severity: float, noise: float) -> float:
+def _noisy_severity(rng: np.random.Generator, severity: float, noise: float) -> float:
     """The severity that one image shows or one report describes: near the study's, or any."""
     seen = rng.uniform(0, 3) if rng.random() < noise else severity + rng.normal(0, 0.2)
     return float(np.clip(seen, 0, 3))
