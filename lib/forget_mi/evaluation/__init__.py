@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "attack_rates": "all_scores at_level attack_table patient_table patients_of FPRS STRONGEST",
         "roc": "Roc by_patient patient_draws percentiles",
         "verdicts": "margin_checks overall_verdict verdict_basis verdict_checks DISTINGUISHED OVER "
-                    "SAME "
+        "SAME "
         "UNDER UNKNOWN",
         "permutation": "permutation_table",
         "relearning": "relearning_speed",
