@@ -26,6 +26,6 @@ def import_extra(module: str, extra: str) -> ModuleType:
         if (error.name or "forget_mi").startswith("forget_mi"):
             raise
         raise MissingExtraError(
-            f"{error.name} is not installed; it comes with an extra: "
-            f"pip install 'forget-mi[{extra}]'"
+            f"{error.name} is not installed; it comes with an extra: pip install "
+            f"'forget-mi[{extra}]'"
         ) from None

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from forget_mi.course.explorer import LOSSES, NEIGHBOURS, Explorer, picture
+from forget_mi.course.explorer import LOSSES, NEIGHBOURS, Explorer
+from forget_mi.course.explorer_page import explorer_widgets, picture
 from forget_mi.course.lesson import open_lesson
 from forget_mi.errors import InputError
 from forget_mi.runs.chain import run_chain
@@ -80,7 +81,7 @@ def test_a_patient_who_is_not_there_is_named(explorer):
 
 
 def test_the_controls_redraw(explorer):
-    box = explorer.widgets()
+    box = explorer_widgets(explorer)
     menu = box.children[0]
     shown = [child for child in box.children if getattr(child, "value", "").startswith("<img")]
     assert len(shown) == 4

@@ -222,20 +222,30 @@ WHOLE = {"image_logits": logits, "text_logits": logits, "image_embedding": z, "t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tensor": logits}, "no per-tower logits: the model gives a tensor (4, 4), and neither "
-                             "the unimodal losses"),
+        (
+            {"tensor": logits},
+            "no per-tower logits: the model gives a tensor (4, 4), and neither the unimodal losses",
+        ),
         ({"image_logits": None}, "no logits of the image tower (image_logits)"),
-        ({"text_embedding": None}, "no embedding of the text tower (text_embedding): Forget-MI's "
-                                   "distances"),
-        ({"image_logits": lambda n: torch.zeros(n, 3)}, "image_logits has shape (4, 3), not (4, "
-                                                        "4)"),
-        ({"text_logits": lambda n: torch.full((n, 4), torch.nan)}, "text_logits holds NaN or "
-                                                                   "infinity for 4 of 4"),
-        ({"image_embedding": lambda n: torch.randn(n, 8)}, "answers differently when asked twice "
-                                                           "in evaluation mode"),
+        (
+            {"text_embedding": None},
+            "no embedding of the text tower (text_embedding): Forget-MI's distances",
+        ),
+        (
+            {"image_logits": lambda n: torch.zeros(n, 3)},
+            "image_logits has shape (4, 3), not (4, 4)",
+        ),
+        (
+            {"text_logits": lambda n: torch.full((n, 4), torch.nan)},
+            "text_logits holds NaN or infinity for 4 of 4",
+        ),
+        (
+            {"image_embedding": lambda n: torch.randn(n, 8)},
+            "answers differently when asked twice in evaluation mode",
+        ),
         ({"image_logits": lambda n: 1 / 0}, "it raises ZeroDivisionError: division by zero"),
     ],
-)  # fmt: skip
+)
 def test_the_checker_names_what_is_missing(change, message, examples):
     said = {name: value for name, value in {**WHOLE, **change}.items() if value is not None}
     model = Says(**said).eval()

@@ -165,17 +165,25 @@ def test_the_released_weights_say_what_an_independent_reading_says(old_names, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s | {"img_model.layer3.0.conv2.weight": torch.zeros(8, 8, 5, 5)},
-         r"image_tower.stages.2.0.conv2.weight has shape \(8, 8, 5, 5\), the model's is \(8, 8, 3, "
-         r"3\)"),
-        (lambda s: {k: v for k, v in s.items() if k != "img_model.fc1.bias"},
-         "such as image_tower.head.bias"),
-        (lambda s: s | {"img_model.extra": torch.zeros(1)}, "1 tensors are unknown to it, such as "
-                                                            "image_tower.extra"),
-        (lambda s: {k: v for k, v in s.items() if not k.startswith("img_model.")},
-         "lacks img_model.conv1.weight"),
+        (
+            lambda s: s | {"img_model.layer3.0.conv2.weight": torch.zeros(8, 8, 5, 5)},
+            r"image_tower.stages.2.0.conv2.weight has shape \(8, 8, 5, 5\), "
+            r"the model's is \(8, 8, 3, 3\)",
+        ),
+        (
+            lambda s: {k: v for k, v in s.items() if k != "img_model.fc1.bias"},
+            "such as image_tower.head.bias",
+        ),
+        (
+            lambda s: s | {"img_model.extra": torch.zeros(1)},
+            "1 tensors are unknown to it, such as image_tower.extra",
+        ),
+        (
+            lambda s: {k: v for k, v in s.items() if not k.startswith("img_model.")},
+            "lacks img_model.conv1.weight",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_release_that_does_not_fit_names_the_tensor(change, message, tmp_path):
     with pytest.raises(InputError, match=message):
         load_released(released_folder(tmp_path / "released", change(released_state())))

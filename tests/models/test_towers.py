@@ -71,14 +71,21 @@ def test_a_network_with_weights_says_what_torchvision_says(tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet18", None, "parameter model.image_network = 'resnet18': allowed are "
-                           "torchvision:NAME and timm:NAME"),
+        (
+            "resnet18",
+            None,
+            "parameter model.image_network = 'resnet18': allowed are torchvision:NAME and "
+            "timm:NAME",
+        ),
         ("torchvision:resnet19", None, "'torchvision:resnet19': torchvision has alexnet, "),
         ("timm:nothing_such", None, "timm knows no such network"),
-        ("torchvision:resnet18", "/no/file.pth", "there is no such file; get "
-                                                 "https://download.pytorch.org/models/resnet18"),
+        (
+            "torchvision:resnet18",
+            "/no/file.pth",
+            "there is no such file; get https://download.pytorch.org/models/resnet18",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_image_network_that_cannot_be_had_says_what_to_do(name, weights, message):
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         network_tower(name, 4, 3, weights)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "lesson": "Lesson open_lesson run_tiny",
         "explorer": "Explorer",
+        "explorer_page": "explorer_widgets",
         "notebooks": "write_exercises EXECUTED",
     },
     extra="notebooks",

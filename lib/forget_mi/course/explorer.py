@@ -4,12 +4,9 @@ behind controls."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -27,10 +24,10 @@ from forget_mi.evaluation import SETS as SIDES
 from forget_mi.evaluation import by_patient
 from forget_mi.models import Embeddings, joint_embedding_of
 from forget_mi.training import Predictions, predict
-from forget_mi.unlearning import SETTINGS, Weights, forget_mi, four_losses, noisy_copies
+from forget_mi.unlearning import Weights, forget_mi, four_losses, noisy_copies
 
 if TYPE_CHECKING:
-    import ipywidgets
+    pass
 
 WHO = {
     "forget": "asks to be forgotten",
@@ -301,87 +298,3 @@ class Explorer:
         )
 
     # -- controls ----------------------------------------------------------------------------------
-
-    def widgets(self) -> ipywidgets.VBox:
-        """The controls and what they show."""
-        import ipywidgets as w
-
-        menu = w.Dropdown(
-            options=self.patients, description="patient", layout={"width": "min(26em, 100%)"}
-        )
-        sliders = _sliders()
-        parts = {name: w.HTML() for name in TITLES}
-
-        def show_patient(_: object = None) -> None:
-            patient = menu.value
-            report = html.escape(self.report(patient))
-            parts["report"].value = f"<pre style='white-space: pre-wrap'>{report}</pre>"
-            for name, figure, alt in (
-                ("answers", self.answers, "Radiographs of {} and what the models say"),
-                ("attack", self.attack_position, "Where the attack puts {}"),
-                ("neighbours", self.neighbours, "Nearest neighbours of {}"),
-            ):
-                draw(parts[name], partial(figure, patient), alt.format(patient))
-            show_losses()
-
-        def show_losses(_: object = None) -> None:
-            sigma, text_noise, *weights = (slider.value for slider in sliders)
-            figure = partial(self.corrupted, menu.value, sigma, text_noise, weights)
-            draw(parts["corrupted"], figure, f"Corrupted copy and losses of {menu.value}")
-
-        menu.observe(show_patient, names="value")
-        for slider in sliders:
-            slider.observe(show_losses, names="value")
-        show_patient()
-        rows = [menu]
-        for name, title in TITLES.items():
-            rows.append(w.HTML(f"<h3>{title}</h3>"))
-            if name == "corrupted":
-                rows.append(w.HBox(sliders, layout={"flex_flow": "row wrap"}))
-            rows.append(parts[name])
-        return w.VBox(rows)
-
-
-TITLES = {
-    "report": "The report",
-    "answers": "What the models say",
-    "attack": "What an attacker sees",
-    "neighbours": "Who lies nearest",
-    "corrupted": "Forget-MI's target and losses",
-}
-
-
-def _sliders() -> list[ipywidgets.FloatSlider]:
-    """Of the noise of images and reports, and of Forget-MI's four weights."""
-    import ipywidgets as w
-
-    sliders = [
-        w.FloatSlider(0.3, min=0, max=1, step=0.05, description="image noise"),
-        w.FloatSlider(0.5, min=0, max=1, step=0.1, description="report noise"),
-    ]
-    for name in Weights._fields:
-        value = getattr(SETTINGS["multimodal"], name)
-        label = f"weight {name.upper()}"
-        sliders.append(w.FloatSlider(value, min=0, max=1, step=0.05, description=label))
-    for slider in sliders:
-        slider.continuous_update = False
-    return sliders
-
-
-def draw(place: ipywidgets.HTML, figure: Callable[[], Figure], alt: str) -> None:
-    """Put a picture into a widget, or the sentence that says why there is none."""
-    try:
-        place.value = picture(figure(), alt)
-    except InputError as error:
-        place.value = html.escape(str(error))
-
-
-def picture(figure: Figure, alt: str) -> str:
-    """A figure as an HTML image that needs nothing else."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=90)
-    encoded = base64.b64encode(data.getvalue()).decode()
-    return (
-        f'<img alt="{html.escape(alt)}" style="max-width: 100%" '
-        f'src="data:image/png;base64,{encoded}">'
-    )

@@ -72,11 +72,10 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
             )
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own]
+    both = ((missing, "of its tensors are missing"), (unknown, "tensors are unknown to it"))
     if missing or unknown:
         raise InputError(
             f"{source}: does not fit {type(module).__name__}: "
-            + "; ".join(f"{len(keys)} {what}, such as {keys[0]}" for keys, what in
-                        ((missing, "of its tensors are missing"), (unknown, "tensors are unknown "
-                                                                            "to it")) if keys)
-        )  # fmt: skip
+            + "; ".join(f"{len(keys)} {what}, such as {keys[0]}" for keys, what in both if keys)
+        )
     module.load_state_dict(dict(state), strict=False)

@@ -41,6 +41,11 @@ def read_yaml(profile: str | Path) -> dict[str, Any]:
     """The mapping in a profile's file, unchecked."""
     path = Path(profile)
     if path.suffix not in (".yaml", ".yml"):
+        if not (ROOT / "params").is_dir():
+            raise InputError(
+                f"profile {str(profile)!r}: profiles lie in params/ of a clone of the project, and "
+                "this is an installation without one; pip install -e '.[all]' in a clone"
+            )
         path = ROOT / "params" / f"{profile}.yaml"
     try:
         values = yaml.safe_load(path.read_text())
