@@ -164,6 +164,23 @@ def test_references_taken_over_from_a_run_with_another_salt_serve_this_one(run):
     assert everyone == {mine.hashed(patient) for patient in trained_on}
 
 
+def test_a_run_folder_of_an_earlier_version_is_read(run, tmp_path):
+    """Its manifests hold parameters that are gone, at the values that are now all there is."""
+    copy = shutil.copytree(run.folder, tmp_path / "copy")
+    for path in [*copy.glob("0*/manifest.json"), *copy.glob("02_train/reference-*/manifest.json")]:
+        manifest = json.loads(path.read_text())
+        params = manifest.get("params", manifest.get("identity"))
+        params["training"]["keep"] = "last"
+        path.write_text(json.dumps(manifest | {"keep_outputs": False}))
+    old = open_run("tiny", copy)
+    assert old.require("02_train") == copy / "02_train"
+    assert list(load_references(old, old.cohort()).checkpoints) == list(old.reference_seeds())
+    path = copy / "02_train" / "manifest.json"
+    path.write_text(path.read_text().replace('"keep": "last"', '"keep": "best"'))
+    with pytest.raises(InputError, match=r"training\.keep = 'best' .*was removed"):
+        old.require("02_train")
+
+
 def test_a_model_unlearned_from_another_original_is_refused(run, tmp_path):
     copy = shutil.copytree(run.folder, tmp_path / "copy")
     manifest = copy / "02_train" / "original" / "manifest.json"

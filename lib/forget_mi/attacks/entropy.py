@@ -3,7 +3,7 @@ learned."""
 
 from __future__ import annotations
 
-from scipy.stats import entropy
+from scipy import stats
 
 from forget_mi.attacks.base import Evidence, Scores
 from forget_mi.training import Tower
@@ -12,6 +12,5 @@ from forget_mi.training import Tower
 def attack(evidence: Evidence, tower: Tower) -> Scores:
     """score(x) = -H(p) = sum_c p(c | x) log p(c | x), in nats. Needs no label, and costs nothing
     beyond the predictions; a record that was learned under a wrong label looks like any other."""
-    return Scores(
-        *(-entropy(p.probabilities(tower), axis=-1) for p in (evidence.forget, evidence.test))
-    )
+    both = (evidence.forget, evidence.test)
+    return Scores(*(-stats.entropy(p.probabilities(tower), axis=-1) for p in both))

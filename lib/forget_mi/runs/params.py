@@ -142,8 +142,7 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
     Raises InputError that names the parameter, its value and what is allowed. The unlearning
     methods, whose import takes seconds, are checked last.
     """
-    values = copy.deepcopy(dict(values))
-    _drop_removed(values, profile)
+    values = without_removed(values, profile)
     for name in values:
         if name not in SECTIONS:
             raise InputError(
@@ -218,19 +217,23 @@ def _approaches(names: Any, parameter: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _drop_removed(values: dict[str, Any], profile: str) -> None:
-    """Take out, in place, the parameters of earlier versions. Raises InputError where one asks for
-    what is gone."""
+def without_removed(values: Mapping[str, Any], profile: str) -> dict[str, Any]:
+    """A copy without the parameters of earlier versions. Raises InputError where one asks for what
+    is gone."""
+    values = copy.deepcopy(dict(values))
     for name, allowed in REMOVED.items():
         *sections, last = name.split(".")
-        section = values
+        section: Any = values
         for part in sections:
-            section = section.get(part) or {}
-        if last in section and (value := section.pop(last)) != allowed:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            continue
+        if (value := section.pop(last)) != allowed:
             raise InputError(
                 f"parameter {name} = {value!r} in profile {profile}: was removed (CHANGELOG.md); "
-                f"delete the line"
+                "delete the line"
             )
+    return values
 
 
 def _whole_number(value: Any, name: str, least: int) -> int:

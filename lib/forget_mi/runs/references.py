@@ -10,6 +10,7 @@ from forget_mi.data import Cohort, Request
 from forget_mi.errors import InputError
 from forget_mi.models import MANIFEST
 from forget_mi.runs.models import load_model, save_model
+from forget_mi.runs.params import without_removed
 from forget_mi.runs.project import display_path
 from forget_mi.runs.provenance import first_difference
 from forget_mi.runs.run import Run
@@ -28,7 +29,8 @@ def load_references(run: Run, cohort: Cohort) -> References:
     checkpoints = {name: load_model(run, name, cohort, finished=False) for name in names}
     expected = run.params.as_dict("model", "training")
     for name, saved in checkpoints.items():
-        made_with = {section: saved.manifest["identity"].get(section) for section in expected}
+        identity = without_removed(saved.manifest["identity"], name)
+        made_with = {section: identity.get(section) for section in expected}
         if made_with != expected:
             where, old, new = first_difference(made_with, expected, "params")
             raise InputError(

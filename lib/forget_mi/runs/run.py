@@ -14,7 +14,7 @@ from forget_mi.data import HASHED, Cohort, Request, load_cohort, pseudonym, read
 from forget_mi.errors import InputError
 from forget_mi.files import write_text
 from forget_mi.models import MANIFEST
-from forget_mi.runs.params import Params
+from forget_mi.runs.params import Params, without_removed
 from forget_mi.runs.profiles import load_profile
 from forget_mi.runs.project import ROOT, display_path
 from forget_mi.runs.provenance import first_difference, provenance
@@ -171,7 +171,7 @@ class Run:
                 f"{notebook} first"
             )
         try:
-            made_with = json.loads(path.read_text())["params"]
+            made_with = without_removed(json.loads(path.read_text())["params"], str(path))
         except (ValueError, KeyError) as error:
             raise InputError(
                 f"{display_path(path)}: is damaged ({error}); run notebook {notebook} again"
