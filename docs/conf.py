@@ -85,6 +85,25 @@ autodoc_default_options = {"members": True, "ignore-module-all": True}
 autodoc_preserve_defaults = True
 
 
+def add_modules(_app, docname, source):
+    """Put every module of the library into the page api.md, by package."""
+    if docname != "docs/api":
+        return
+    library = HERE.parent / "lib" / "forget_mi"
+    found = ["## Shared", *map(automodule, sorted(library.glob("[!_]*.py")))]
+    for package in sorted(path.parent for path in library.glob("*/__init__.py")):
+        found += [f"## {package.name.capitalize()}", automodule(package / "__init__.py")]
+        found += map(automodule, sorted(package.rglob("[!_]*.py")))
+    source[0] = "\n\n".join([source[0], *found])
+
+
+def automodule(path):
+    """A heading and the directive that documents a module."""
+    parts = path.relative_to(HERE.parent / "lib").with_suffix("").parts
+    name = ".".join(parts).removesuffix(".__init__")
+    return f"### `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```"
+
+
 def as_rst(_app, _what, _name, _obj, _options, lines):
     """Our docstrings are plain text with `names` and indented formulas: make them what autodoc
     reads."""
@@ -133,5 +152,6 @@ def describe_figures(_app, doctree):
 def setup(app):
     """Hooks of the build."""
     app.add_js_file(None, body=MATHJAX_CONFIG, priority=100)
+    app.connect("source-read", add_modules)
     app.connect("autodoc-process-docstring", as_rst)
     app.connect("doctree-read", describe_figures)
