@@ -28,7 +28,7 @@ TRAIN = ("train_models(run, ", ".unlearn(", "unlearn_references(", "relearning_s
 def notebooks() -> list[Row]:
     """Seconds of each notebook on the tiny profile without its cells that train a model (its other
     work takes next to none), over the limit of 8 s; median and quartiles of three chains. Then the
-    import of the library's runs over that of torch and transformers."""
+    import of a run's folder and models over that of torch and transformers."""
     found = {name: [] for name in NOTEBOOKS}
     for once in range(4):
         with tempfile.TemporaryDirectory() as folder:
@@ -43,9 +43,8 @@ def notebooks() -> list[Row]:
                 if once > 0:  # the first warms the disk's cache
                     found[name].append((took - trained) / LIMIT)
     rows = [Row("e", f"{name}, of {LIMIT:g} s", *spread(values)) for name, values in found.items()]
-    library = alternately(
-        python("import forget_mi.runs"), python("import torch, transformers"), rounds=5
-    )
+    ours = "import forget_mi.runs.run, forget_mi.runs.models"
+    library = alternately(python(ours), python("import torch, transformers"), rounds=5)
     return [*rows, Row("e", "import of the library over torch and transformers", *library)]
 
 

@@ -14,7 +14,7 @@ from forget_mi.training import Predictions, Shadows, Tower, softmax
 
 
 class Scores(NamedTuple):
-    """What an attack says of each record, higher meaning member: forget (n), of D_f; test (m), of
+    """The score of each record, higher meaning member: forget (n), of D_f; test (m), of
     D_t, certain strangers."""
 
     forget: np.ndarray
@@ -26,9 +26,9 @@ class Evidence:
     """One model's predictions on D_f, on D_r (certain members of an honest original's training
     set), and on D_v and D_t (certain strangers); and what some attacks need beside them.
 
-    shadows: by set (forget, validation, test), what shadow models say of its records. unlearned: by
-    set (forget, test), the same of shadow models that were unlearned. original: by set (forget,
-    test), what F_og says. joint: the fixed joint embedding.
+    shadows: by set (forget, validation, test), the predictions of shadow models for its records.
+    unlearned: by set (forget, test), the same of shadow models that were unlearned. original: by
+    set (forget, test), the predictions of F_og. joint: the fixed joint embedding.
     """
 
     forget: Predictions

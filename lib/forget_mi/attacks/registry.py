@@ -1,9 +1,9 @@
 """A module an attack, all called alike: `attack(evidence, tower) -> Scores`, higher meaning member.
 
-An attacker sees what a model says of records that were certainly members (D_r), of records that
-certainly were not (D_v and D_t), and of the forgotten ones (D_f), and tells members from strangers.
-Of a model that never saw the forgotten patients each of ATTACKS gets an area of .5 under its ROC
-curve, whatever the model; those in RELATIVE mean something only beside a retrained model.
+An attacker sees a model's predictions for records that were certainly members (D_r), of records
+that certainly were not (D_v and D_t), and of the forgotten ones (D_f), and tells members from
+strangers. Of a model that never saw the forgotten patients each of ATTACKS gets an area of .5 under
+its ROC curve, whatever the model; those in RELATIVE mean something only beside a retrained model.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Explorer:
                 self.patients[f"{patient}, {WHO[side]}"] = patient
 
     def rows(self, patient: str) -> np.ndarray:
-        """Table rows of a patient on their side, MOST_RECORDS at most. Raises InputError for one
+        """Table rows of a patient on their side, MAX_RECORDS at most. Raises InputError for one
         who is not there."""
         if patient not in self.side_of:
             raise InputError(f"patient {patient!r}: is not in the cohort")
@@ -78,7 +78,7 @@ class Explorer:
         ]
 
     def predictions(self, model: str, patient: str) -> Predictions:
-        """What a model says of those rows."""
+        """A model's predictions for those rows."""
         side, rows = self.side_of[patient], self.rows(patient)
         return self.lesson.predictions(model, side).select(
             np.searchsorted(self.lesson.rows(side), rows)

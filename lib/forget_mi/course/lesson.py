@@ -67,8 +67,8 @@ class Lesson:
         return make_examples(self.cohort, self.rows(side), saved.tokenizer, saved.model.max_tokens)
 
     def predictions(self, model: str | ImageTextModel, side: str) -> Predictions:
-        """What a model says of the records of a side; by name it is asked once. A model without a
-        name (one that the lesson has just made) has the original's tokenizer."""
+        """A model's predictions for the records of a side; by name it is asked once. A model
+        without a name (one that the lesson has just made) has the original's tokenizer."""
         if not isinstance(model, str):
             return predict(model, self.examples(side, self.model("original")), self.accelerator)
         if (model, side) not in self._predictions:
@@ -125,8 +125,8 @@ class Lesson:
 
     @cached_property
     def shadows(self) -> Shadows | None:
-        """What the shadow models say of every record of the cohort; None where they have not been
-        trained."""
+        """The predictions of the shadow models for every record of the cohort; None where they have
+        not been trained."""
         return shadow_predictions(self.run, self.cohort, self.accelerator)
 
     @property

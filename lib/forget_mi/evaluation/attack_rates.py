@@ -128,9 +128,9 @@ def attack_table(
     """A row an attack, tower and level: attack, tower, level (sample or patient), auc, auc_low,
     auc_high, and for each of FPRS the rate with _low and _high.
 
-    The intervals draw whole patients with replacement, and are NaN with fewer than FEWEST patients
-    of either side. The row `strongest` is cross-fitted (see `strongest_rates`), with tower 'any';
-    it is left out without an interval.
+    The intervals draw whole patients with replacement, and are NaN with fewer than MIN_PATIENTS
+    patients of either side. The row `strongest` is cross-fitted (see `strongest_rates`), with tower
+    'any'; it is left out without an interval.
     """
     rows = []
     for kind in LEVELS:

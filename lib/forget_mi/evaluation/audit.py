@@ -24,10 +24,10 @@ FORGOTTEN, EARLIER = "forgotten", "earlier"
 
 @dataclass(frozen=True)
 class ModelAudit:
-    """What was measured of one model. predictions, rows: by set, what it says, and the table rows
-    behind. measures: one row a measure and tower, with columns measure, tower, value, low, high.
-    manifest: the checkpoint's. joint: the fixed joint embedding that goes with the model; None
-    where its towers are of different widths."""
+    """What was measured of one model. predictions, rows: by set, its predictions, and the table
+    rows behind. measures: one row a measure and tower, with columns measure, tower, value, low,
+    high. manifest: the checkpoint's. joint: the fixed joint embedding that goes with the model;
+    None where its towers are of different widths."""
 
     name: str
     manifest: dict

@@ -70,8 +70,8 @@ def by_group(
     """A row a model and group: grouping, group, patients_forget, patients_test, attack_auc (D_f
     against D_t of the group, by `scores`), test_auc, test_f1.
 
-    A number that would rest on fewer than FEWEST patients is NaN; whoever reads the table sees how
-    many there are.
+    A number that would rest on fewer than MIN_PATIENTS patients is NaN; whoever reads the table
+    sees how many there are.
     """
     rows = []
     for grouping, values in groupings(cohort).items():

@@ -23,7 +23,7 @@ class AuditConfig:
     to each shadow model for the attack of that name on the params' method; 0 leaves it out.
     neighbours: of each forgotten patient, whose treatment is looked at. relearning: groups of
     strangers that the speed of relearning is compared with; 0 leaves that probe out, which trains
-    each model anew for a few passes over each group."""
+    each model again for a few passes over each group."""
 
     draws: Annotated[int, Field(ge=50, le=100_000)] = 500
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -27,8 +27,8 @@ def head_only_edit(
     accelerator: Accelerator,
 ) -> ImageTextModel:
     """A copy of the model of which only the output layers were changed: on D_f they say what the
-    model says of validation patients with the same label, on D_r what it said before. The towers
-    still know every patient."""
+    model outputs for validation patients with the same label, on D_r what it output before. The
+    towers still know every patient."""
     edited = copy.deepcopy(model)
     seen = {
         side: predict(model, getattr(data, side), accelerator)
@@ -63,7 +63,7 @@ def flip_predictions(audit: ModelAudit, settings: AuditConfig, seed: int) -> Mod
 
 
 def flipped(forget: Predictions, strangers: Predictions, seed: int) -> Predictions:
-    """What a model would say of D_f that looks its patients up in a list and answers for a
+    """The outputs for D_f of a model that looks its patients up in a list and answers for a
     stranger: each record gets the logits of a random stranger's record with the same label (of any
     stranger's, where none has it). Embeddings stay."""
     rng = np.random.default_rng([seed, 61])

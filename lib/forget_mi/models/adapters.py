@@ -187,7 +187,7 @@ class WholeModel(nn.Module):
 
 
 def as_model_output(output: Any) -> ModelOutput:
-    """What a model of one's own says as a ModelOutput.
+    """The output of a model of one's own as a ModelOutput.
 
     Raises InputError that says what is missing, and what can't be done without it.
     """

@@ -8,7 +8,7 @@ from transformers.models.bert.modeling_bert import BertCrossAttention, BertLayer
 
 
 class FirstTokenLayer(BertLayer):
-    """A last layer that says of the first token what BertLayer does, and nothing of the others.
+    """A last layer with BertLayer's output for the first token, and none for the others.
 
     hidden_states (batch, tokens, width) -> (batch, 1, width). Keys and values come from all tokens,
     the query from the first: what the library calls cross-attention, with this layer's own weights.
@@ -17,7 +17,7 @@ class FirstTokenLayer(BertLayer):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: object, **__: object
     ) -> Tensor:
-        """What the layer says of the first token."""
+        """The layer's output for the first token."""
         first = hidden_states[:, :1]
         if attention_mask is not None:  # (batch, 1, queries, keys)
             attention_mask = attention_mask[:, :, :1]

@@ -94,7 +94,7 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
         raise InputError(
             f"{folder}: was made on another cohort or split (fingerprint "
             f"{manifest['cohort_fingerprint']}, the cohort here has {fingerprint}); make the run "
-            "folder anew"
+            "folder again"
         )
     weights = folder / WEIGHTS
     if not weights.is_file():

@@ -47,7 +47,7 @@ def problems_of_model(
     found = []
     if model.training:
         found.append(
-            "is in training mode, in which dropout and batch norm change what it says; call "
+            "is in training mode, in which dropout and batch norm change its output; call "
             "model.eval()"
         )
     missing = [name for name in ("classes", "max_tokens", "widths") if not hasattr(model, name)]

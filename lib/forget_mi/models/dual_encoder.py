@@ -73,7 +73,7 @@ class DualEncoderText(Tower):
 
 
 def _pooled(output: Any) -> Tensor:
-    """What an encoder says of the whole input: its pooler's output, or the first position's
+    """The output of an encoder for the whole input: its pooler's output, or the first position's
     (averaged where a convolutional encoder gives maps)."""
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:

@@ -38,7 +38,7 @@ OLD = {".gamma": ".weight", ".beta": ".bias"}
 class Released:
     """model: of the paper's profile, in evaluation mode. used, unused: the file's keys; unused are
     an output layer over both towers, which the paper's forward pass never calls, and position
-    numbers, which are made anew."""
+    numbers, which are made again."""
 
     model: ImageTextModel
     used: tuple[str, ...]

@@ -156,7 +156,7 @@ def frontier_part(study: Study, tuned: str | None) -> pd.DataFrame:
 
 def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
     """One request by each of COMPARED_HERE, with IAM (median over D_f) and, where references took
-    part, what LiRA says of them after the request (the worse of them)."""
+    part, the LiRA scores of them after the request (the worse of them)."""
     rows = []
     for line, name in zip(
         study.baseline_rows(), ["original", *study.run.retrained_seeds()], strict=True

@@ -57,8 +57,8 @@ class UnlearningResult(NamedTuple):
 @dataclass(frozen=True)
 class Study:
     """A run whose models are trained, and one request to them. original, references: as they are
-    when the request comes in. shadows: what the judging models say of every row of the cohort, or
-    None."""
+    when the request comes in. shadows: the predictions of the judging models for every row of the
+    cohort, or None."""
 
     run: Run
     cohort: Cohort
@@ -162,7 +162,7 @@ class Study:
         return Evidence(*(seen[side] for side in SETS), shadows=shadows)
 
     def predictions(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
-        """What a model says of some rows (one without a tokenizer of its own has F_og's)."""
+        """A model's predictions for some rows (one without a tokenizer of its own has F_og's)."""
         saved = (
             model
             if isinstance(model, Checkpoint)

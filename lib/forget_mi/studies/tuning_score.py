@@ -41,8 +41,8 @@ def withhold(data: UnlearningData, share: float, seed: int) -> tuple[UnlearningD
 
 @dataclass(frozen=True)
 class TuningPredictions:
-    """What a model says of D_f, D_v and D_s: all that the rule looks at. stayers: how many records
-    D_r has in all."""
+    """A model's predictions for D_f, D_v and D_s: all that the rule looks at. stayers: how many
+    records D_r has in all."""
 
     forget: Predictions
     validation: Predictions

@@ -65,7 +65,7 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         # Losses between embeddings do not reach the output layers.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        # Reports have many lengths: compiled for each anew, a run would do little else.
+        # Reports have many lengths: compiled for each again, a run would do little else.
         dynamo_plugin=TorchDynamoPlugin(backend=settings.compile, dynamic=True),
     )
     accelerator.parts = settings.parts

@@ -21,7 +21,7 @@ TOWERS: tuple[Tower, ...] = ("fused", "image", "text")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of some examples: one forward pass that feeds every measure and attack.
+    """A model's outputs for some examples: one forward pass that feeds every measure and attack.
 
     image_logits, text_logits (n, classes); image_embedding, text_embedding (n, width); labels,
     patients (n); all float32 or int64 numpy arrays. The logits and embedding of a tower that is not

@@ -1,5 +1,6 @@
-"""Reference models: each never saw one fold of the training patients, and says of them what a
-stranger's record says (cross-fitting; method.md, 'Past the paper'). They teach; the models that
+"""Reference models: each never saw one fold of the training patients, so that its outputs for them
+are those of a model that does not know them (cross-fitting; method.md, 'Past the paper'). They
+teach; the models that
 judge are in shadows.py.
 
 They belong to a split of a cohort: trained once, beside the original, they serve every later

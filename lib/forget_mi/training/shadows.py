@@ -71,10 +71,10 @@ def balanced_halves(cohort: Cohort, count: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shadows:
-    """What shadow models say of some records. predictions: one a model. member: bool (models,
-    records), whether the model was trained on the record (where the models were unlearned: was
-    trained on it, then made to forget it). stranger: bool (models, records), whether it never saw
-    the record."""
+    """Predictions of shadow models for some records. predictions: one a model. member: bool
+    (models, records), whether the model was trained on the record (where the models were unlearned:
+    was trained on it, then made to forget it). stranger: bool (models, records), whether it never
+    saw the record."""
 
     predictions: Sequence[Predictions]
     member: np.ndarray
@@ -168,7 +168,7 @@ class ShadowSet:
         return [n for n in range(self.settings.count) if (self.path(n) / MANIFEST).is_file()]
 
     def train(self, number: int, accelerator: Accelerator, *, progress: bool = True) -> None:
-        """Train one model and keep what it says of every record; where it is whole already, do
+        """Train one model and keep its predictions for every record; where it is whole already, do
         nothing. A training that was killed goes on from its last whole epoch; of several processes
         that ask for it, one trains and the others wait."""
         folder, cohort = self.path(number), self.cohort
@@ -213,7 +213,7 @@ class ShadowSet:
         return load_checkpoint(self.path(number), fingerprint=self.cohort.fingerprint)
 
     def shadows(self) -> Shadows:
-        """What all of them say of every record.
+        """The predictions of all of them for every record.
 
         Raises InputError where one is missing, or belongs to another cohort.
         """

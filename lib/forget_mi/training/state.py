@@ -54,7 +54,7 @@ class TrainingState:
         if self.folder is None:
             return
         # One process writes for all. Left out is the random state of the others, which each epoch
-        # sets anew.
+        # sets again.
         if self.accelerator.is_main_process:
             with replace_when_whole(self.folder) as temporary:
                 self.accelerator.save_state(str(temporary / "accelerate"))

@@ -49,7 +49,7 @@ class UnlearningData:
     """D_f, D_r and D_v, tokenised for the model at hand. There is no test set in it, and no
     retrained model: a method can't look at what it will be judged by. forget_reports: the report
     text of each record of D_f; it, tokenizer and max_tokens are for methods that write reports
-    anew. references: models that never saw some patients of D_f, where the run has them (see
+    again. references: models that never saw some patients of D_f, where the run has them (see
     `unlearning.references`); together they are strangers to all of D_f."""
 
     forget: Examples

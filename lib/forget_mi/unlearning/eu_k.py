@@ -17,7 +17,7 @@ from forget_mi.unlearning.loop import UnlearningLoop
 
 @config
 class Config(cf_k.Config):
-    """As for CF-k; a layer that starts anew needs a higher learning rate."""
+    """As for CF-k; a layer that starts again needs a higher learning rate."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
 
@@ -34,7 +34,7 @@ def unlearn(
     accelerator: Accelerator,
     progress: bool = True,
 ) -> tuple[ImageTextModel, UnlearningLog]:
-    """F_ul from F_og: the last k layers of each tower and the heads are drawn anew and trained on
+    """F_ul from F_og: the last k layers of each tower and the heads are drawn again and trained on
     D_r, the others stay."""
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress

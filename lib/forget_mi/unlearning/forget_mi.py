@@ -79,7 +79,7 @@ class Config(StepConfig):
     start_noise: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
-# Batch norm is not searched: the targets are what F_og says in evaluation mode, and with batch
+# Batch norm is not searched: the targets are outputs of F_og in evaluation mode, and with batch
 # statistics F_ul would not even start where the retention losses are zero.
 SEARCH = {
     "learning_rate": LogUniform(1.7e-4, 3e-4),
@@ -104,7 +104,7 @@ def unlearn(
     """F_ul from F_og (`model`, which is left as it is) and the log with each loss of each epoch.
 
     Each step takes a forget batch and a retain batch through F_ul in one pass, and compares with
-    what F_og said of them, computed once.
+    the outputs of F_og for them, computed once.
     """
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
@@ -197,7 +197,7 @@ def held_out_embeddings(
 ) -> Embeddings:
     """Where F_og would put D_f had it never seen it: z_img and z_txt, (n, width) each.
 
-    A reference model that never saw the patient has an embedding space of its own. What it says is
+    A reference model that never saw the patient has an embedding space of its own. Its output is
     carried into F_og's by a linear map, fitted on D_v, which neither model was trained on (ridge,
     its strength by leave-one-out).
     """

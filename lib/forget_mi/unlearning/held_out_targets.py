@@ -1,4 +1,4 @@
-"""Held-out targets: forgotten records say what a model says that never saw the patient
+"""Held-out targets: the forgotten records get the outputs of a model that never saw the patient
 (cross-fitting; after oracle matching, Georgiev et al., ICLR 2025, arXiv 2410.23232, whose oracle
 nobody has)."""
 
@@ -36,7 +36,7 @@ from forget_mi.unlearning.teacher_outputs import TeacherOutputs, to_model_output
 @config
 class Config(StepConfig):
     """squared: weight of the squared difference of centred logits beside the divergence. labels:
-    weight of the cross-entropy on those who stay, beside what F_og said of them. The rest:
+    weight of the cross-entropy on those who stay, beside the outputs of F_og. The rest:
     StepConfig; the rate decays over the run, so all its epochs are run."""
 
     squared: Annotated[float, Field(ge=0, le=10)] = 0.1
@@ -74,7 +74,7 @@ def unlearn(
         D_f: KL(s_t(x) || F_ul,t(x)) + squared * |centred logits of F_ul,t(x) - those of s_t(x)|^2
         D_r: the same towards F_og,t(x), + labels * CE(F_ul,t(x), y)
 
-    with s(x) what the reference models say that never saw the patient of x. Needs
+    with s(x) the outputs of the reference models that never saw the patient of x. Needs
     `data.references`; raises InputError where a record of D_f has none.
     """
     loop = UnlearningLoop(
@@ -125,8 +125,8 @@ def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tens
 def held_out_outputs(
     data: UnlearningData, accelerator: Accelerator, log: UnlearningLog
 ) -> ModelOutput:
-    """What the references say of D_f, each of the records whose patients it never saw, the mean
-    where there are several: logits and embeddings (n, ...). Each reference reads only those
+    """The outputs of the references for D_f, each for the records whose patients it never saw, the
+    mean where there are several: logits and embeddings (n, ...). Each reference reads only those
     records; the log counts them.
 
     Raises InputError where a record has no such reference.

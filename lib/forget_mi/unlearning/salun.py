@@ -56,7 +56,7 @@ def unlearn(
     """F_ul from F_og by minimising CE on D_f with a random other label a record + alpha L(D_r) over
     the salient weights (their equations 3 to 5, the classification form).
 
-    Departure: the random labels of an epoch are drawn anew, and an epoch is a pass over D_f with
+    Departure: the random labels of an epoch are drawn again, and an epoch is a pass over D_f with
     retain records drawn along.
     """
     loop = UnlearningLoop(
