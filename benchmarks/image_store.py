@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     print(f"bare pydicom and resize, one core   {bare:10.1f} images/s")
     print(
         f"store, all cores, start included    {store:10.1f} images/s, {store / (bare * cores):.2f} "
-        f"of bare x cores"
+        "of bare x cores"
     )
     print(f"store, second and third pass        {again[0]:10.1f} and {again[1]:.1f} images/s")
     print(f"peak resident memory                {memory}")

@@ -114,7 +114,7 @@ def measure(folder: Path, pixels: int, records: int) -> None:
     parameters = sum(p.numel() for p in released.model.parameters()) / 1e6
     print(
         f"{parameters:.0f} M parameters from {len(released.used)} tensors, {len(released.unused)} "
-        f"unused"
+        "unused"
     )
     settings = forget_mi.Config(
         setting="multimodal",

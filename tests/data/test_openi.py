@@ -27,7 +27,7 @@ def report(
 ) -> str:
     return (
         f'<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{number}"/><Abstract>'
-        f'<AbstractText Label="INDICATION">cough</AbstractText>'
+        '<AbstractText Label="INDICATION">cough</AbstractText>'
         f'<AbstractText Label="FINDINGS">{findings}</AbstractText>'
         f'<AbstractText Label="IMPRESSION">{impression}</AbstractText></Abstract>'
         f"<MeSH>{''.join(f'<major>{term}</major>' for term in terms)}</MeSH>"

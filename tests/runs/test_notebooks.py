@@ -343,7 +343,7 @@ def test_a_cohort_of_reports_alone_runs_through(tmp_path, cohort):
         term = "normal" if row.label == 0 else "Pulmonary Edema"
         text = f'<AbstractText Label="FINDINGS">{cohort.reports[row.study_id]}</AbstractText>'
         (reports / f"{number}.xml").write_text(
-            f"<eCitation><uId "
+            "<eCitation><uId "
             f'id="CXR{number}"/>{text}<MeSH><major>{term}</major></MeSH></eCitation>'
         )
     overrides = {"cohort": {"source": "openi", "reports": str(reports)}, "model.towers": "text"}

@@ -73,7 +73,7 @@ def main() -> int:
     )
     print(
         f"{len(completed)} Slurm jobs, {len(with_gpu)} with a GPU asked for: the table equals the "
-        f"local one"
+        "local one"
     )
     return 0
 

@@ -99,7 +99,7 @@ def array(answer: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if found.dtype.kind == "f" and np.isnan(found).any():
         raise NotYetError(
             f"{name} has NaN in it: something was divided by zero, or the logarithm of zero was "
-            f"taken."
+            "taken."
         )
     return found
 
@@ -128,7 +128,7 @@ def close(
         )
         place = at[0] if len(at) == 1 else tuple(int(i) for i in at)
         raise NotYetError(f"{name} is off: at {place} it says {np.asarray(found)[at]:.4g}, where "
-                          f"it should be "
+                          "it should be "
                      f"{np.asarray(right)[at]:.4g}.")  # fmt: skip
     raise NotYetError(
         f"{name} is {float(found):.4g}; that is too {'high' if found > right else 'low'}."

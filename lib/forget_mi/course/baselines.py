@@ -76,7 +76,7 @@ def diagnosis(function: Any) -> str:
         found = call(function, *numbers, name="diagnosis")
         if found not in ("under", "over", "damaged", "fine"):
             raise NotYetError(
-                f"diagnosis should give one of under, over, damaged, fine; it gives "
+                "diagnosis should give one of under, over, damaged, fine; it gives "
                 f"{describe(found)}."
             )
         if found != right:

@@ -40,7 +40,7 @@ def write_request(function: Any, lesson: Lesson) -> str:
         rows = len(pd.read_csv(path))
     if columns != ["subject_id"]:
         raise NotYetError(
-            f"The CSV should have the one column subject_id; it has "
+            "The CSV should have the one column subject_id; it has "
             f"{', '.join(map(repr, columns))}."
         )
     if "nobody" in served:
@@ -51,7 +51,7 @@ def write_request(function: Any, lesson: Lesson) -> str:
         raise NotYetError("A person who has written twice stands in the CSV twice.")
     if served != [b, a, c]:
         raise NotYetError(
-            f"The request should name three people in the order of their letters; it names "
+            "The request should name three people in the order of their letters; it names "
             f"{len(served)}."
         )
     if not isinstance(left, (list, tuple)) or list(left) != ["nobody"]:
@@ -86,7 +86,7 @@ def pseudonym(function: Any) -> str:
             mistakes.get(
                 found,
                 f"For 'S00012' and the salt 'a secret' it gives {found[:20]!r}; that is another "
-                f"hash.",
+                "hash.",
             )
         )
     return "The same patient, the same id; without the salt it leads nowhere."
@@ -121,7 +121,7 @@ def verdict(function: Any) -> str:
         found = call(function, low, high, patients, name="verdict")
         if found not in ("too few", "told apart", "indistinguishable"):
             raise NotYetError(
-                f"verdict should give 'too few', 'told apart' or 'indistinguishable'; it gives "
+                "verdict should give 'too few', 'told apart' or 'indistinguishable'; it gives "
                 f"{describe(found)}."
             )
         if found != right:
@@ -138,7 +138,7 @@ def needed(answer: Any) -> str:
     if found != 40:
         raise NotYetError(
             f"With {found:g} patients the half width is {0.63 / found**0.5:.4f}; it should be just "
-            f"below .1."
+            "below .1."
         )
     return (
         "Most requests are smaller. Ten requests together may not be; that is why a study "

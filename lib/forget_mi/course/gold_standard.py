@@ -29,7 +29,7 @@ def gaps(function: Any) -> str:
     )
     if not isinstance(found, Mapping) or set(found) != {"a", "b"}:
         raise NotYetError(
-            f"gaps should give a dictionary with the same measures as the model; it gives "
+            "gaps should give a dictionary with the same measures as the model; it gives "
             f"{describe(found)}."
         )
     values = np.array([number(found[name], f"the gap of {name!r}") for name in ("a", "b")])

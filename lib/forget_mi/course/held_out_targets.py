@@ -23,7 +23,7 @@ def fold_of_records(function: Any) -> str:
         )
         if found.dtype.kind not in "iu" or not set(found.tolist()) <= {0, 1}:
             raise NotYetError(
-                f"Folds are the whole numbers 0 to folds - 1; these are "
+                "Folds are the whole numbers 0 to folds - 1; these are "
                 f"{sorted(set(found.tolist()))}."
             )
         for patient in np.unique(patients):
@@ -111,7 +111,7 @@ def break_even(function: Any) -> str:
             total = values[2] + found * (values[0] + values[1])
             why = (
                 f"{found:g} requests cost {total:.2f} trainings that way, and {found:g} by "
-                f"retraining"
+                "retraining"
             )
             raise NotYetError(
                 f"For {values} it gives {found:g}; the smallest number that is cheaper is {right} "

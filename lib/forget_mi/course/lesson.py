@@ -183,7 +183,7 @@ def missing_run_error(run: Run, why: str, command: str) -> NotThereError:
     return NotThereError(
         f"This lesson reads {display_path(run.folder)}, and can't: {why}.\n"
         f"Run `{command}` in a terminal and then this notebook again, or take the tiny profile "
-        f"(one minute; its "
+        "(one minute; its "
         "numbers mean little): press the button above, or call `forget_mi.course.run_tiny()`; then "
         "set "
         'profile = "tiny" in the cell of parameters.'

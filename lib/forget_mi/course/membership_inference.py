@@ -107,7 +107,7 @@ def draw_patients(function: Any) -> str:
         found = call(function, patients, np.random.default_rng(seed), name="draw_patients")
         if np.ndim(found) != 1 or np.asarray(found).dtype.kind not in "iu":
             raise NotYetError(
-                f"Positions of records are asked for, whole numbers in a row; it gives "
+                "Positions of records are asked for, whole numbers in a row; it gives "
                 f"{describe(found)}."
             )
         found = np.asarray(found)
@@ -122,7 +122,7 @@ def draw_patients(function: Any) -> str:
             if len(of_patient) > 1:
                 raise NotYetError(
                     f"Patient {patient} was drawn with some of the records only; a patient comes "
-                    f"whole."
+                    "whole."
                 )
             times += of_patient.pop()
         if times != len(whole):

@@ -54,7 +54,7 @@ def gaps(answer: Any, forget: Predictions, test: Predictions) -> str:
     """Mean loss of strangers less that of members, by tower."""
     if not isinstance(answer, Mapping) or set(answer) != {"image", "text", "fused"}:
         raise NotYetError(
-            f"A dictionary with the keys image, text and fused is asked for; it is "
+            "A dictionary with the keys image, text and fused is asked for; it is "
             f"{describe(answer)}."
         )
     for tower in forget.towers:

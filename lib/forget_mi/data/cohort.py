@@ -190,7 +190,7 @@ class Cohort:
         if not (folder / "cohort.json").is_file():
             raise InputError(
                 f"{folder}: holds no whole cohort (cohort.json is missing); run notebook 01_cohort "
-                f"first"
+                "first"
             )
         try:
             about = json.loads((folder / "cohort.json").read_text())

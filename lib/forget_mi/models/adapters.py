@@ -249,7 +249,7 @@ def from_factory(settings: ModelConfig, classes: int) -> ImageTextModel | WholeM
     if not isinstance(made, nn.Module):
         raise InputError(
             f"{what}: makes a {type(made).__name__}; a torch module or a mapping of networks is "
-            f"allowed"
+            "allowed"
         )
     missing = [name for name in ("classes", "widths") if not hasattr(made, name)]
     if missing:

@@ -102,7 +102,7 @@ def load_checkpoint(folder: Path, *, fingerprint: str | None = None) -> Checkpoi
     if sha256_of(weights) != manifest["weights_sha256"]:
         raise InputError(
             f"{weights}: is truncated or was changed ({weights.stat().st_size} bytes, SHA-256 is "
-            f"not the manifest's)"
+            "not the manifest's)"
         )
     saved = json.loads((folder / CONFIG).read_text())
     settings = build(ModelConfig, saved["model"], "model")

@@ -42,7 +42,7 @@ def problems_of_model(
     if not isinstance(model, nn.Module):
         return [
             f"is a {type(model).__name__}, not a torch module: it has no parameters that could be "
-            f"changed"
+            "changed"
         ]
     found = []
     if model.training:
@@ -55,7 +55,7 @@ def problems_of_model(
         return [
             *found,
             f"lacks {', '.join(missing)} (see contract.ModelContract, or contract.adapt, which "
-            f"adds them)",
+            "adds them)",
         ]
     if model.classes != classes:
         found.append(f"tells {model.classes} classes apart, the cohort has {classes}")

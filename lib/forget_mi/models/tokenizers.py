@@ -119,6 +119,6 @@ def resolve_package_path(name: str, parameter: str) -> str:
     if path is None or not path.is_dir():
         raise InputError(
             f"parameter model.{parameter} = {name!r}: no such package is installed, or it has no "
-            f"such folder"
+            "such folder"
         )
     return str(path)

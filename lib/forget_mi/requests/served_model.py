@@ -52,7 +52,7 @@ class ServedModel:
         except (ValueError, KeyError) as error:
             raise InputError(
                 f"{display_path(path)}: is damaged ({error}); restore it before any request is "
-                f"served"
+                "served"
             ) from None
 
     def served(self) -> dict[str, dict[str, Any]]:

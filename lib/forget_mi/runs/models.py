@@ -72,7 +72,7 @@ def load_model(run: Run, name: str, cohort: Cohort, finished: bool = True) -> Ch
     ):
         raise InputError(
             f"{display_path(folder)}: was unlearned from another original; run notebook 03_unlearn "
-            f"again"
+            "again"
         )
     return unlearned
 

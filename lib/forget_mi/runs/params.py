@@ -199,7 +199,7 @@ def _unlearning(section: Any, references: ReferenceConfig) -> tuple[str, Any]:
     if references.folds == 0 and needs_references(method, getattr(settings, "setting", None)):
         raise InputError(
             f"parameter references.folds = 0: method {method} learns from reference models; at "
-            f"least 2 folds are needed"
+            "least 2 folds are needed"
         )
     return method, settings
 

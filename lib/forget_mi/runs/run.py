@@ -122,7 +122,7 @@ class Run:
         if reason:
             raise InputError(
                 f"run folder {display_path(self.folder)}: can't be written ({reason}); name "
-                f"another one"
+                "another one"
             )
 
     def start(self, name: str) -> Path:
@@ -203,7 +203,7 @@ class Run:
         if path is None:
             raise InputError(
                 f"{display_path(self.stage('01_cohort'))}: holds no request; run notebook "
-                f"01_cohort again"
+                "01_cohort again"
             )
         return Request(path.stem, tuple(read_forget_csv(path)))
 

@@ -26,7 +26,7 @@ def split_request(cohort: Cohort, request: Request, parts: int, seed: int) -> li
     if len(request.patients) < parts:
         raise InputError(
             f"request {request.name}: {len(request.patients)} patients can't be cut into {parts} "
-            f"requests"
+            "requests"
         )
     train = cohort.table.iloc[request.forget_rows(cohort)]
     images = train.groupby("patient_id", sort=False).size()

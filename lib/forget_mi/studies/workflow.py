@@ -117,7 +117,7 @@ def run_tuning(
     )
     comment = (
         f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best "
-        f"trial, by 03a's rule.\n"
+        "trial, by 03a's rule.\n"
     )
     write_text(tuned, comment + yaml.safe_dump(settings, sort_keys=False))
     first = ["approach", "trial", "chosen", "score", "ended"]

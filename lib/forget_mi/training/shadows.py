@@ -269,7 +269,7 @@ def open_shadow_set(
     if about.is_file() and json.loads(about.read_text()) != made_of:
         raise InputError(
             f"{about}: these shadow models were trained with another configuration; remove the "
-            f"folder"
+            "folder"
         )
     found = ShadowSet(folder, cohort, model, training, settings)
     if settings.count and not about.is_file():

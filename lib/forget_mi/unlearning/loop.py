@@ -114,7 +114,7 @@ class UnlearningLoop:
             if not np.isfinite(row["total"]):
                 raise FloatingPointError(
                     f"{description}: the loss is {row['total']} in epoch {epoch + 1}; lower the "
-                    f"rate"
+                    "rate"
                 )
             if validation_loss is not None and forget_loss >= NEAR * validation_loss:
                 forget_loss = self._fused_loss(self.unlearned, self.data.forget)

@@ -39,14 +39,14 @@ def as_cohort(made: Any, name: str) -> Cohort:
     if missing:
         raise InputError(
             f"cohort {name}: a {type(made).__name__} lacks {', '.join(missing)} (see "
-            f"contract.CohortContract)"
+            "contract.CohortContract)"
         )
     table, n = made.table.reset_index(drop=True), len(made.table)
     images = np.zeros((n, 1, 0, 0), np.uint8) if made.images is None else made.images
     if len(images.shape) != 4 or images.shape[1] != 1:
         raise InputError(
             f"cohort {name}: its images have shape {tuple(images.shape)}, not ({n}, 1, height, "
-            f"width)"
+            "width)"
         )
     if images.dtype != np.uint8:
         raise InputError(

@@ -60,7 +60,7 @@ class OpeniConfig(FilesConfig):
         ):
             raise InputError(
                 f"parameter cohort.labels = {list(self.labels)}: 'abnormal', or MeSH terms, each "
-                f"once"
+                "once"
             )
 
     @property

@@ -171,7 +171,7 @@ def write_report(rng: np.random.Generator, style: ReportStyle, severity: float) 
         "FINAL REPORT\n"
         "EXAMINATION:  CHEST (PORTABLE AP)\n\n"
         f"INDICATION:  ___ year old {person} with {' and '.join(style.history)}\n\n"
-        f"COMPARISON:  ___\n\n"
+        "COMPARISON:  ___\n\n"
         f"FINDINGS:  {' '.join(sentences)}\n\n"
         f"IMPRESSION:  {summary}\n"
     )
