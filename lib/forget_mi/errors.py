@@ -25,7 +25,11 @@ def import_extra(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "forget_mi").startswith("forget_mi"):
             raise
-        raise MissingExtraError(
-            f"{error.name} is not installed; it comes with an extra: pip install "
-            f"'forget-mi[{extra}]'"
-        ) from None
+        raise missing_extra(error.name, extra) from None
+
+
+def missing_extra(package: str, extra: str) -> MissingExtraError:
+    """The error that names the extra of a package that is not installed."""
+    return MissingExtraError(
+        f"{package} is not installed; it comes with an extra: pip install 'forget-mi[{extra}]'"
+    )

