@@ -213,7 +213,7 @@ def _forget(options: Namespace) -> None:
     folder = serve(model, options.patients.resolve(), overrides_of(options))
     entry = ServedModel(model).ledger[-1]
     asked = f"{len(entry['patients'])} patients, {entry['images']} images"
-    print(f"\nrequest {entry['number']:03d}: {asked}: {entry['verdict']}")
+    print(f"\nrequest {entry['number']:03d}: {asked}: {entry['verdict']}\n{entry['in_words']}")
     print(
         f"report: {display_path(folder / 'report.html')}\nmodel:  "
         f"{display_path(model / entry['checkpoint'])}"

@@ -18,7 +18,6 @@ from forget_mi.evaluation.attack_rates import (
     Patients,
     all_scores,
     attack_table,
-    patient_table,
     patients_of,
 )
 from forget_mi.evaluation.roc import Roc
@@ -282,16 +281,3 @@ def test_a_forget_set_of_one_patient_has_numbers_and_no_interval(seen):
 def with_patients(p: Predictions, patients) -> Predictions:
     arrays = [getattr(p, name) for name in p.__dataclass_fields__]
     return Predictions(*arrays[:-1], np.asarray(patients))
-
-
-def test_worst_patients_come_first(seen):
-    scores, patients = all_scores(seen), patients_of(seen)
-    table = patient_table(scores, patients, [("lira", "fused"), ("loss", "text")])
-    assert table.lira_fused.is_monotonic_decreasing
-    assert table.records.sum() == 120
-    assert table.lira_fused.between(0, 1).all()
-    worst = scores["lira", "fused"].forget[patients.forget == table.patient[0]].mean()
-    strangers = [
-        scores["lira", "fused"].test[patients.test == p].mean() for p in np.unique(patients.test)
-    ]
-    assert table.lira_fused[0] == pytest.approx(np.mean(np.array(strangers) < worst))

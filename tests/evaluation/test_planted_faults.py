@@ -18,9 +18,12 @@ from forget_mi.evaluation import planted_faults as planted
 from forget_mi.evaluation import verdicts
 from forget_mi.evaluation.audit import audit_model
 from forget_mi.evaluation.config import AuditConfig
+from forget_mi.evaluation.patient_scores import patient_tests
+from forget_mi.evaluation.patient_test import FOUND
 from forget_mi.evaluation.permutation import permutation_table
 from forget_mi.evaluation.relearning import relearning_speed
 from forget_mi.evaluation.roc import Roc
+from forget_mi.evaluation.training_on import COMES_BACK, after_training_on, trained_on
 from forget_mi.models.checkpoints import Checkpoint
 from forget_mi.models.config import ModelConfig
 from forget_mi.training.config import DeviceConfig, TrainingConfig
@@ -192,6 +195,75 @@ def test_an_attack_that_the_retrained_models_lack_is_judged_against_a_half(study
     row = table[(table.attack == "u_lira") & (table.level == "sample")].iloc[0]
     assert (row.reference, row.verdict) == (0.5, verdicts.DISTINGUISHED)
     assert (table.reference[table.attack == "loss"] != 0.5).all()
+
+
+def test_each_patient_of_the_original_is_found_and_of_a_retrained_model_few(study):
+    original = patient_tests(study.audits["original"].evidence())
+    assert original.verdict == FOUND
+    assert original.found(0.05)["value"] > 0.9
+    retrained = patient_tests(study.audits["retrained-1"].evidence())
+    assert FOUND not in retrained.verdict
+    assert retrained.found(0.05)["value"] < 0.2
+
+
+def test_one_patient_left_untouched_comes_first(study):
+    """The others are as under the retrained model."""
+    known, gone = (study.audits[name].predictions["forget"] for name in ("original", "retrained-1"))
+    audit, people, ranks, p = study.audits["retrained-1"], np.unique(known.patients), [], []
+    for untouched in people:
+        mine = (known.patients == untouched)[:, None]
+        mixed = {
+            name: np.where(mine, getattr(known, name), getattr(gone, name))
+            for name in ("image_logits", "text_logits")
+        }
+        predictions = {**audit.predictions, "forget": replace(gone, **mixed)}
+        found = patient_tests(replace(audit, predictions=predictions).evidence()).patients
+        ranks.append(int(np.flatnonzero(found.patient == untouched)[0]))
+        p.append(found.p_remembered[ranks[-1]])
+    assert np.mean(np.array(ranks) == 0) > 0.7
+    assert np.median(p) < 0.02
+    assert len(people) > 10
+
+
+def test_one_tower_that_was_not_forgotten_is_found(study):
+    audit, known = study.audits["retrained-1"], study.audits["original"].predictions
+    changed = {
+        side: replace(
+            audit.predictions[side],
+            image_logits=known[side].image_logits,
+            image_embedding=known[side].image_embedding,
+        )
+        for side in audit.predictions
+    }
+    assert patient_tests(replace(audit, predictions=changed).evidence()).verdict == FOUND
+
+
+def test_a_model_that_answers_from_a_list_is_found_by_what_it_holds(study):
+    flipped = planted.flip_predictions(study.audits["original"], SETTINGS, seed=0)
+    found = patient_tests(flipped.evidence())
+    assert found.verdict == FOUND
+    by = {look for looks in found.patients.looks for look in looks.split(", ") if look}
+    assert {look.split(" ")[0] for look in by} <= {"linear_probe"}
+
+
+def test_what_is_hidden_comes_back_and_under_a_retrained_model_nothing_does(study):
+    rows = {}
+    for name in ("original", "retrained-1"):
+        saved = study.models[name]
+        sets = {
+            side: make_examples(study.cohort, rows, saved.tokenizer, MODEL.max_tokens)
+            for side, rows in study.audits[name].rows.items()
+        }
+        before = saved.model.state_dict()["image_tower.head.weight"].clone()
+        settings = TrainingConfig(batch_size=32, learning_rate=3e-3, weight_decay=0.0)
+        how = {"epochs": [0.25, 1], "seed": 0, "accelerator": study.accelerator}
+        later = trained_on(saved.model, sets["retain"], settings, **how)
+        rows[name], tests = after_training_on(saved.model, later, sets, study.accelerator)
+        assert list(tests) == [0, 0.25, 1]
+        assert torch.equal(saved.model.state_dict()["image_tower.head.weight"], before)
+    assert [row["comes_back"] for row in rows["original"]] == [COMES_BACK] * 3
+    assert COMES_BACK not in [row["comes_back"] for row in rows["retrained-1"]]
+    assert rows["original"][2]["margin_forget"] != rows["original"][0]["margin_forget"]
 
 
 def test_what_is_still_there_is_learned_again_faster(study):

@@ -13,6 +13,7 @@ import yaml
 
 from forget_mi.cli import main
 from forget_mi.errors import InputError
+from forget_mi.evaluation import COULD_NOT, FOUND, NOT_TOLD, PUSHED
 from forget_mi.models.checkpoints import read_manifest
 from forget_mi.requests import serving
 from forget_mi.requests.erasure import JOURNAL, OUTPUTS, delete_records
@@ -77,12 +78,29 @@ def test_earlier_patients_are_audited_again(model):
     assert again.auc.between(0, 1).all()
 
 
-def test_a_request_of_one_patient_says_that_it_shows_nothing(model):
+def test_a_request_of_one_patient_has_a_verdict_with_its_power(model):
     facts = json.loads((model / "requests" / "002" / "report.json").read_text())
-    assert facts["verdict"] == "too few patients to say"
-    assert len(facts["request"]["patients"]) == 1
-    assert all(row["auc_low"] is None for row in facts["attacks"])
-    assert "Nothing is shown either way" in facts["meaning"]
+    (patient,) = facts["patients"]
+    assert patient["patient"] == facts["request"]["patients"][0]
+    assert patient["verdict"] in (FOUND, PUSHED, NOT_TOLD, COULD_NOT)
+    assert 0 <= patient["power"] <= 1
+    assert 0 < patient["p_remembered"] <= 1
+    assert facts["verdict"] == patient["verdict"]
+    assert all(row["auc_low"] is None for row in facts["attacks"])  # averages over one say nothing
+
+
+def test_the_ledger_and_the_page_have_a_verdict_on_each_patient(model):
+    for entry in ServedModel(model).ledger:
+        page = (model / "requests" / f"{entry['number']:03d}" / "report.html").read_text()
+        assert set(entry["verdicts"]) == set(entry["patients"])
+        assert entry["in_words"] in page.replace("&#39;", "'")
+        assert all(f"<td><code>{patient}</code></td>" in page for patient in entry["patients"])
+
+
+def test_the_report_says_what_training_on_brings_back(model):
+    facts = json.loads((model / "requests" / "001" / "report.json").read_text())
+    assert [row["epochs"] for row in facts["training_on"]] == [0, 1]
+    assert all(0 <= row["found_after_training_on"] <= 1 for row in facts["training_on"])
 
 
 def test_reports_and_ledger_show_hashed_ids_only(model):

@@ -26,9 +26,9 @@ class Evidence:
     """One model's predictions on D_f, on D_r (certain members of an honest original's training
     set), and on D_v and D_t (certain strangers); and what some attacks need beside them.
 
-    shadows: by set (forget, validation, test), the predictions of shadow models for its records.
-    unlearned: by set (forget, test), the same of shadow models that were unlearned. original: by
-    set (forget, test), the predictions of F_og. joint: the fixed joint embedding.
+    shadows: by set (forget, retain, validation, test), the predictions of shadow models for its
+    records. unlearned: by set (forget, test), the same of shadow models that were unlearned.
+    original: by set (forget, test), the predictions of F_og. joint: the fixed joint embedding.
     """
 
     forget: Predictions

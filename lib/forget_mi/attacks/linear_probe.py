@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from forget_mi.attacks.base import Evidence, Scores
@@ -19,22 +21,26 @@ def attack(evidence: Evidence, tower: Tower) -> Scores:
     edits the output layer does not get past it. Costs one regression. Assumes access to embeddings,
     as whoever holds the weights has it.
     """
+    score = fit(evidence.retain, evidence.validation, tower)
+    return Scores(score(evidence.forget), score(evidence.test))
+
+
+def fit(
+    members: Predictions, strangers: Predictions, tower: Tower
+) -> Callable[[Predictions], np.ndarray]:
+    """The probe that tells `members` from `strangers`, as a function from predictions to the
+    scores of their records (n)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    sides = [features(p, evidence.retain, tower) for p in (evidence.retain, evidence.validation)]
+    sides = [features(p, members, tower) for p in (members, strangers)]
     truth = np.repeat([1, 0], [len(x) for x in sides])
     classifier = make_pipeline(
         StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
     )
     classifier.fit(np.concatenate(sides), truth)
-    return Scores(
-        *(
-            classifier.decision_function(features(p, evidence.retain, tower))
-            for p in (evidence.forget, evidence.test)
-        )
-    )
+    return lambda predictions: classifier.decision_function(features(predictions, members, tower))
 
 
 def embedding(predictions: Predictions, tower: Tower) -> np.ndarray:

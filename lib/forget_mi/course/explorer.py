@@ -21,7 +21,7 @@ from forget_mi.course.lesson import Lesson
 from forget_mi.data import Examples, make_examples
 from forget_mi.errors import InputError
 from forget_mi.evaluation import SETS as SIDES
-from forget_mi.evaluation import by_patient
+from forget_mi.evaluation import by_patient, patient_tests
 from forget_mi.models import Embeddings, joint_embedding_of
 from forget_mi.training import Predictions, predict
 from forget_mi.unlearning import Weights, forget_mi, four_losses, noisy_copies
@@ -130,7 +130,8 @@ class Explorer:
 
     def attack_position(self, patient: str) -> Figure:
         """Where an attack puts the patient among the strangers, before and after: the mean score of
-        each stranger as a histogram, the patient's as a line."""
+        each stranger as a histogram, the patient's as a line. Of one who asks to be forgotten, the
+        verdict on them below."""
         figure, axes = plt.subplots(1, 2, figsize=(8, 2.3), sharey=True)
         for axis, model in zip(axes, ("original", self.unlearned), strict=True):
             strangers = self._stranger_scores[model]
@@ -141,8 +142,24 @@ class Explorer:
                 xlabel=f"{self.attack} score",
                 title=f"{model}: above {np.mean(strangers < mine):.0%} of strangers",
             )
+            axis.title.set_fontsize(9)
         axes[0].set_ylabel("strangers")
+        if self.side_of[patient] == "forget":
+            said = [f"{m}: {self.verdict(patient, m)}" for m in ("original", self.unlearned)]
+            figure.supxlabel("\n".join(plots.wrapped(line, 100) for line in said), fontsize=8)
         return plots.finish_figure(figure)
+
+    def verdict(self, patient: str, model: str) -> str:
+        """What the test of one patient says of a patient who asks to be forgotten, as if they alone
+        had asked."""
+        evidence = self.lesson.evidence(model)
+        rows = self.lesson.rows("forget")
+        own = np.flatnonzero(self.lesson.cohort.table.patient_id.iloc[rows].to_numpy() == patient)
+        shadows = evidence.shadows
+        if shadows is not None:
+            shadows = {**shadows, "forget": shadows["forget"].select(own)}
+        asked = replace(evidence, forget=evidence.forget.select(own), shadows=shadows)
+        return patient_tests(asked).in_words()
 
     def neighbours(self, patient: str) -> Figure:
         """The patient's first radiograph, and the records of others that lie nearest in the

@@ -134,9 +134,7 @@ class Lesson:
         """The same, by side."""
         if self.shadows is None:
             return None
-        return {
-            side: self.shadows.select(self.rows(side)) for side in ("forget", "validation", "test")
-        }
+        return {side: self.shadows.select(self.rows(side)) for side in SIDES}
 
 
 def open_lesson(

@@ -3,7 +3,7 @@ patient, with intervals; the strongest attack, chosen on some patients and judge
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -149,23 +149,3 @@ def attack_table(
                 row |= {name: float(draw[0]), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def patient_table(
-    scores: Mapping[Key, Scores], patients: Patients, shown: Sequence[Key]
-) -> pd.DataFrame:
-    """A row a patient of D_f: patient (their number in the cohort), records, and for each of the
-    `shown` attacks the share of strangers (patients of D_t) whose mean score lies below theirs; .5
-    is what forgetting should give on average, 1 is a patient who stands out. Sorted by the first,
-    worst first."""
-    columns = {}
-    for attack, tower in shown:
-        by_one = at_level(scores[attack, tower], patients, "patient")[0]
-        strangers = np.sort(by_one.test)
-        below = np.searchsorted(strangers, by_one.forget, "left") + np.searchsorted(
-            strangers, by_one.forget, "right"
-        )
-        columns[f"{attack}_{tower}"] = below / (2 * len(strangers))
-    who, records = np.unique(patients.forget, return_counts=True)
-    table = pd.DataFrame({"patient": who, "records": records, **columns})
-    return table.sort_values(next(iter(columns)), ascending=False, ignore_index=True)

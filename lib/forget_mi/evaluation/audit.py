@@ -56,7 +56,7 @@ class ModelAudit:
         then D_t. forget: the set that stands in for D_f, such as the patients of earlier requests.
         """
         n = len(self.rows["forget"])
-        sides = {"forget": forget, "validation": "validation", "test": "test"}
+        sides = {"forget": forget, **{side: side for side in SETS[1:]}}
         judged = {"forget": forget, "test": "test"}
         halves = unlearned and {
             "forget": np.arange(n),

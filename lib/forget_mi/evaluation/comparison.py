@@ -9,6 +9,7 @@ import pandas as pd
 
 from forget_mi.evaluation.audit import ModelAudit
 from forget_mi.evaluation.measures import logit_cosine_distance
+from forget_mi.evaluation.patient_test import PatientTest
 
 
 def against_retrained(audits: list[ModelAudit]) -> pd.DataFrame:
@@ -77,11 +78,32 @@ def mean_gap(row: Mapping[str, float], retrained: Sequence[Mapping[str, float]])
     )
 
 
-def compare_models(audits: list[ModelAudit], fraction: float, seed: int) -> pd.DataFrame:
+# Of a hundred forgotten patients, how many an attacker finds who accuses so many of a hundred
+# strangers.
+FOUND_AT = {"patients_found_at_5pct": 0.05, "patients_found_at_1pct": 0.01}
+
+
+def patients_found(test: PatientTest) -> dict[str, float]:
+    """The columns of FOUND_AT, each with _low and _high, as shares; and members_found_at_5pct, the
+    first of them for those who stay: what the test finds where there is something to find."""
+    row = {}
+    for name, level in FOUND_AT.items():
+        found = test.found(level)
+        row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+    return row | {"members_found_at_5pct": test.found(0.05)["power"]}
+
+
+def compare_models(
+    audits: list[ModelAudit],
+    fraction: float,
+    seed: int,
+    extra: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
     """One row a model: who it is, its measures, its distance to the retrained models, its cost.
 
-    Columns: model, method, setting, forget_fraction (asked for, or the request's share of the
-    training images), seed, those of COMPARED, mean_gap (mean absolute difference over CLOSENESS to
+    extra: more columns, by model (of `patients_found`, say). Columns: model, method, setting,
+    forget_fraction (asked for, or the request's share of the training images), seed, extra, those
+    of COMPARED, mean_gap (mean absolute difference over CLOSENESS to
     the mean of the retrained models; for a retrained model, to the mean of the others),
     logit_distance (1 - cosine of logits to the retrained models on D_r), seconds,
     share_of_retraining (seconds over the retrained models' mean), share_of_references (the same of
@@ -101,6 +123,7 @@ def compare_models(audits: list[ModelAudit], fraction: float, seed: int) -> pd.D
             "forget_fraction": fraction,
             "seed": seed,
         }
+        row |= (extra or {}).get(audit.name, {})
         row |= {column: audit.value(*which) for column, which in COMPARED.items()}
         golden = [
             {column: other.value(*COMPARED[column]) for column in CLOSENESS} for other in others

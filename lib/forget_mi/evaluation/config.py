@@ -23,7 +23,8 @@ class AuditConfig:
     to each shadow model for the attack of that name on the params' method; 0 leaves it out.
     neighbours: of each forgotten patient, whose treatment is looked at. relearning: groups of
     strangers that the speed of relearning is compared with; 0 leaves that probe out, which trains
-    each model again for a few passes over each group."""
+    each model again for a few passes over each group. training_on: epochs of ordinary training on
+    those who stay, after which the models are attacked again; 0 leaves it out."""
 
     draws: Annotated[int, Field(ge=50, le=100_000)] = 500
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -33,3 +34,4 @@ class AuditConfig:
     u_lira: Annotated[int, Field(ge=0, le=100)] = 0
     neighbours: Annotated[int, Field(ge=1, le=100)] = 3
     relearning: Annotated[int, Field(ge=0, le=100), AfterValidator(_a_spread)] = 6
+    training_on: Annotated[float, Field(ge=0, le=100)] = 1.0

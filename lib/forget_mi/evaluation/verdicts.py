@@ -1,5 +1,5 @@
-"""Verdicts: does the unlearned model treat the forgotten patients as a model does that never saw
-them, or not?
+"""Verdicts on averages: does the unlearned model treat the forgotten patients as a model does that
+never saw them, or not?
 
 A gap upwards means that something is remembered; a gap downwards, that the model does worse on
 these patients than it would on strangers, which marks them as well.
@@ -28,7 +28,7 @@ from forget_mi.training import Tower
 UNDER, OVER, SAME = "under-forgotten", "over-forgotten", "indistinguishable at this sample size"
 
 
-DISTINGUISHED, UNKNOWN = "told apart", "too few patients to say"
+DISTINGUISHED, UNKNOWN = "told apart", "too few patients for an interval"
 
 
 # Attacks that look for traces of unlearning, in whichever direction.
@@ -143,7 +143,7 @@ def _row(mine: np.ndarray, others: Sequence[np.ndarray], z: float, enough: bool)
 
 def overall_verdict(table: pd.DataFrame) -> str:
     """The verdict over all checks of one model: whatever was found, under-forgotten first; else
-    that nothing was, or that there are too few patients to say."""
+    that nothing was, or that there are too few patients for an interval."""
     found = [name for name in (UNDER, OVER, DISTINGUISHED) if (table.verdict == name).any()]
     if found:
         return " and ".join(found)

@@ -12,8 +12,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "models": "loss_histograms measures_with_intervals roc_curves",
         "comparison": "comparison_table cost_against_closeness curves_over_requests "
         "forgetting_against_usefulness gaps_by_measure print_comparison",
-        "audit": "attacks_by_approach low_fpr_roc models_to_plot patients_strip relearning_curves "
-        "score_histograms verdict_gaps",
+        "audit": "attacks_by_approach low_fpr_roc models_to_plot patients_among_strangers "
+        "relearning_curves score_histograms verdict_gaps",
         "beyond": "frontier margins_by_source probability_directions request_sequence",
     },
     extra="notebooks",

@@ -12,8 +12,12 @@ from sklearn.metrics import roc_curve
 
 from forget_mi.attacks import Scores
 from forget_mi.evaluation import (
+    COULD_NOT,
     DISTINGUISHED,
+    FOUND,
+    NOT_TOLD,
     OVER,
+    PUSHED,
     RETRAINED,
     SAME,
     UNDER,
@@ -35,6 +39,9 @@ VERDICT_COLOURS = {
     SAME: "#009E73",
     UNKNOWN: "#999999",
 }
+
+
+PATIENT_COLOURS = {FOUND: "#D55E00", PUSHED: "#CC79A7", NOT_TOLD: "#009E73", COULD_NOT: "#999999"}
 
 
 def low_fpr_roc(
@@ -64,20 +71,29 @@ def low_fpr_roc(
     return finish_figure(figure)
 
 
-def patients_strip(tables: Mapping[str, pd.DataFrame], column: str, title: str) -> Figure:
-    """A row a model, a point a forgotten patient: share of strangers who score below them.
-    Forgotten patients should be spread over the whole width, as strangers are."""
-    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.5 * len(tables)))
-    for at, (name, table) in enumerate(tables.items()):
-        jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(table))
-        axis.scatter(table[column], at + jitter, color=model_colour(name), alpha=0.7, s=28, lw=0)
-        axis.plot(
-            [table[column].mean()] * 2, [at - 0.35, at + 0.35], color=model_colour(name), lw=3
-        )
-    axis.axvline(0.5, color=COLOURS["neutral"], lw=1, ls=":")
-    axis.set_yticks(range(len(tables)), list(tables))
-    axis.set(xlabel=title, xlim=(-0.03, 1.03))
-    axis.invert_yaxis()
+def patients_among_strangers(patients: pd.DataFrame, strangers: pd.DataFrame, title: str) -> Figure:
+    """A row a model: the score of each stranger (small points) and of each forgotten patient, in
+    the colour of the verdict. The bar is where 5 % of the strangers lie above. patients: model,
+    score, verdict; strangers: model, score."""
+    models = list(dict.fromkeys(patients.model))
+    figure, axis = plt.subplots(figsize=(9, 1 + 0.7 * len(models)))
+    rng = np.random.default_rng(0)
+    for at, model in enumerate(models):
+        there = strangers.score[strangers.model == model]
+        height = at + 0.24 + rng.uniform(-0.12, 0.12, len(there))
+        axis.scatter(there, height, color=SIDE_COLOURS["test"], alpha=0.35, s=8, lw=0)
+        if len(there):
+            axis.plot([there.quantile(0.95)] * 2, [at - 0.4, at + 0.4], color="black", lw=1.5)
+        mine = patients[patients.model == model]
+        for row in mine.itertuples():
+            colour = PATIENT_COLOURS[row.verdict.split(" and ")[0]]
+            axis.scatter(row.score, at - 0.2 + rng.uniform(-0.12, 0.12), color=colour, s=34, lw=0)
+    for name in [v for v in PATIENT_COLOURS if patients.verdict.str.contains(v).any()]:
+        axis.scatter([], [], color=PATIENT_COLOURS[name], label=name)
+    axis.scatter([], [], color=SIDE_COLOURS["test"], s=8, label="strangers")
+    axis.set_yticks(range(len(models)), models)
+    axis.set(xlabel=title, ylim=(len(models) - 0.5, -0.5))
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return finish_figure(figure)
 
 

@@ -17,15 +17,7 @@ from matplotlib.figure import Figure
 
 from forget_mi import plots
 from forget_mi.attacks import Scores
-from forget_mi.evaluation import (
-    DISTINGUISHED,
-    OVER,
-    SAME,
-    UNDER,
-    UNKNOWN,
-    overall_verdict,
-    verdict_basis,
-)
+from forget_mi.evaluation import COULD_NOT, FOUND, NOT_TOLD, PUSHED, overall_verdict, verdict_basis
 from forget_mi.files import write_text
 from forget_mi.models import read_manifest
 from forget_mi.plots import audit as audit_plots
@@ -33,19 +25,13 @@ from forget_mi.runs import Run
 from forget_mi.runs.provenance import provenance
 
 MEANING = {
-    UNDER: "At least one attack still finds these patients, beyond what chance allows: the model "
-    "remembers something.",
-    OVER: "The model does worse on these patients than a model that never saw them would. That "
-    "marks them as well.",
-    DISTINGUISHED: "An attacker who knows the method can tell that these patients were removed.",
-    SAME: "No attack tells these patients from strangers, as far as this number of patients can "
-    "show.",
-    UNKNOWN: "The request has too few patients for an attack to be judged. Nothing is shown either "
-    "way.",
+    FOUND: "The model treats somebody of this request as it treats those it knows. It remembers "
+    "something.",
+    PUSHED: "The model does worse on somebody of this request than on strangers. That marks them "
+    "as well.",
+    NOT_TOLD: "The model treats these patients as strangers, as far as this test can tell.",
+    COULD_NOT: "The test was too weak to judge anybody. Nothing is shown either way.",
 }
-
-
-WORST = 5
 
 
 def write_report(
@@ -83,7 +69,7 @@ def report_facts(
     about = json.loads((audit / "manifest.json").read_text())
     share = unlearned["seconds"] / original["seconds"]
     checks = _of(audit / "checks.csv", name)
-    verdict = overall_verdict(checks)
+    verdict = about["verdict"][name]
     attacks = pd.read_csv(audit / "attacks.csv")
     attacks = attacks[attacks.tower.isin(["fused", "any"])]
     measures = pd.read_csv(audit / "audit.csv")
@@ -105,16 +91,21 @@ def report_facts(
         "models": {"before": entry["original_sha256"], "after": entry["unlearned_sha256"]},
         "verdict": verdict,
         "meaning": " ".join(MEANING[part] for part in verdict.split(" and ")),
-        "rests_on": verdict_basis(checks),
-        "attacks": records(attacks.drop(columns="tower")),
-        "usefulness": records(useful[["model", "measure", "value", "low", "high"]]),
-        "worst_patients": worst_patients(
+        "in_words": about["in_words"][name],
+        "patients": judged_patients(
             _of(audit / "patients.csv", name), cohort.table.patient_id.unique(), hashed
         ),
+        "average": {"verdict": overall_verdict(checks), "rests_on": verdict_basis(checks)},
+        "attacks": records(attacks.drop(columns="tower")),
+        "usefulness": records(useful[["model", "measure", "value", "low", "high"]]),
         "relearning": records(_of(audit / "relearning.csv", name).drop(columns="model"))[0]
         if run.params.audit.relearning
         else None,
+        "training_on": records(_of(audit / "training_on.csv", name).drop(columns="model"))
+        if run.params.audit.training_on
+        else [],
         "earlier": records(_of(earlier, name).drop(columns="tower")) if earlier.is_file() else [],
+        "earlier_in_words": about["earlier_in_words"].get(name, ""),
         "shadow_models": about["shadow_models"],
         "limits": limits(len(entry["patients"]), about["shadow_models"], bool(cohort.synthetic)),
         "provenance": {**provenance(), "cohort_fingerprint": about["cohort_fingerprint"]},
@@ -142,21 +133,13 @@ def limits(patients: int, shadow_models: int, synthetic: bool) -> list[str]:
     return found
 
 
-def worst_patients(
+def judged_patients(
     table: pd.DataFrame, codes: np.ndarray, hashed: Callable[[str], str]
-) -> list[dict[str, float | str | int]]:
-    """The patients who stand out most: hashed id, records, and the share of strangers who score
-    below them."""
-    first = next(c for c in table if c not in ("model", "patient", "records"))
-    return [
-        {
-            "patient": hashed(codes[row["patient"]]),
-            "records": int(row["records"]),
-            "attack": first,
-            "above": row[first],
-        }
-        for _, row in table.head(WORST).iterrows()
-    ]
+) -> list[dict[str, Any]]:
+    """The verdict on each patient, worst first, under their hashed id."""
+    names = [hashed(codes[patient]) for patient in table.patient]
+    text = {name: table[name].astype(object).fillna("") for name in ("looks", "reason")}
+    return records(table.assign(patient=names, **text).drop(columns=["model", "score"]))
 
 
 def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, Figure]]:
@@ -166,10 +149,15 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
     losses, scores = pd.read_csv(audit / "losses.csv"), pd.read_csv(audit / "scores.csv")
     attack = scores.attack.iloc[0]
     by_model = {model: scores_of(scores, model) for model in models}
-    patients = pd.read_csv(audit / "patients.csv")
-    column = next(c for c in patients if c not in ("model", "patient", "records"))
-    strips = {model: patients[patients.model == model] for model in models}
+    tables = (pd.read_csv(audit / f"{which}.csv") for which in ("patients", "strangers"))
+    patients, strangers = (table[table.model.isin(models)] for table in tables)
     found = [
+        (
+            "Each patient among the strangers",
+            "Mean score of each requested patient and of strangers, before and after. To the right "
+            "of the bar lie 5 % of the strangers.",
+            audit_plots.patients_among_strangers(patients, strangers, f"{attack} score"),
+        ),
         (
             "Losses before and after",
             "Cross-entropy of the requested patients' records and of strangers' records. After "
@@ -187,12 +175,6 @@ def report_figures(run: Run, facts: Mapping[str, Any]) -> list[tuple[str, str, F
             "Receiver operating characteristic of that attack; the right panel magnifies low false "
             "positive rates.",
             audit_plots.low_fpr_roc(by_model, attack),
-        ),
-        (
-            "Patient by patient",
-            "Each requested patient, by the share of strangers who score below them. At the right "
-            "edge one stands out.",
-            audit_plots.patients_strip(strips, column, f"strangers below the patient ({attack})"),
         ),
         (
             "Check by check",

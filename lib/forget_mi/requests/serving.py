@@ -76,6 +76,8 @@ def serve(
         {
             **entry,
             "verdict": report["verdict"],
+            "in_words": report["in_words"],
+            "verdicts": {row["patient"]: row["verdict"] for row in report["patients"]},
             "report": str((folder / "report.html").relative_to(served.folder)),
         }
     )

@@ -20,6 +20,8 @@ from forget_mi.evaluation import (
     at_level,
     mean_gap,
     measures_of,
+    patient_tests,
+    patients_found,
     patients_of,
     rows_by_set,
 )
@@ -144,6 +146,7 @@ class Study:
         }
         row = {name: found[COMPARED[name]].value() for name in CLOSENESS}
         row["retain_loss"] = found["retain_loss", "fused"].value()
+        row |= patients_found(patient_tests(evidence))
         if self.shadows is not None:
             scores = lira.attack(evidence, "fused")
             row["lira_auc"] = binary_auc(*scores)
@@ -157,8 +160,7 @@ class Study:
         """What an attacker sees of a model."""
         rows = rows_by_set(self.cohort, self.request)
         seen = {side: self.predictions(model, rows[side]) for side in SETS}
-        sides = ("forget", "validation", "test")
-        shadows = self.shadows and {side: self.shadows.select(rows[side]) for side in sides}
+        shadows = self.shadows and {side: self.shadows.select(rows[side]) for side in SETS}
         return Evidence(*(seen[side] for side in SETS), shadows=shadows)
 
     def predictions(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:

@@ -1,0 +1,123 @@
+"""What strangers score, and those who stay, with as many records as the patient who is judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from forget_mi.evaluation.p_values import upper_p
+
+# Draws of as many records as the judged patient has, of each stranger.
+DRAWS = 40
+
+
+# The sides of a verdict, and the sign that makes a score of each count upwards.
+SIGNS = {"remembered": 1, "pushed": -1}
+
+
+class Records(NamedTuple):
+    """Scores of some records under one model, higher meaning remembered: scores (looks, n), and the
+    patient and the label of each record (n)."""
+
+    scores: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+
+    def where(self, mask: np.ndarray) -> Records:
+        """Some of the records."""
+        return Records(self.scores[:, mask], self.patients[mask], self.labels[mask])
+
+
+@dataclass(frozen=True)
+class Null:
+    """What strangers, and those who stay, score with a number of records: strangers (looks, draws,
+    strangers), members (looks, members)."""
+
+    strangers: np.ndarray
+    members: np.ndarray
+
+    def p(self, scores: np.ndarray, side: str) -> np.ndarray:
+        """The p-value over all looks of each of some patients, (n); scores (looks, n)."""
+        sign = SIGNS[side]
+        return upper_p(smallest_p(sign * scores, sign * self.strangers), self.smallest(side))
+
+    def smallest(self, side: str) -> np.ndarray:
+        """-log of the smallest p-value of each stranger's looks, (draws, strangers)."""
+        if side not in self._smallest:
+            null = SIGNS[side] * self.strangers
+            self._smallest[side] = smallest_p(null, null)
+        return self._smallest[side]
+
+    _smallest: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def p_of_members(self) -> np.ndarray:
+        """Of those who stay: how far they are remembered."""
+        return self.p(self.members, "remembered")
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """The same for any number of records."""
+
+    strangers: Records
+    members: Records
+    seed: int
+    _found: dict[int, Null] = field(default_factory=dict, repr=False)
+
+    def of(self, records: int) -> Null:
+        """With so many records."""
+        if records not in self._found:
+            self._found[records] = Null(
+                resampled(self.strangers, records, DRAWS, self.seed),
+                resampled(self.members, records, 1, self.seed)[:, 0],
+            )
+        return self._found[records]
+
+    def judge(self, scores: np.ndarray, threshold: float, looks: Sequence[str]) -> dict:
+        """A patient's row; scores (looks, records)."""
+        null, scores = self.of(scores.shape[1]), scores.mean(1, keepdims=True)
+        row = {"score": float(scores[0, 0]), "p": float(upper_p(scores[0], null.strangers[0])[0])}
+        for side, sign in SIGNS.items():
+            row[f"p_{side}"] = float(null.p(scores, side)[0])
+            own = surprises(sign * scores, sign * null.strangers)[:, 0]
+            by = np.flatnonzero(upper_p(own, null.smallest(side)) <= threshold)
+            row[f"looks_{side}"] = ", ".join(looks[n] for n in by[np.argsort(-own[by])])
+        stay = null.p_of_members
+        return row | {"power": float((stay <= threshold).mean()) if len(stay) else math.nan}
+
+
+def surprises(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """-log (p / weight) of each look's values, (looks, ...), against the null of the same look. The
+    first look, which finds most, has half of the weight, the others share the rest."""
+    weights = [1.0] if len(values) == 1 else [0.5, *[0.5 / (len(values) - 1)] * (len(values) - 1)]
+    return np.stack(
+        [np.log(w) - np.log(upper_p(v, n)) for w, v, n in zip(weights, values, null, strict=True)]
+    )
+
+
+def smallest_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """-log of the smallest weighted p-value over the looks, (...)."""
+    return surprises(values, null).max(0)
+
+
+def resampled(records: Records, count: int, draws: int, seed: int) -> np.ndarray:
+    """Means over `count` records of each patient, (looks, draws, patients): without replacement
+    where a patient has as many, with it where not, which leaves the strangers as spread as they are
+    and no narrower."""
+    rng = np.random.default_rng([seed, count, 67])
+    who, inverse = np.unique(records.patients, return_inverse=True)
+    found = np.empty((len(records.scores), draws, len(who)))
+    for at in range(len(who)):
+        own = np.flatnonzero(inverse == at)
+        if len(own) >= count:
+            drawn = own[rng.random((draws, len(own))).argsort(1)[:, :count]]
+        else:
+            drawn = own[rng.integers(len(own), size=(draws, count))]
+        found[:, :, at] = records.scores[:, drawn].mean(-1)
+    return found
