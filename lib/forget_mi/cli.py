@@ -23,7 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments[:end])
     options.snakemake = arguments[end + 1 :]
-    if options.snakemake and options.command not in ("sweep", "tune", "shadows", "beyond"):
+    if options.snakemake and options.command not in (
+        "sweep",
+        "tune",
+        "shadows",
+        "beyond",
+        "calibration",
+    ):
         parser.error(f"{options.command} takes nothing after --")
     try:
         return options.function(options) or 0
@@ -139,7 +145,11 @@ def _add_studies(commands) -> None:
     sweep = _add(commands, "sweep", _sweep, "run the grid of a profile through Snakemake")
     tune = _add(commands, "tune", _tune, "choose each approach's hyper-parameters for a profile")
     beyond = _add(commands, "beyond", _beyond, "the studies past the paper, and figures/beyond.csv")
-    for command in (sweep, tune, beyond):
+    calibration = _add(
+        commands, "calibration", _calibration, "the study of the test of one patient"
+    )
+    calibration.add_argument("--models", type=int, default=48, help="shadow models in all")
+    for command in (sweep, tune, beyond, calibration):
         _add_profile_options(command)
         command.epilog = "What follows -- goes to snakemake, as in: sweep demo -- --dry-run"
     for command in (sweep, tune):
@@ -162,6 +172,17 @@ def _beyond(options: Namespace) -> int:
     from forget_mi.studies import finish_beyond
 
     return finish_beyond(options.profile, overrides_of(options), options.snakemake)
+
+
+def _calibration(options: Namespace) -> int:
+    from forget_mi.studies import rebuild_calibration, run_shadows
+
+    overrides = overrides_of(options)
+    more = {**overrides, "shadows.count": options.models}
+    code = run_shadows(options.profile, more, options.snakemake)
+    if code == 0:
+        rebuild_calibration(options.profile, overrides, options.models)
+    return code
 
 
 # ---- requests ------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from forget_mi.studies.tuning_score import (
     TuningPredictions,
     score_terms,
     validation_member_rate,
-    withhold,
+    watched,
 )
+from forget_mi.training.config import DeviceConfig, TrainingConfig
 from forget_mi.training.devices import make_accelerator
 from forget_mi.training.prediction import Predictions
 from forget_mi.unlearning import neg_grad
@@ -99,24 +100,33 @@ def test_strangers_are_judged_by_an_attack_that_has_not_seen_them():
     assert 0 <= validation_member_rate(dataclasses.replace(ORIGINAL, validation=same_patient)) <= 1
 
 
-def test_the_withheld_patients_stay_and_are_not_shown(unlearning_data):
-    rest, stay = withhold(unlearning_data, 0.2, seed=1)
-    assert not set(rest.retain.patients.tolist()) & set(stay.patients.tolist())
-    assert (
-        sorted([*rest.retain.rows.tolist(), *stay.rows.tolist()])
-        == unlearning_data.retain.rows.tolist()
+def test_the_watched_patients_are_whole_and_some_of_those_who_stay(unlearning_data):
+    stay, everyone = watched(unlearning_data, 0.2, seed=1), unlearning_data.retain
+    chosen = set(stay.patients.tolist())
+    assert len(chosen) == round(0.2 * len(set(everyone.patients.tolist())))
+    theirs = [p in chosen for p in everyone.patients.tolist()]
+    assert stay.rows.tolist() == everyone.rows[theirs].tolist()
+
+
+def test_what_comes_back_once_the_model_is_trained_on_counts(original, case):
+    accelerator = make_accelerator(DeviceConfig(device="cpu"))
+    before = TuningPredictions.of_model(original[0], case, accelerator)
+    assert "comes_back" not in score_terms(before, before)
+    trained = dataclasses.replace(case, training=TrainingConfig(epochs=1))
+    later = before.and_trained_on(original[0], trained, accelerator)
+    terms = score_terms(before, later)
+    assert terms["comes_back"] > 0.2  # the original knows them, and goes on knowing them
+    strangers = dataclasses.replace(
+        later, later_forget=later.later_validation, later_validation=later.later_validation
     )
-    assert len(set(stay.patients.tolist())) == round(
-        0.2 * len(set(unlearning_data.retain.patients.tolist()))
-    )
-    assert rest.forget is unlearning_data.forget
+    assert score_terms(before, strangers)["comes_back"] == pytest.approx(0)
 
 
 @pytest.fixture
 def case(original, unlearning_data):
     work = len(unlearning_data.retain) * 20
-    rest, stay = withhold(unlearning_data, 0.1, seed=0)
-    return TuningCase("one", original[0], rest, stay, seed=3, retraining_work=work)
+    stay = watched(unlearning_data, 0.1, seed=0)
+    return TuningCase("one", original[0], unlearning_data, stay, seed=3, retraining_work=work)
 
 
 def stub(monkeypatch, cost=1.0):

@@ -107,17 +107,33 @@ def smallest_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def resampled(records: Records, count: int, draws: int, seed: int) -> np.ndarray:
-    """Means over `count` records of each patient, (looks, draws, patients): without replacement
-    where a patient has as many, with it where not, which leaves the strangers as spread as they are
-    and no narrower."""
+    """Mean scores of each patient as if they had `count` records, (looks, draws, patients): over so
+    many of them, drawn without replacement, where a patient has as many. Where they have fewer,
+    over all of them, drawn towards the mean of all patients until such means are as spread as they
+    would be with `count` records (by the variances between and within patients)."""
     rng = np.random.default_rng([seed, count, 67])
-    who, inverse = np.unique(records.patients, return_inverse=True)
+    who, inverse, sizes = np.unique(records.patients, return_inverse=True, return_counts=True)
+    means = np.stack([np.bincount(inverse, weights=s) for s in records.scores]) / sizes
+    between, within = _variances(records.scores, inverse, sizes, means)
     found = np.empty((len(records.scores), draws, len(who)))
-    for at in range(len(who)):
-        own = np.flatnonzero(inverse == at)
-        if len(own) >= count:
-            drawn = own[rng.random((draws, len(own))).argsort(1)[:, :count]]
+    for at, size in enumerate(sizes):
+        if size >= count:
+            own = np.flatnonzero(inverse == at)
+            drawn = own[rng.random((draws, size)).argsort(1)[:, :count]]
+            found[:, :, at] = records.scores[:, drawn].mean(-1)
         else:
-            drawn = own[rng.integers(len(own), size=(draws, count))]
-        found[:, :, at] = records.scores[:, drawn].mean(-1)
+            spread = np.maximum(between + within / size, 1e-12)
+            towards = np.sqrt((between + within / count) / spread)
+            centre = means.mean(1)
+            found[:, :, at] = (centre + towards * (means[:, at] - centre))[:, None]
     return found
+
+
+def _variances(
+    scores: np.ndarray, patient: np.ndarray, sizes: np.ndarray, means: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The variance of patients' true means, and of a patient's records around it, of each look."""
+    squares = ((scores - means[:, patient]) ** 2).sum(1)
+    within = squares / max(int((sizes - 1).sum()), 1)
+    seen = means.var(1, ddof=1) if len(sizes) > 1 else np.zeros(len(scores))
+    return np.maximum(seen - within * (1 / sizes).mean(), 0), within

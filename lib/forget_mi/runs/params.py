@@ -38,7 +38,7 @@ SECTIONS = (
 )
 # Parameters of earlier versions, and the value at which they asked for what is done now: an old run
 # folder is read.
-REMOVED = {"keep_outputs": False, "training.keep": "last"}
+REMOVED = {"keep_outputs": False, "training.keep": "last", "tuning.withheld": 0.1}
 MODEL_PATHS = ("image_weights", "dual_encoder", "weights", "retrained_weights", "tokenizer")
 
 
@@ -70,14 +70,15 @@ class SweepConfig:
 class TuningConfig:
     """trials: of each method, the same for all. seeds, fractions: the splits and requests on which
     each trial is scored, never those that are reported. budget: the largest share of retraining's
-    work that a trial may cost. withheld: share of the retained patients that a trial does not see.
+    work that a trial may cost. watched: share of the retained patients on whom it is measured what
+    becomes of those who stay.
     patience: trials before the median rule may cut one short. seed: of the search."""
 
     trials: Annotated[int, Field(ge=1, le=10_000)] = 16
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (10, 11)
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.03)
-    budget: Annotated[float, Field(gt=0, le=1)] = 0.12
-    withheld: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.14
+    watched: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Annotated[int, Field(ge=0)] = 5
     seed: Annotated[int, Field(ge=0)] = 0
 

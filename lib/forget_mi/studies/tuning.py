@@ -2,8 +2,8 @@
 
 A real user has no retrained model, and the test set is there to judge. What is known without them:
 patients who certainly were never trained on (D_v), and that forgotten patients should look like
-them; and that those who stay should look as they did. The latter is checked on a tenth of D_r that
-the method under trial does not get to see: D_s.
+them, also once the model has been trained on; and that those who stay should look as they did. The
+latter is measured on a tenth of D_r: D_s.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from forget_mi.files import sha256_of_text, write_text
 from forget_mi.models import ImageTextModel, load_checkpoint
 from forget_mi.runs import TuningConfig, load_references, train_model
 from forget_mi.source_code import code_fingerprint
-from forget_mi.studies.tuning_score import TuningCase, TuningPredictions, score_terms, withhold
+from forget_mi.studies.tuning_score import TuningCase, TuningPredictions, score_terms, watched
 from forget_mi.unlearning import (
     LogUniform,
     OneOf,
@@ -79,8 +79,9 @@ def tuning_cases(
                     train_model(run, reference, cohort, request, accelerator)
                 data = load_references(run, cohort).teach(data, cohort)
             work = len(data.retain) * params.training.epochs
-            data, stay = withhold(data, settings.withheld, run.original_seed)
-            cases.append(TuningCase(name, original.model, data, stay, run.original_seed, work))
+            stay = watched(data, settings.watched, run.original_seed)
+            how = (run.original_seed, work, params.training)
+            cases.append(TuningCase(name, original.model, data, stay, *how))
     return cases
 
 
@@ -132,6 +133,7 @@ class Trial:
             if share > self.budget:
                 self._prune(trial, f"costs {share:.3f} of retraining")
             after = self._predictions(unlearned, case)
+            after = after.and_trained_on(unlearned, case, self.accelerator)
             terms.append(score_terms(self.before[case.name], after) | {"share": share})
             means = pd.DataFrame(terms).mean()
             trial.set_user_attr("terms", means.to_dict())

@@ -8,17 +8,18 @@ import numpy as np
 from accelerate import Accelerator
 
 from forget_mi.data import Examples
+from forget_mi.evaluation import trained_on
 from forget_mi.metrics import binary_auc, macro_f1, mean_auc
 from forget_mi.models import ImageTextModel
-from forget_mi.training import Predictions, predict
+from forget_mi.training import Predictions, TrainingConfig, predict
 from forget_mi.unlearning import UnlearningData
 
 
 @dataclass(frozen=True)
 class TuningCase:
     """One split and request to tune on: F_og, the data that a method is given, the records D_s of
-    those who stay that it is not given, the seed, and the work of retraining (records times
-    epochs)."""
+    some who stay, the seed, the work of retraining (records times epochs),
+    and how F_og was trained, for training on (None leaves that term out)."""
 
     name: str
     original: ImageTextModel
@@ -26,28 +27,31 @@ class TuningCase:
     stay: Examples
     seed: int
     retraining_work: float
+    training: TrainingConfig | None = None
 
 
-def withhold(data: UnlearningData, share: float, seed: int) -> tuple[UnlearningData, Examples]:
-    """The data without a share of the retained patients, and the records of those, D_s."""
+def watched(data: UnlearningData, share: float, seed: int) -> Examples:
+    """The records D_s of a share of the retained patients, drawn at random: what becomes of those
+    who stay is measured on them. The method is given them like all others of D_r, as it would be;
+    what it shows itself of D_r is its own affair."""
     patients = np.unique(data.retain.patients.numpy())
     count = max(1, round(share * len(patients)))
     chosen = np.random.default_rng([seed, 23]).choice(patients, size=count, replace=False)
-    away = np.isin(data.retain.patients.numpy(), chosen)
-    return replace(data, retain=data.retain.select(np.flatnonzero(~away))), data.retain.select(
-        np.flatnonzero(away)
-    )
+    return data.retain.select(np.flatnonzero(np.isin(data.retain.patients.numpy(), chosen)))
 
 
 @dataclass(frozen=True)
 class TuningPredictions:
     """A model's predictions for D_f, D_v and D_s: all that the rule looks at. stayers: how many
-    records D_r has in all."""
+    records D_r has in all. later_forget, later_validation: the same once the model has been trained
+    on, for an epoch on those who stay; None where it was not."""
 
     forget: Predictions
     validation: Predictions
     stay: Predictions
     stayers: int
+    later_forget: Predictions | None = None
+    later_validation: Predictions | None = None
 
     @classmethod
     def of_model(
@@ -55,14 +59,24 @@ class TuningPredictions:
     ) -> TuningPredictions:
         """One pass."""
         sets = (case.data.forget, case.data.validation, case.stay)
-        return cls(
-            *(predict(model, each, accelerator) for each in sets),
-            len(case.data.retain) + len(case.stay),
+        return cls(*(predict(model, each, accelerator) for each in sets), len(case.data.retain))
+
+    def and_trained_on(
+        self, model: ImageTextModel, case: TuningCase, accelerator: Accelerator
+    ) -> TuningPredictions:
+        """With what the model says after an epoch of training on D_r."""
+        if case.training is None:
+            return self
+        how = {"epochs": [1], "seed": case.seed, "accelerator": accelerator}
+        ((_, later),) = trained_on(model, case.data.retain, case.training, **how)
+        seen = (
+            predict(later, each, accelerator) for each in (case.data.forget, case.data.validation)
         )
+        return replace(self, **dict(zip(("later_forget", "later_validation"), seen, strict=True)))
 
 
 def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> dict[str, float]:
-    """The seven terms, each 0 at best; the score of a trial is their mean.
+    """The terms, each 0 at best; the score of a trial is their mean.
 
     Forgotten patients should look like validation patients:
     - member_calls: the paper's attack, an SVC that learns from F_ul's losses what members (D_s) and
@@ -71,6 +85,8 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
     - attack: ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused
       prediction.
     - forget_auc, forget_f1: AUC and macro-F1 on D_f, against those on D_v.
+    - comes_back: the same as `attack`, after the model has been trained on for an epoch, on those
+      who stay; left out where it was not.
     The model should stay as useful as it was, and those who stay as well known as they were:
     - lost_auc, lost_f1: what F_ul lost on D_v against F_og; a gain counts nothing.
     - stay: what was lost of the ROC AUC of D_s's losses against D_v's, averaged like `attack`.
@@ -87,7 +103,11 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
     known = _loss_auc(original.stay, original.validation) - _loss_auc(
         unlearned.stay, unlearned.validation
     )
-    return {
+    later = {}
+    if unlearned.later_forget is not None:
+        attacks_later = _loss_auc(unlearned.later_forget, unlearned.later_validation)
+        later = {"comes_back": float(np.abs(attacks_later - 0.5).mean())}
+    return later | {
         "member_calls": abs(_calls(unlearned, unlearned.forget) - validation_member_rate(original)),
         "attack": float(np.abs(attacks - 0.5).mean()),
         "forget_auc": abs(auc["forget"] - auc["validation"]),

@@ -115,6 +115,11 @@ def run_tuning(
     tuned = (
         ROOT / "params" / "tuned" / f"{sweep.params.profile}.yaml" if own else where / "tuned.yaml"
     )
+    if own:  # what was tuned before stays, unless it was tuned again
+        settings = {**(yaml.safe_load(tuned.read_text()) if tuned.is_file() else {}), **settings}
+        path = ROOT / "figures" / "tuning.csv"
+        earlier = pd.read_csv(path) if path.is_file() else trials.iloc[:0]
+        trials = pd.concat([earlier[~earlier.approach.isin(approaches)], trials])
     comment = (
         f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best "
         "trial, by 03a's rule.\n"

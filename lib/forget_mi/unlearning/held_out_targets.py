@@ -50,12 +50,13 @@ class Config(StepConfig):
     stop: Literal["validation", "never"] = "never"
 
 
-# Seven passes, small batches and two retained records a forgotten one are what a request may cost
-# (a tenth of retraining's work for a tenth of the patients); the search chooses among settings that
-# cost the same.
+# What a request costs, in passes and retained records, is for the search to choose within its
+# budget: a higher rate makes forgetting deep, so that it does not come back when the model is
+# trained on, and retained records pay for it.
 SEARCH = {
-    "learning_rate": LogUniform(4e-4, 1.2e-3),
-    "labels": OneOf((0.3, 1.0)),
+    "learning_rate": LogUniform(4e-4, 2e-3),
+    "retain_batch": OneOf((16, 24, 28)),
+    "labels": OneOf((0.3, 1.0, 3.0)),
     "squared": OneOf((0.1, 0.3)),
 }
 
