@@ -26,7 +26,13 @@ from forget_mi.files import sha256_of_text, write_text
 from forget_mi.models import ImageTextModel, load_checkpoint
 from forget_mi.runs import TuningConfig, load_references, train_model
 from forget_mi.source_code import code_fingerprint
-from forget_mi.studies.tuning_score import TuningCase, TuningPredictions, score_terms, watched
+from forget_mi.studies.tuning_score import (
+    TuningCase,
+    TuningPredictions,
+    score_terms,
+    watched,
+    with_training_on,
+)
 from forget_mi.unlearning import (
     LogUniform,
     OneOf,
@@ -133,7 +139,7 @@ class Trial:
             if share > self.budget:
                 self._prune(trial, f"costs {share:.3f} of retraining")
             after = self._predictions(unlearned, case)
-            after = after.and_trained_on(unlearned, case, self.accelerator)
+            after = with_training_on(after, unlearned, case, self.accelerator)
             terms.append(score_terms(self.before[case.name], after) | {"share": share})
             means = pd.DataFrame(terms).mean()
             trial.set_user_attr("terms", means.to_dict())

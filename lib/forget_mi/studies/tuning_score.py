@@ -61,18 +61,20 @@ class TuningPredictions:
         sets = (case.data.forget, case.data.validation, case.stay)
         return cls(*(predict(model, each, accelerator) for each in sets), len(case.data.retain))
 
-    def and_trained_on(
-        self, model: ImageTextModel, case: TuningCase, accelerator: Accelerator
-    ) -> TuningPredictions:
-        """With what the model says after an epoch of training on D_r."""
-        if case.training is None:
-            return self
-        how = {"epochs": [1], "seed": case.seed, "accelerator": accelerator}
-        ((_, later),) = trained_on(model, case.data.retain, case.training, **how)
-        seen = (
-            predict(later, each, accelerator) for each in (case.data.forget, case.data.validation)
-        )
-        return replace(self, **dict(zip(("later_forget", "later_validation"), seen, strict=True)))
+
+def with_training_on(
+    seen: TuningPredictions, model: ImageTextModel, case: TuningCase, accelerator: Accelerator
+) -> TuningPredictions:
+    """The predictions with what the model says after an epoch of training on D_r; the same where
+    the case does not say how F_og was trained."""
+    if case.training is None:
+        return seen
+    how = {"epochs": [1], "seed": case.seed, "accelerator": accelerator}
+    ((_, later),) = trained_on(model, case.data.retain, case.training, **how)
+    forget, validation = (
+        predict(later, each, accelerator) for each in (case.data.forget, case.data.validation)
+    )
+    return replace(seen, later_forget=forget, later_validation=validation)
 
 
 def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> dict[str, float]:
