@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from forget_mi.course.answers import NotYetError, call, chosen, describe, exercise, number
@@ -108,27 +109,28 @@ def why(answer: Any) -> str:
 
 @exercise
 def verdict(function: Any) -> str:
-    """What may be said."""
+    """The test of one patient."""
+    strangers, known = np.arange(40.0), np.full(10, 60.0)
+    unsure = np.array([60.0] * 4 + [20.0] * 6)
     cases = (
-        ((0.52, 0.7, 24), "told apart"),
-        ((0.41, 0.65, 24), "indistinguishable"),
-        ((0.2, 0.45, 30), "told apart"),
-        ((0.9, 1.0, 3), "too few"),
-        ((0.4, 0.6, 8), "indistinguishable"),
-        ((0.5, 0.8, 20), "indistinguishable"),
+        ((60.0, strangers, known), "still found", "nobody scores as high"),
+        ((39.0, strangers, known), "still found", "one stranger scores as high: p is 2 / 41"),
+        ((38.0, strangers, known), "not told", "two strangers score as high: p is 3 / 41"),
+        ((5.0, strangers, known), "not told", "the test finds every member"),
+        ((5.0, strangers, unsure), "could not have told", "the test finds 4 of 10 members"),
+        ((60.0, strangers, unsure), "still found", "who is found is found"),
+        ((60.0, strangers[:10], known), "could not have told", "p can't be below 1 / 11"),
     )
-    for (low, high, patients), right in cases:
-        found = call(function, low, high, patients, name="verdict")
-        if found not in ("too few", "told apart", "indistinguishable"):
+    for arguments, right, why in cases:
+        found = call(function, *arguments, name="verdict")
+        if found not in ("still found", "not told", "could not have told"):
             raise NotYetError(
-                "verdict should give 'too few', 'told apart' or 'indistinguishable'; it gives "
+                "verdict should give 'still found', 'not told' or 'could not have told'; it gives "
                 f"{describe(found)}."
             )
         if found != right:
-            raise NotYetError(
-                f"[{low}, {high}] with {patients} patients is {right!r}, not {found!r}."
-            )
-    return "Below .5 they are told apart as well."
+            raise NotYetError(f"It is {right!r}, not {found!r}: {why}.")
+    return "With ten strangers nobody can be found at 5 %, however much is remembered."
 
 
 @exercise

@@ -171,27 +171,34 @@ def score_histograms(scores: Mapping[str, Scores], title: str) -> Figure:
 def attacks_by_approach(
     table: pd.DataFrame, first: str | None = None, attack: str = "strongest"
 ) -> Figure:
-    """A row an approach, a point and interval the AUC of an attack (figures/audit.csv), by record
-    and by patient; the dotted line is what forgetting should give, the band the retrained models'
-    interval."""
-    rows = table[table.attack == attack]
+    """A row an approach, a point and interval (figures/audit.csv): the share of forgotten patients
+    that is found at 5 % of false alarms, and the AUC of an attack by record and by patient; the
+    dotted line is what forgetting should give, the band the retrained models' interval."""
+    rows, one = table[table.attack == attack], table[table.attack == "one_patient"]
     order = sort_approaches(rows.model, first)
     palette = approach_palette(order)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 1.2 + 0.3 * len(order)), sharey=True)
-    for axis, level in zip(axes, ("sample", "patient"), strict=True):
-        part = rows[rows.level == level].set_index("model")
+    found = "patients_found_at_5pct"
+    panels = (
+        [("found, 5 % of strangers accused", "of the forgotten patients", one, found, 0.05)]
+        if len(one)
+        else []
+    )
+    for level, title in (("sample", "by record"), ("patient", "by patient")):
+        part = rows[rows.level == level]
+        panels.append((f"AUC of the {attack} attack", title, part, "auc", 0.5))
+    size = (4.2 * len(panels) + 1.6, 1.2 + 0.3 * len(order))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True)
+    for axis, (label, title, part, column, ideal) in zip(axes, panels, strict=True):
+        part = part.set_index("model")
         for at, name in enumerate(order):
-            row = part.loc[name]
-            axis.plot([row.auc_low, row.auc_high], [at, at], color=palette[name], lw=2)
-            axis.plot(row.auc, at, "o", color=palette[name])
+            value, low, high = part.loc[name, [column, f"{column}_low", f"{column}_high"]]
+            axis.plot([low, high], [at, at], color=palette[name], lw=2)
+            axis.plot(value, at, "o", color=palette[name])
             if name == RETRAINED:
-                axis.axvspan(row.auc_low, row.auc_high, color=palette[name], alpha=0.12, lw=0)
-        axis.axvline(0.5, color=COLOURS["neutral"], lw=1, ls=":")
+                axis.axvspan(low, high, color=palette[name], alpha=0.12, lw=0)
+        axis.axvline(ideal, color=COLOURS["neutral"], lw=1, ls=":")
         axis.set_yticks(range(len(order)), order)
-        axis.set(
-            xlabel=f"AUC of the {attack} attack",
-            title="by record" if level == "sample" else "by patient",
-        )
+        axis.set(xlabel=label, title=title)
     axes[0].invert_yaxis()
     return finish_figure(figure)
 

@@ -176,6 +176,7 @@ def curves_over_requests(
 
 COLUMNS = (
     "model",
+    "patients_found_at_5pct",
     "mia_svc_image",
     "mia_svc_fused",
     "attack_auc",
@@ -190,7 +191,8 @@ COLUMNS = (
 
 def comparison_table(comparison: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """The comparison's main columns, rounded to three decimals, a row a model."""
-    return comparison[list(columns)].set_index("model").round(3)
+    there = [column for column in columns if column in comparison]
+    return comparison[there].set_index("model").round(3)
 
 
 def print_comparison(path: Path) -> None:

@@ -161,19 +161,15 @@ def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
     for line, name in zip(
         study.baseline_rows(), ["original", *study.run.retrained_seeds()], strict=True
     ):
-        found = float(
-            np.nanmedian(
-                completeness(study, load_model(study.run, name, study.cohort, finished=False))
-            )
-        )
-        rows.append(line | {"iam_median": found})
+        model = load_model(study.run, name, study.cohort, finished=False)
+        found = float(np.nanmedian(completeness(study, model)))
+        rows.append(line | {"iam_median": found} | study.came_back(model))
     for approach in COMPARED_HERE:
         found = study.forget(
             parse_approach(approach)[0], approach_settings(study.run, approach, tuned)
         )
-        row = study.row(approach, found) | {
-            "iam_median": float(np.nanmedian(completeness(study, found.model)))
-        }
+        row = study.row(approach, found) | study.came_back(found.model)
+        row["iam_median"] = float(np.nanmedian(completeness(study, found.model)))
         if found.references:
             leakage = reference_leakage(study, found)
             for when, group in leakage.groupby("when"):

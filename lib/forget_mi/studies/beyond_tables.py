@@ -22,6 +22,12 @@ BEYOND = (
     "forget_fraction",
     "requests",
     "seeds",
+    "patients_found_at_5pct",
+    "patients_found_at_5pct_low",
+    "patients_found_at_5pct_high",
+    "patients_found_at_1pct",
+    "found_after_training_on",
+    "lira_after_training_on",
     "mean_gap",
     "retrain_gap",
     "lira_auc",
@@ -69,7 +75,7 @@ def write_beyond(rows: pd.DataFrame) -> None:
     there = pd.read_csv(path) if path.is_file() else rows.iloc[:0]
     kept = there[~there.cohort.isin(rows.cohort)]
     together = [rows, kept] if len(kept) else [rows]
-    write_table(path, pd.concat(together, ignore_index=True)[list(BEYOND)])
+    write_table(path, pd.concat(together, ignore_index=True).reindex(columns=list(BEYOND)))
 
 
 def real_rows(run: Run, comparison: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +128,8 @@ def beyond_table(tables: Mapping[str, pd.DataFrame], source: str, profile: str) 
     table = table.rename(columns={"approach": "method"}).assign(
         cohort=profile if source == "synthetic" else source
     )
-    return table[list(BEYOND)].sort_values(
+    # What a part made by an earlier version does not say stays empty.
+    return table.reindex(columns=list(BEYOND)).sort_values(
         ["requests", "forget_fraction"], kind="stable", ignore_index=True
     )
 
@@ -137,9 +144,16 @@ def beyond_rows(table: pd.DataFrame) -> pd.DataFrame:
         cells = {
             "requests": f"{row.requests} x {100 * row.forget_fraction / row.requests:.3g}%",
             "method": f"**{row.method}**" if row.method == "held_out_targets" else row.method,
+            "found at 5 %": ""
+            if np.isnan(row.patients_found_at_5pct)
+            else f"{row.patients_found_at_5pct:.2f} [{row.patients_found_at_5pct_low:.2f}, "
+            f"{row.patients_found_at_5pct_high:.2f}]",
             "mean gap": f"{gap:.3f}",
             "LiRA": f"{row.lira_auc:.2f}",
             "by patient": f"{row.lira_patient_auc:.2f}",
+            "after training on": ""
+            if np.isnan(row.lira_after_training_on)
+            else f"{row.lira_after_training_on:.2f}",
             "TPR at 1 % FPR": f"{row.lira_tpr_at_1pct_fpr:.3f}",
             "test AUC": f"{row.test_auc:.3f}",
             "other study": "" if np.isnan(row.other_study_auc) else f"{row.other_study_auc:.2f}",

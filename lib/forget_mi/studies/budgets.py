@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forget_mi.runs import Run
+from forget_mi.runs import Run, load_model
 from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
 from forget_mi.unlearning import parse_approach
 
@@ -65,6 +65,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "twice the retained records": {"retain_batch": 2.0},
     "without labels": {"labels": 0.0},
     "without the squared difference": {"squared": 0.0},
+    "twice the rate and retained records": {"learning_rate": 2.0, "retain_batch": 2.0},
+    "half the rate and retained records": {"learning_rate": 0.5, "retain_batch": 0.5},
     "half the epochs": {"epochs": 0.5},
     "twice the epochs": {"epochs": 2.0},
 }
@@ -91,17 +93,21 @@ def apply_change(settings: Any, change: Mapping[str, Any]) -> Any:
 
 
 def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
-    """A row a change of ABLATIONS to held-out targets, and one with reference models on MORE_FOLDS
-    folds: the columns of `Study.row`, and change."""
+    """A row a change of ABLATIONS to held-out targets, one with reference models on MORE_FOLDS
+    folds, and one a retrained model: the columns of `Study.row`, CAME_BACK, and change."""
     settings = approach_settings(study.run, "held_out_targets", tuned)
     tries = [(name, study, apply_change(settings, change)) for name, change in ABLATIONS.items()]
     tries.append((f"{MORE_FOLDS} folds", with_folds(study, MORE_FOLDS), settings))
     rows = []
     for name, each, how in tries:
-        row = each.row(
-            "held_out_targets", each.forget("held_out_targets", how, alone=True), change=name
-        )
+        found = each.forget("held_out_targets", how, alone=True)
+        row = each.row("held_out_targets", found, change=name) | each.came_back(found.model)
         rows.append(row | {"one_off_trainings": each.one_off_trainings})
+    for line, name in zip(
+        study.baseline_rows()[1:], study.run.retrained_seeds(), strict=True
+    ):  # what is to be reached
+        model = load_model(study.run, name, study.cohort, finished=False)
+        rows.append(line | {"change": "retrained"} | study.came_back(model))
     return pd.DataFrame(rows)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from forget_mi import plots
@@ -18,6 +19,7 @@ from forget_mi.studies.sweep import Sweep, open_sweep
 from forget_mi.studies.workflow import only_shows, open_beyond_sweep, run_beyond, run_sweep
 
 COLUMNS = {
+    "patients_found_at_5pct": "found at 5 %",
     "mia_svc_image": "SVC attack, image",
     "mia_svc_fused": "SVC attack, fused",
     "attack_auc": "loss attack AUC",
@@ -26,6 +28,7 @@ COLUMNS = {
     "test_auc": "test AUC",
     "test_f1": "test F1",
     "mean_gap": "mean gap",
+    "lira_after_training_on": "LiRA after training on",
     "share_of_retraining": "share of retraining",
 }
 
@@ -97,11 +100,13 @@ def approaches_table(results: pd.DataFrame, ours: str) -> pd.DataFrame:
     differences = statistics.paired_differences(results, ours).set_index("approach")
     ranks = statistics.mean_ranks(results).set_index("approach").mean_rank
     mean_gap = rows.groupby("approach").mean_gap.agg(["mean", "std"])
+    found = found_over_seeds(rows)
     share = rows.groupby("approach").share_of_retraining.mean()
     lines = []
     for approach in mean_gap.sort_values("mean").index:
         retrained = approach == statistics.RETRAINED
         line = {"approach": f"**{approach}**" if approach == ours else approach}
+        line["found at 5 %"] = _share(found.loc[approach])
         for measure in CLOSENESS:
             title = "gap in " + COLUMNS[measure].removesuffix(", fused")
             line[title] = (
@@ -125,6 +130,35 @@ def approaches_table(results: pd.DataFrame, ours: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def found_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """By approach, the share of forgotten patients that is found at 5 %: mean over requests and
+    seeds, low, high. The interval adds up those of the requests of one size, whose patients differ
+    by seed; requests of several sizes to one model share patients, and their intervals are
+    averaged."""
+    column = "patients_found_at_5pct"
+    half = (rows[f"{column}_high"] - rows[f"{column}_low"]) / 2
+    one = rows.assign(half=half).groupby(["approach", "forget_fraction", "seed"])
+    by_seed = one[[column, "half"]].mean().reset_index()
+    sizes = by_seed.groupby(["approach", "forget_fraction"])
+    by_size = sizes.agg(mean=(column, "mean"), n=("half", "size"), square=("half", _squares))
+    by_size["half"] = np.sqrt(by_size.square) / by_size.n
+    found = by_size.groupby("approach")[["mean", "half"]].mean()
+    low, high = (found["mean"] - found.half).clip(0), (found["mean"] + found.half).clip(upper=1)
+    return found.assign(low=low, high=high)
+
+
+def _hundred(row: pd.Series) -> str:
+    return f"{100 * row['mean']:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+
+
+def _squares(values: pd.Series) -> float:
+    return float((values**2).sum())
+
+
+def _share(row: pd.Series) -> str:
+    return f"{row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+
 FRONT = (
     "original",
     "fine_tune",
@@ -146,9 +180,10 @@ def front_table(results: pd.DataFrame, audit: pd.DataFrame, ours: str) -> pd.Dat
     strongest = (
         audit[(audit.attack == STRONGEST) & (audit.level == "patient")].set_index("model").auc
     )
-    lines = []
+    lines, found = [], found_over_seeds(rows)
     for name in FRONT:
         line = {"approach": f"**{name}**" if name == ours else name}
+        line["of 100 patients found, 5 of 100 strangers accused"] = _hundred(found.loc[name])
         line["mean gap to retrained"] = f"{means.mean_gap[name]:.3f}"
         line["strongest attack, by patient"] = f"{strongest[name]:.2f}"
         line["forget AUC"], line["test AUC"] = (

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from accelerate import Accelerator
 
 from forget_mi.attacks import Evidence, lira
-from forget_mi.data import Cohort, Request, make_examples, rows_of
+from forget_mi.data import Cohort, Examples, Request, make_examples, rows_of
 from forget_mi.evaluation import (
     CLOSENESS,
     COMPARED,
     SETS,
     Roc,
+    after_training_on,
     at_level,
     mean_gap,
     measures_of,
@@ -24,6 +26,7 @@ from forget_mi.evaluation import (
     patients_found,
     patients_of,
     rows_by_set,
+    trained_on,
 )
 from forget_mi.metrics import binary_auc
 from forget_mi.models import Checkpoint, ImageTextModel
@@ -39,6 +42,9 @@ from forget_mi.unlearning import (
 )
 
 TPR = 0.01
+
+
+CAME_BACK = ("found_after_training_on", "lira_after_training_on")
 
 
 class UnlearningResult(NamedTuple):
@@ -156,22 +162,52 @@ class Study:
             row["lira_tpr_at_1pct_fpr"] = float(Roc(*scores).tpr_at_fpr(TPR))
         return row
 
+    def after_training_on(
+        self, model: Checkpoint | ImageTextModel, *, epochs: Sequence[float] = (1,), **how: Any
+    ) -> pd.DataFrame:
+        """A row for 0 and each of `epochs` of training on those who stay: the columns of
+        `evaluation.after_training_on`. how: of `trained_on`."""
+        saved = self._checkpoint(model)
+        sets = {side: self._examples(saved, rows) for side, rows in self._rows.items()}
+        how = {"seed": self.run.original_seed, "accelerator": self.accelerator, **how}
+        trained = trained_on(
+            saved.model, sets["retain"], self.run.params.training, epochs=epochs, **how
+        )
+        shadows = self.evidence(saved).shadows
+        rows, _ = after_training_on(saved.model, trained, sets, self.accelerator, shadows)
+        return pd.DataFrame(rows)
+
+    def came_back(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
+        """found_after_training_on and lira_after_training_on, after an epoch."""
+        last = self.after_training_on(model).iloc[-1]
+        return {name: last[name] for name in CAME_BACK}
+
+    @property
+    def _rows(self) -> dict[str, np.ndarray]:
+        return rows_by_set(self.cohort, self.request)
+
+    def _checkpoint(self, model: Checkpoint | ImageTextModel) -> Checkpoint:
+        """One without a tokenizer of its own has F_og's."""
+        return (
+            model
+            if isinstance(model, Checkpoint)
+            else Checkpoint(model, self.original.tokenizer, {})
+        )
+
+    def _examples(self, saved: Checkpoint, rows: np.ndarray) -> Examples:
+        return make_examples(self.cohort, rows, saved.tokenizer, saved.model.max_tokens)
+
     def evidence(self, model: Checkpoint | ImageTextModel) -> Evidence:
         """What an attacker sees of a model."""
-        rows = rows_by_set(self.cohort, self.request)
+        rows = self._rows
         seen = {side: self.predictions(model, rows[side]) for side in SETS}
         shadows = self.shadows and {side: self.shadows.select(rows[side]) for side in SETS}
         return Evidence(*(seen[side] for side in SETS), shadows=shadows)
 
     def predictions(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
-        """A model's predictions for some rows (one without a tokenizer of its own has F_og's)."""
-        saved = (
-            model
-            if isinstance(model, Checkpoint)
-            else Checkpoint(model, self.original.tokenizer, {})
-        )
-        examples = make_examples(self.cohort, rows, saved.tokenizer, saved.model.max_tokens)
-        return predict(saved.model, examples, self.accelerator)
+        """A model's predictions for some rows."""
+        saved = self._checkpoint(model)
+        return predict(saved.model, self._examples(saved, rows), self.accelerator)
 
     def row(self, approach: str, forgotten: UnlearningResult, **more: Any) -> dict[str, Any]:
         """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS
