@@ -59,6 +59,40 @@ def frontier(table: pd.DataFrame) -> Figure:
     return finish_figure(figure)
 
 
+def training_on(table: pd.DataFrame) -> Figure:
+    """Left: LiRA on the forgotten records over epochs of training on those who stay, a line a
+    model, mean over seeds, the band the retrained models'. Right: how much of the margin comes back
+    with each part of the towers as training on left it."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4), gridspec_kw={"width_ratios": [1, 1.4]})
+    stay = table[(table.learned == "those who stay") & (table.optimizer == "adamw")]
+    for name, part in stay.groupby("approach", sort=False):
+        lines = part.groupby("epochs").lira_after_training_on.agg(["mean", "min", "max"])
+        axes[0].plot(lines.index, lines["mean"], "o-", color=model_colour(name), label=name)
+        if name == "retrained":
+            axes[0].fill_between(
+                lines.index, lines["min"], lines["max"], color=model_colour(name), alpha=0.15, lw=0
+            )
+    axes[0].set(xlabel="epochs on those who stay", ylabel="LiRA, forgotten against strangers")
+    axes[0].legend(fontsize=8)
+    where = table[(table.learned == "in part") & (table.approach == OURS)]
+    means = where.groupby("part", sort=False)[["margin_forget", "margin_strangers"]].mean()
+    rise = means - means.loc["nothing"]
+    shown = rise.drop("nothing")
+    height = np.arange(len(shown))
+    for shift, (column, title) in zip(
+        (-0.2, 0.2),
+        {"margin_forget": "forgotten", "margin_strangers": "strangers"}.items(),
+        strict=True,
+    ):
+        colour = COLOURS["forget" if column == "margin_forget" else "test"]
+        axes[1].barh(height + shift, shown[column], 0.4, color=colour, label=title)
+    axes[1].set_yticks(height, shown.index)
+    axes[1].invert_yaxis()
+    axes[1].set(xlabel="margin above before (nats)", title=f"{OURS}: where it comes back")
+    axes[1].legend(fontsize=8)
+    return finish_figure(figure)
+
+
 def request_sequence(table: pd.DataFrame) -> Figure:
     """Ten requests in a row: what is left of the earlier patients (their margin over the retrained
     models'), the loss of test AUC and the cost so far; a line a method, mean over seeds, the band

@@ -20,6 +20,7 @@ from forget_mi.metrics import binary_auc
 from forget_mi.models import Checkpoint, ImageTextModel
 from forget_mi.runs import load_model, open_run
 from forget_mi.studies.budgets import ablation, frontier
+from forget_mi.studies.coming_back import coming_back
 from forget_mi.studies.many_models import many_against_many, many_run
 from forget_mi.studies.sequence import sequence
 from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
@@ -122,7 +123,7 @@ MANY = 20
 IMAGES_A_PATIENT = 8.0
 
 
-PARTS = ("requests", "frontier", "ablation", "sequence", "other", "many")
+PARTS = ("requests", "frontier", "ablation", "sequence", "training_on", "other", "many")
 
 
 def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
@@ -138,8 +139,13 @@ def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
         return pd.concat(
             [requests_part(study, sweep.tuned) for study in studies], ignore_index=True
         )
-    make = {"frontier": frontier_part, "ablation": ablation, "sequence": sequence_part}[part]
-    return make(studies[0], sweep.tuned)
+    make = {
+        "frontier": frontier_part,
+        "ablation": ablation,
+        "sequence": sequence_part,
+        "training_on": coming_back,
+    }
+    return make[part](studies[0], sweep.tuned)
 
 
 def request_run(sweep: Sweep, seed: int, fraction: float) -> Study:

@@ -58,13 +58,15 @@ def rebuild_beyond(sweep: Sweep) -> None:
         )
         for part in beyond.PARTS
     }
-    for part in ("frontier", "ablation", "sequence", "other", "many"):
+    for part in ("frontier", "ablation", "sequence", "training_on", "other", "many"):
         timeless = tables[part].drop(columns="seconds", errors="ignore")
         write_table(figures / f"beyond_{part}.csv", timeless)
     table = beyond_table(tables, sweep.params.cohort["source"], sweep.params.profile)
     write_beyond(table)
     plots.set_style()
     beyond_plots.frontier(tables["frontier"]).savefig(figures / "beyond.png")
+    beyond_plots.training_on(tables["training_on"]).savefig(figures / "beyond_training_on.png")
+    write_document_table("training_on", training_on_rows(tables["training_on"]))
     beyond_plots.request_sequence(tables["sequence"]).savefig(figures / "beyond_sequence.png")
     write_document_table("beyond", beyond_rows(table))
 
@@ -132,6 +134,23 @@ def beyond_table(tables: Mapping[str, pd.DataFrame], source: str, profile: str) 
     return table.reindex(columns=list(BEYOND)).sort_values(
         ["requests", "forget_fraction"], kind="stable", ignore_index=True
     )
+
+
+def training_on_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The docs' form of figures/beyond_training_on.csv: means over seeds and retrained models."""
+    rows = table[table.learned != "in part"]
+    keys = ["learned", "optimizer", "approach", "epochs"]
+    columns = ["found_after_training_on", "lira_after_training_on"]
+    means = rows.groupby(keys, sort=False)[columns].mean().reset_index()
+    lines = []
+    for key, part in means.groupby(keys[:3], sort=False):
+        cells = dict(zip(("learned", "optimiser", "model"), key, strict=True))
+        for row in part.itertuples():
+            cells[f"{row.epochs:g} epochs"] = (
+                f"{row.lira_after_training_on:.2f}, {row.found_after_training_on:.2f}"
+            )
+        lines.append(cells)
+    return pd.DataFrame(lines)
 
 
 def beyond_rows(table: pd.DataFrame) -> pd.DataFrame:

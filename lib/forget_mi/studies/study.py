@@ -163,15 +163,25 @@ class Study:
         return row
 
     def after_training_on(
-        self, model: Checkpoint | ImageTextModel, *, epochs: Sequence[float] = (1,), **how: Any
+        self,
+        model: Checkpoint | ImageTextModel,
+        *,
+        epochs: Sequence[float] = (1,),
+        optimizer: str = "adamw",
+        learned: Examples | None = None,
     ) -> pd.DataFrame:
-        """A row for 0 and each of `epochs` of training on those who stay: the columns of
-        `evaluation.after_training_on`. how: of `trained_on`."""
+        """A row for 0 and each of `epochs` of training on some records (those who stay): the
+        columns of `evaluation.after_training_on`."""
         saved = self._checkpoint(model)
-        sets = {side: self._examples(saved, rows) for side, rows in self._rows.items()}
-        how = {"seed": self.run.original_seed, "accelerator": self.accelerator, **how}
+        sets = {side: self.examples(saved, rows) for side, rows in self.rows.items()}
+        how = {"seed": self.run.original_seed, "accelerator": self.accelerator}
         trained = trained_on(
-            saved.model, sets["retain"], self.run.params.training, epochs=epochs, **how
+            saved.model,
+            sets["retain"] if learned is None else learned,
+            self.run.params.training,
+            epochs=epochs,
+            optimizer=optimizer,
+            **how,
         )
         shadows = self.evidence(saved).shadows
         rows, _ = after_training_on(saved.model, trained, sets, self.accelerator, shadows)
@@ -183,7 +193,8 @@ class Study:
         return {name: last[name] for name in CAME_BACK}
 
     @property
-    def _rows(self) -> dict[str, np.ndarray]:
+    def rows(self) -> dict[str, np.ndarray]:
+        """Table rows by side of an Evidence."""
         return rows_by_set(self.cohort, self.request)
 
     def _checkpoint(self, model: Checkpoint | ImageTextModel) -> Checkpoint:
@@ -194,12 +205,13 @@ class Study:
             else Checkpoint(model, self.original.tokenizer, {})
         )
 
-    def _examples(self, saved: Checkpoint, rows: np.ndarray) -> Examples:
+    def examples(self, saved: Checkpoint, rows: np.ndarray) -> Examples:
+        """Some rows, tokenised for a model."""
         return make_examples(self.cohort, rows, saved.tokenizer, saved.model.max_tokens)
 
     def evidence(self, model: Checkpoint | ImageTextModel) -> Evidence:
         """What an attacker sees of a model."""
-        rows = self._rows
+        rows = self.rows
         seen = {side: self.predictions(model, rows[side]) for side in SETS}
         shadows = self.shadows and {side: self.shadows.select(rows[side]) for side in SETS}
         return Evidence(*(seen[side] for side in SETS), shadows=shadows)
@@ -207,7 +219,7 @@ class Study:
     def predictions(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
         """A model's predictions for some rows."""
         saved = self._checkpoint(model)
-        return predict(saved.model, self._examples(saved, rows), self.accelerator)
+        return predict(saved.model, self.examples(saved, rows), self.accelerator)
 
     def row(self, approach: str, forgotten: UnlearningResult, **more: Any) -> dict[str, Any]:
         """A line of a table: who, the measures, mean_gap (mean absolute difference over CLOSENESS

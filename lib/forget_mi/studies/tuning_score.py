@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,7 +79,7 @@ def with_training_on(
 
 
 def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> dict[str, float]:
-    """The terms, each 0 at best; the score of a trial is their mean.
+    """The terms, each 0 at best; `total_score` makes one number of them.
 
     Forgotten patients should look like validation patients:
     - member_calls: the paper's attack, an SVC that learns from F_ul's losses what members (D_s) and
@@ -87,8 +88,9 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
     - attack: ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused
       prediction.
     - forget_auc, forget_f1: AUC and macro-F1 on D_f, against those on D_v.
-    - comes_back: the same as `attack`, after the model has been trained on for an epoch, on those
-      who stay; left out where it was not.
+    - comes_back: by how much that area rises while the model is trained on for an epoch, on those
+      who stay; left out where it was not. A rise, since how hard the records of one request are is
+      in both areas.
     The model should stay as useful as it was, and those who stay as well known as they were:
     - lost_auc, lost_f1: what F_ul lost on D_v against F_og; a gain counts nothing.
     - stay: what was lost of the ROC AUC of D_s's losses against D_v's, averaged like `attack`.
@@ -108,7 +110,8 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
     later = {}
     if unlearned.later_forget is not None:
         attacks_later = _loss_auc(unlearned.later_forget, unlearned.later_validation)
-        later = {"comes_back": float(np.abs(attacks_later - 0.5).mean())}
+        rise = attacks_later - _loss_auc(unlearned.forget, unlearned.validation)
+        later = {"comes_back": float(np.maximum(rise, 0).mean())}
     return later | {
         "member_calls": abs(_calls(unlearned, unlearned.forget) - validation_member_rate(original)),
         "attack": float(np.abs(attacks - 0.5).mean()),
@@ -118,6 +121,14 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
         "lost_f1": max(0.0, f1["before"] - f1["validation"]),
         "stay": float(np.maximum(known, 0).mean()),
     }
+
+
+def total_score(terms: Mapping[str, float]) -> float:
+    """The score of a trial: the mean of what the model is on the day, and half and half with what
+    comes back afterwards where that was measured. What is only hidden is not forgotten, however
+    well the day looks."""
+    today = float(np.mean([value for name, value in terms.items() if name != "comes_back"]))
+    return (today + terms["comes_back"]) / 2 if "comes_back" in terms else today
 
 
 def validation_member_rate(seen: TuningPredictions) -> float:
