@@ -30,6 +30,7 @@ from forget_mi.studies.tuning_score import (
     TuningCase,
     TuningPredictions,
     score_terms,
+    total_score,
     watched,
     with_training_on,
 )
@@ -143,7 +144,7 @@ class Trial:
             terms.append(score_terms(self.before[case.name], after) | {"share": share})
             means = pd.DataFrame(terms).mean()
             trial.set_user_attr("terms", means.to_dict())
-            score = float(means.drop("share").mean())
+            score = total_score(means.drop("share").to_dict())
             trial.report(score, number)
             if number + 1 < len(self.cases) and trial.should_prune():
                 self._prune(trial, "worse than the median")
@@ -174,7 +175,7 @@ def search(
     """The best settings of a method (`fixed`, such as the setting, and what the search chose) and
     one row a trial.
 
-    Each trial unlearns every case in turn and is scored by the mean of `score_terms`; a trial that
+    Each trial unlearns every case in turn and is scored by `total_score`; a trial that
     costs more than the budget in any case is dropped, and one that is worse than the median of the
     earlier ones so far is cut short. The first trial takes the module's defaults. folder: where a
     journal is kept, from which a search that was killed goes on and a finished one is read, as long
