@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
+.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -77,6 +77,9 @@ notebooks: .venv/installed       ## ONLY="05_compare explore": rebuild the commi
 
 bench: .venv/installed           ## ONLY="a b": what makes it fast, as ratios, into benchmarks/results.csv and .png
 	$(BIN)/python benchmarks/run.py $(ONLY)
+
+gpu:                             ## on a machine with a card, without a network: PYTHON=python3 with torch; benchmarks/gpu.csv
+	PYTHONPATH=lib $(PYTHON) benchmarks/gpu.py
 
 benchmark-store: .venv/installed ## decoding 2,000 DICOM files (4 GB of temporary files) against a bare loop
 	$(BIN)/python benchmarks/image_store.py
