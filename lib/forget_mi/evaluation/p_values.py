@@ -16,7 +16,8 @@ EXTRAPOLATION = 100
 
 def upper_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     """One-sided p-values of some values (any shape) against what strangers have, null (draws,
-    strangers): how likely is a stranger's value to be as large?
+    strangers): how likely is a stranger's value to be as large? Where the values are the null
+    itself, each stranger is compared with the others.
 
     Up to the strangers' quantile TAIL by counting, (1 + strangers at or above) / (1 + strangers).
     Beyond it strangers are too few to count: there, as if the excesses over that quantile were
@@ -27,19 +28,23 @@ def upper_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     the chance that one more excess is as large, and not below 1 / EXTRAPOLATION of what counting
     can reach.
     """
-    values, (draws, strangers) = np.asarray(values, float), null.shape
+    draws, strangers = null.shape
     ordered = np.sort(null, axis=None)
     above = (len(ordered) - np.searchsorted(ordered, values, "left")) / draws
-    counted = (1 + above) / (1 + strangers)
+    others = strangers
+    if values is null and strangers > 1:
+        rank = draws - null.argsort(0, kind="stable").argsort(0, kind="stable")
+        above, others = above - rank / draws, strangers - 1
+    counted = np.minimum((1 + above) / (1 + others), 1.0)
     t = ordered[min(math.ceil(TAIL * len(ordered)), len(ordered) - 1)]
     excess = ordered[ordered > t] - t
     if len(excess) == 0:
         return counted
     k = max((1 - TAIL) * strangers, 1.0)
-    at_t = (1 + len(excess) / draws) / (1 + strangers)
+    at_t = (1 + len(excess) / draws) / (1 + others)
     with np.errstate(invalid="ignore"):
         far = at_t * (1 + np.maximum(values - t, 0) / (k * excess.mean())) ** -k
-    return np.where(values > t, np.maximum(far, 1 / (1 + strangers) / EXTRAPOLATION), counted)
+    return np.where(values > t, np.maximum(far, 1 / (1 + others) / EXTRAPOLATION), counted)
 
 
 def hommel(p: np.ndarray) -> np.ndarray:

@@ -96,9 +96,8 @@ def surprises(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     """-log (p / weight) of each look's values, (looks, ...), against the null of the same look. The
     first look, which finds most, has half of the weight, the others share the rest."""
     weights = [1.0] if len(values) == 1 else [0.5, *[0.5 / (len(values) - 1)] * (len(values) - 1)]
-    return np.stack(
-        [np.log(w) - np.log(upper_p(v, n)) for w, v, n in zip(weights, values, null, strict=True)]
-    )
+    p = [upper_p(n if values is null else v, n) for v, n in zip(values, null, strict=True)]
+    return np.log(weights).reshape(-1, *[1] * (np.ndim(p) - 1)) - np.log(p)
 
 
 def smallest_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:

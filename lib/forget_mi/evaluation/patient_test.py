@@ -224,20 +224,26 @@ def _together(
 
 
 def _within_class(*sides: Records) -> list[Records]:
-    """The scores less the strangers' median of the record's class; records of a class that fewer
-    than MIN_OF_CLASS strangers have are left out."""
+    """The scores less the strangers' median of the record's class (a stranger's: the other
+    strangers'); records of a class that fewer than MIN_OF_CLASS strangers have are left out."""
     strangers = sides[1]
-    medians = {
-        label: np.median(strangers.scores[:, strangers.labels == label], axis=1)
+    labels = [
+        label
         for label in np.unique(strangers.labels)
         if len(np.unique(strangers.patients[strangers.labels == label])) >= MIN_OF_CLASS
-    }
+    ]
     found = []
     for side in sides:
-        side = side.where(np.isin(side.labels, list(medians)))
-        shift = [medians[label] for label in side.labels]
-        shift = np.stack(shift, 1) if shift else np.zeros_like(side.scores)
-        found.append(side._replace(scores=side.scores - shift))
+        kept = side.where(np.isin(side.labels, labels))
+        medians = np.zeros(kept.scores.shape)
+        for label in labels:
+            theirs, mine = strangers.where(strangers.labels == label), kept.labels == label
+            medians[:, mine] = np.median(theirs.scores, axis=1, keepdims=True)
+            for patient in np.unique(theirs.patients) if side is strangers else ():
+                others = theirs.scores[:, theirs.patients != patient]
+                own = mine & (kept.patients == patient)
+                medians[:, own] = np.median(others, axis=1, keepdims=True)
+        found.append(kept._replace(scores=kept.scores - medians))
     return found
 
 
