@@ -210,7 +210,10 @@ def _together(
     """The p-value of all patients together by side, and which share of requests of those who stay
     is found by it: patients' and strangers' -log p are shuffled, and their means compared."""
     found = {}
-    strangers = {side: -np.log(null.p(null.strangers[:, 0], side)) for side in _SIDES.values()}
+    strangers = {}
+    for side in _SIDES.values():
+        smallest = null.smallest(side)
+        strangers[side] = -np.log(upper_p(smallest, smallest)[0])  # each beside the others
     for side, theirs in strangers.items():
         mine = -np.log(patients[f"p_{side}"].dropna().to_numpy())
         found[side] = shuffled_p(mine, theirs, seed)
