@@ -294,3 +294,13 @@ def test_the_judges_are_never_the_teachers():
 def test_data_without_references_is_as_before(cohort, request_10, original):
     data = UnlearningData.from_cohort(cohort, request_10, original[1], TINY_MODEL.max_tokens)
     assert data.references == ()
+
+
+def test_a_small_request_takes_a_lower_rate_and_a_full_one_the_given():
+    settings = held_out_targets.Config(learning_rate=1e-3, batch_size=8, full_steps=16)
+    rates = {n: held_out_targets.rate_of(settings, n) for n in (1, 3, 32, 64, 128, 1000)}
+    assert rates[1] == pytest.approx(1e-3 * (1 / 16) ** 0.5)  # one record, one step
+    assert rates[3] == pytest.approx(1e-3 * (3 / 16) ** 0.5)  # a step a record, up to least_steps
+    assert rates[32] == pytest.approx(1e-3 * (4 / 16) ** 0.5)
+    assert rates[64] == pytest.approx(1e-3 * (8 / 16) ** 0.5)
+    assert rates[128] == rates[1000] == 1e-3

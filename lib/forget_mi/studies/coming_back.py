@@ -88,7 +88,8 @@ def hidden_in(study: Study, saved: Checkpoint) -> pd.DataFrame:
     for part, names in parts.items():
         mixed = copy.deepcopy(saved.model).cpu()
         mixed.load_state_dict({**before, **{name: after[name] for name in names}})
-        seen = {side: study.predictions(mixed, study.rows[side]) for side in ("forget", "test")}
+        which = replace(saved, model=mixed)
+        seen = {side: study.predictions(which, study.rows[side]) for side in ("forget", "test")}
         row = {"part": part, "epochs": 1.0}
         row |= {
             f"margin_{name}": float(margins(seen[side], "fused").mean())

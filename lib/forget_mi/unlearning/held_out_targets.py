@@ -5,6 +5,7 @@ nobody has)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -36,13 +37,17 @@ from forget_mi.unlearning.teacher_outputs import TeacherOutputs, to_model_output
 @config
 class Config(StepConfig):
     """squared: weight of the squared difference of centred logits beside the divergence. labels:
-    weight of the cross-entropy on those who stay, beside the outputs of F_og. The rest:
+    weight of the cross-entropy on those who stay, beside the outputs of F_og. full_steps: a request
+    of fewer steps a pass takes a lower rate, by the square root of their share: in so few steps all
+    weights move the same way, and those who stay have too few records to hold them. The rest:
     StepConfig; the rate decays over the run, so all its epochs are run."""
 
     squared: Annotated[float, Field(ge=0, le=10)] = 0.1
     labels: Annotated[float, Field(ge=0, le=10)] = 1.0
+    full_steps: Annotated[int, Field(ge=1)] = 12
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 7
     batch_size: Annotated[int, Field(ge=1)] = 8
+    least_steps: Annotated[int, Field(ge=1)] = 4
     retain_batch: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 7e-4
     schedule: Literal["constant", "linear"] = "linear"
@@ -78,6 +83,7 @@ def unlearn(
     with s(x) the outputs of the reference models that never saw the patient of x. Needs
     `data.references`; raises InputError where a record of D_f has none.
     """
+    settings = replace(settings, learning_rate=rate_of(settings, len(data.forget)))
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
     )
@@ -99,6 +105,14 @@ def unlearn(
         description="held-out targets",
         before_epoch=retain_teacher.compute_retained,
     )
+
+
+def rate_of(settings: Config, records: int) -> float:
+    """The rate of a request of so many records: `learning_rate`, times the square root of its steps
+    a pass over `full_steps` where it has fewer."""
+    batches = -(-records // settings.batch_size)
+    steps = max(batches, min(settings.least_steps, records))
+    return settings.learning_rate * min(1.0, steps / settings.full_steps) ** 0.5
 
 
 def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tensor:
