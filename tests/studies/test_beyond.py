@@ -302,3 +302,9 @@ def test_the_pictures_draw_the_committed_tables():
         len(beyond_plots.request_sequence(pd.read_csv(figures / "beyond_sequence.csv")).axes) == 4
     )
     assert json.loads(json.dumps(list(beyond.PARTS)))[-1] == "many"
+
+
+def test_the_picture_of_training_on_draws_the_committed_table():
+    table = pd.read_csv(ROOT / "figures" / "beyond_training_on.csv")
+    assert len(beyond_plots.training_on(table).axes) == 2
+    assert {"held_out_targets", "retrained", "original"} <= set(table.approach)

@@ -10,7 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
-from forget_mi.plots.style import COLOURS, approach_palette, finish_figure, model_colour
+from forget_mi.plots.style import (
+    COLOURS,
+    SIDE_COLOURS,
+    approach_palette,
+    finish_figure,
+    model_colour,
+)
 
 OURS = "held_out_targets"
 
@@ -67,7 +73,8 @@ def training_on(table: pd.DataFrame) -> Figure:
     stay = table[(table.learned == "those who stay") & (table.optimizer == "adamw")]
     for name, part in stay.groupby("approach", sort=False):
         lines = part.groupby("epochs").lira_after_training_on.agg(["mean", "min", "max"])
-        axes[0].plot(lines.index, lines["mean"], "o-", color=model_colour(name), label=name)
+        colour = "black" if name == OURS else model_colour(name)
+        axes[0].plot(lines.index, lines["mean"], "o-", color=colour, label=name)
         if name == "retrained":
             axes[0].fill_between(
                 lines.index, lines["min"], lines["max"], color=model_colour(name), alpha=0.15, lw=0
@@ -84,7 +91,7 @@ def training_on(table: pd.DataFrame) -> Figure:
         {"margin_forget": "forgotten", "margin_strangers": "strangers"}.items(),
         strict=True,
     ):
-        colour = COLOURS["forget" if column == "margin_forget" else "test"]
+        colour = SIDE_COLOURS["forget" if column == "margin_forget" else "test"]
         axes[1].barh(height + shift, shown[column], 0.4, color=colour, label=title)
     axes[1].set_yticks(height, shown.index)
     axes[1].invert_yaxis()
