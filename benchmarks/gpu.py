@@ -19,10 +19,11 @@ import pandas as pd
 import torch
 from transformers import BertConfig
 
+from forget_mi.data import make_request, split_by_patient
 from forget_mi.data.batches import Examples
 from forget_mi.models.build import build_model
 from forget_mi.models.config import NAMED
-from forget_mi.runs import load_model, open_run, train_models
+from forget_mi.runs import draw_salt, load_model, open_run, train_models
 from forget_mi.studies.study import Study, approach_settings
 from forget_mi.training.config import DeviceConfig
 from forget_mi.training.devices import describe_device, make_accelerator
@@ -73,9 +74,6 @@ def chain(device: str) -> pd.DataFrame:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         run = open_run("demo", folder, changes)
-        from forget_mi.data import make_request, split_by_patient
-        from forget_mi.runs import draw_salt
-
         draw_salt(run.folder)
         cohort = split_by_patient(run.source(), run.params.split)
         request = make_request(cohort, run.params.request)

@@ -60,7 +60,7 @@ def trained_on(
     steps_of = make_optimizer(pupil, rate, settings.weight_decay)
     if optimizer == "sgd":
         steps_of = torch.optim.SGD(pupil.parameters(), lr=10 * rate, momentum=0.9)
-    done, wanted = 0, list(epochs)
+    wanted = list(epochs)
     for epoch in range(int(np.ceil(max(wanted, default=0)))):
         torch.manual_seed(1_000_003 * seed + epoch)
         loader = make_loader(examples, settings.batch_size, seed=1000 * seed + epoch)
@@ -73,8 +73,7 @@ def trained_on(
             steps_of.step()
             steps_of.zero_grad()
             while wanted and epoch + number / len(loader) >= wanted[0] - 1e-9:
-                done = wanted.pop(0)
-                yield done, pupil
+                yield wanted.pop(0), pupil
 
 
 def after_training_on(

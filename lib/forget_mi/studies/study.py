@@ -183,8 +183,8 @@ class Study:
             optimizer=optimizer,
             **how,
         )
-        shadows = self.evidence(saved).shadows
-        rows, _ = after_training_on(saved.model, trained, sets, self.accelerator, shadows)
+        how = (self.accelerator, self.shadows_by_side)
+        rows, _ = after_training_on(saved.model, trained, sets, *how)
         return pd.DataFrame(rows)
 
     def came_back(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
@@ -196,6 +196,13 @@ class Study:
     def rows(self) -> dict[str, np.ndarray]:
         """Table rows by side of an Evidence."""
         return rows_by_set(self.cohort, self.request)
+
+    @property
+    def shadows_by_side(self) -> dict[str, Shadows] | None:
+        """The predictions of the judging models by side of an Evidence."""
+        return self.shadows and {
+            side: self.shadows.select(rows) for side, rows in self.rows.items()
+        }
 
     def _checkpoint(self, model: Checkpoint | ImageTextModel) -> Checkpoint:
         """One without a tokenizer of its own has F_og's."""
@@ -213,8 +220,7 @@ class Study:
         """What an attacker sees of a model."""
         rows = self.rows
         seen = {side: self.predictions(model, rows[side]) for side in SETS}
-        shadows = self.shadows and {side: self.shadows.select(rows[side]) for side in SETS}
-        return Evidence(*(seen[side] for side in SETS), shadows=shadows)
+        return Evidence(*(seen[side] for side in SETS), shadows=self.shadows_by_side)
 
     def predictions(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
         """A model's predictions for some rows."""

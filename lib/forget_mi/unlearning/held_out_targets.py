@@ -29,7 +29,7 @@ from forget_mi.unlearning.base import (
     UnlearningLog,
 )
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
-from forget_mi.unlearning.samplers import paired_sampler
+from forget_mi.unlearning.samplers import paired_sampler, steps_a_pass
 from forget_mi.unlearning.search_space import LogUniform, OneOf
 from forget_mi.unlearning.teacher_outputs import TeacherOutputs, to_model_output
 
@@ -110,9 +110,8 @@ def unlearn(
 def rate_of(settings: Config, records: int) -> float:
     """The rate of a request of so many records: `learning_rate`, times the square root of its steps
     a pass over `full_steps` where it has fewer."""
-    batches = -(-records // settings.batch_size)
-    steps = max(batches, min(settings.least_steps, records))
-    return settings.learning_rate * min(1.0, steps / settings.full_steps) ** 0.5
+    share = steps_a_pass(records, settings) / settings.full_steps
+    return settings.learning_rate * min(1.0, share) ** 0.5
 
 
 def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tensor:

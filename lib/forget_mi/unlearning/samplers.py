@@ -51,11 +51,16 @@ def retain_sampler(data: UnlearningData, settings: StepConfig) -> BatchSampler:
     ]
 
 
+def steps_a_pass(records: int, settings: StepConfig) -> int:
+    """In how many steps a pass over so many records of D_f is taken."""
+    return max(-(-records // settings.batch_size), min(settings.least_steps, records))
+
+
 def forget_batches(
     rng: np.random.Generator, records: int, settings: StepConfig
 ) -> list[np.ndarray]:
     """D_f in random order, in batches of at most batch_size and in at least least_steps of them."""
-    steps = max(-(-records // settings.batch_size), min(settings.least_steps, records))
+    steps = steps_a_pass(records, settings)
     return np.array_split(rng.permutation(records), steps)
 
 
