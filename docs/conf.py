@@ -73,6 +73,7 @@ html_theme_options = {
     "navigation_with_keys": False,
 }
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_context = {"default_mode": "light"}
 html_show_sourcelink = False
 html_copy_source = False

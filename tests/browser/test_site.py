@@ -244,7 +244,8 @@ def test_the_build_fails_on_a_warning(tmp_path):
     docs = tmp_path / "docs"
     (docs / "_static").mkdir(parents=True)
     (docs / "conf.py").write_text((ROOT / "docs" / "conf.py").read_text())
-    (docs / "_static" / "site.css").write_text("")
+    for name in ("site.css", "site.js"):
+        (docs / "_static" / name).write_text("")
     (docs / "index.md").write_text("# Start\n\n[nowhere](nowhere.md)\n")
     command = [
         sys.executable,
