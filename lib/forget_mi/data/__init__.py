@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "read_forget_csv",
         "batches": "Batch Examples device_loader make_examples make_loader split_batch tokenize",
         "perturbation": "noisy_images noisy_report noisy_reports",
-        "leakage": "NEAR near_duplicates nearest_in_training",
+        "leakage": "NEAR class_named_in_reports near_duplicates nearest_in_training",
         "export": "export_cohort",
         "pseudonyms": "pseudonym HASHED",
     },

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 from forget_mi.errors import InputError
-from forget_mi.files import replace_when_whole, write_text
+from forget_mi.files import replace_when_whole, sha256_of_text, write_text
 
-TABLE_COLUMNS = ("patient_id", "study_id", "image_id", "label")
+ID_COLUMNS = ["patient_id", "study_id", "image_id"]
+
+
+TABLE_COLUMNS = (*ID_COLUMNS, "label")
 
 
 SKIPPED_COLUMNS = ("item", "reason")
@@ -143,13 +146,20 @@ class Cohort:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any image, report, id or label: what ties a run folder to
-        its cohort. Of images in a store, the store's name counts, which changes with any of its
-        files, and which rows are used."""
+        """16 hex digits that change with any image, report or label, and with who or which study an
+        image is of: what ties a run folder to its cohort.
+
+        Ids count by the order in which they come, not by what they say: hashed with another salt,
+        the cohort is the same, so that runs share what was trained on it; and no id can be read
+        from it. Of images in a store, the store's name counts, which changes with any of its files,
+        and which rows are used.
+        """
         digest = hashlib.sha256()
         columns = [c for c in self.table.columns if c != "split"]
-        digest.update(self.table[columns].to_csv(index=False).encode())
-        digest.update(json.dumps(sorted(self.reports.items())).encode())
+        ids = {kind: pd.factorize(self.table[kind])[0] for kind in ID_COLUMNS}
+        digest.update(self.table[columns].assign(**ids).to_csv(index=False).encode())
+        reports = [self.reports[study] for study in self.table.study_id.unique()]
+        digest.update(json.dumps(reports).encode())
         digest.update(json.dumps([self.name, list(self.classes), list(self.images.shape)]).encode())
         if self.store is not None:
             digest.update(self.store.name.encode() + self.images.rows.tobytes())
@@ -157,6 +167,9 @@ class Cohort:
         for start in range(0, len(self.images), 256):
             digest.update(np.ascontiguousarray(self.images[start : start + 256]).tobytes())
         return digest.hexdigest()[:16]
+
+    def _ids_hash(self) -> str:
+        return sha256_of_text(self.table[ID_COLUMNS].to_csv(index=False))[:16]
 
     def save(self, folder: Path) -> None:
         """Write the cohort as cohort.csv, reports.json, images.npy (of images in a store, their
@@ -175,6 +188,7 @@ class Cohort:
             "classes": list(self.classes),
             "synthetic": self.synthetic,
             "fingerprint": self.fingerprint,
+            "ids": self._ids_hash(),
             "store": None if self.store is None else str(self.store),
         }
         write_text(folder / "cohort.json", json.dumps(about, indent=2) + "\n")
@@ -194,7 +208,7 @@ class Cohort:
             )
         try:
             about = json.loads((folder / "cohort.json").read_text())
-            ids = dict.fromkeys(("patient_id", "study_id", "image_id", "fold"), str)
+            ids = dict.fromkeys((*ID_COLUMNS, "fold"), str)
             images = np.load(folder / "images.npy", mmap_mode="r")
             store = about.get("store") and Path(about["store"])
             if store:
@@ -220,6 +234,11 @@ class Cohort:
                 f"{folder}: the saved cohort was changed after it was written (fingerprint "
                 f"{cohort.fingerprint}, expected {about['fingerprint']}); run notebook 01_cohort "
                 "again"
+            )
+        if about.get("ids", cohort._ids_hash()) != cohort._ids_hash():
+            raise InputError(
+                f"{folder / 'cohort.csv'}: ids were changed after it was written; run notebook "
+                "01_cohort again"
             )
         return cohort
 

@@ -16,6 +16,8 @@ from PIL import Image
 
 from forget_mi.errors import import_extra
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 class UnreadableImageError(ValueError):
     """An image file that can't be used; the message is the reason."""
@@ -38,11 +40,19 @@ def readable_folder(path: Path) -> bool:
     return os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK, effective_ids=True)
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file only says where Git LFS keeps the real one: a clone without `git lfs`."""
+    with open(path, "rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
 def read_image(path: Path, size: int) -> np.ndarray:
     """A DICOM (.dcm) or picture file (any that Pillow knows) as uint8 (size, size)."""
     try:
         if path.stat().st_size == 0:
             raise UnreadableImageError("the file is empty")
+        if is_lfs_pointer(path):
+            raise UnreadableImageError("a Git LFS pointer, not the image; run git lfs pull")
         picture = (
             read_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else read_picture(path)
         )

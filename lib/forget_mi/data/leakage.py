@@ -1,8 +1,9 @@
 """What could leak from training into the sides that judge it: the same, or nearly the same, image
-or report there."""
+or report there; and the answer itself, in a report's own words."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,10 @@ NEAR = {"image": 0.997, "report": 0.9}
 
 
 CHUNK = 512
+
+
+# Of class names: words that name nothing.
+SAY_NOTHING = ("none", "other", "these", "with", "without")
 
 
 def nearest_in_training(cohort: Cohort, kind: Kind) -> pd.DataFrame:
@@ -56,6 +61,25 @@ def nearest_in_training(cohort: Cohort, kind: Kind) -> pd.DataFrame:
                 )
             )
     return pd.concat(found, ignore_index=True)
+
+
+def class_named_in_reports(cohort: Cohort) -> pd.DataFrame:
+    """How many reports contain a word of their own class's name: there the text gives the answer
+    away, or denies it. A row a class: words (looked for at the beginning of a word, whatever case),
+    reports, and how many of them name it.
+
+    Words of fewer than four letters, and those that name nothing (other, none), don't count.
+    """
+    rows = []
+    for label, name in enumerate(cohort.classes):
+        words = re.findall(r"[^\W\d_]{4,}", name.lower())
+        words = [word for word in words if word not in SAY_NOTHING]
+        pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, words)) + ")", re.IGNORECASE)
+        of_class = cohort.table.study_id[cohort.table.label == label].unique()
+        naming = sum(bool(words and pattern.search(cohort.reports[s])) for s in of_class)
+        rows.append((name, ", ".join(words), len(of_class), naming))
+    columns = ["class", "words", "reports", "naming"]
+    return pd.DataFrame(rows, columns=columns).set_index("class")
 
 
 def near_duplicates(nearest: pd.DataFrame, kind: Kind) -> pd.Series:

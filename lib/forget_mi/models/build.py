@@ -15,7 +15,7 @@ from forget_mi.models.dual_encoder import _dual_encoder
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.networks import network_tower
 from forget_mi.models.tokenizers import _from_pretrained, check_vocabulary
-from forget_mi.models.towers import ImageTower, TextTower, Tower
+from forget_mi.models.towers import ImageTower, ProjectedTower, TextTower, Tower
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -50,6 +50,11 @@ def build_model(
     )
     image_tower = None if settings.towers == "text" else _image_tower(settings, classes)
     text_tower = None if encoder is None else TextTower(encoder, settings.dropout, classes)
+    if settings.project is not None:
+        image_tower, text_tower = (
+            tower and ProjectedTower(tower, settings.project, classes)
+            for tower in (image_tower, text_tower)
+        )
     model = ImageTextModel(settings, image_tower, text_tower)
     if (
         settings.towers == "both"
@@ -58,7 +63,8 @@ def build_model(
     ):
         raise InputError(
             f"the text tower is {text_tower.width} wide and the image tower {image_tower.width}: "
-            "both embeddings need the same width; change model.image_channels or model.image_pool"
+            "both embeddings need the same width; set model.project to a common one, or change "
+            "model.image_channels or model.image_pool"
         )
     return model
 

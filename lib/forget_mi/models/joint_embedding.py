@@ -56,8 +56,8 @@ def joint_embedding_of(model: ImageTextModel) -> JointEmbedding:
     if image and text and image != text:
         raise InputError(
             f"the image embedding is {image} wide and the text embedding {text}: the joint "
-            "embedding of Forget-MI and MultiDelete needs one width; project one of them, or "
-            "choose a method that does without (held_out_targets, scrub, ...)"
+            "embedding of Forget-MI and MultiDelete needs one width; project both to a common one "
+            "(model.project), or choose a method that does without (held_out_targets, scrub, ...)"
         )
     return JointEmbedding(
         max(image, text), model.settings.joint_seed, image_width=image, text_width=text

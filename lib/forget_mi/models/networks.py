@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from forget_mi.errors import InputError, import_extra
+from forget_mi.models.packaged import PACKAGE, packaged_image_weights
 from forget_mi.models.state_dicts import load_weights, read_state_dict
 from forget_mi.models.towers import Tower
+
+# Mean and standard deviation by channel.
+Normalisation = tuple[Sequence[float], Sequence[float]]
 
 # Of the images that most published image networks were trained on.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -54,11 +59,12 @@ def network_tower(
 
     channels: 1 or 3; with 1 the first convolution's weights are summed over its inputs. weights: a
     local file with the network's state dict (.safetensors, or .pth read without running code), as
-    its library publishes it; images are then normalised as ImageNet's are. An output layer in it is
+    its library publishes it, or 'package:NAME' of one that an installed package carries (see
+    `packaged`); images are then normalised as the network's library says. An output layer in it is
     taken over where it tells as many classes apart.
 
-    Raises InputError for an unknown name, a missing file (which one to get, and where it is
-    published), and weights that do not fit (key, both shapes).
+    Raises InputError for an unknown name, a missing file or package (which one to get, and where it
+    is published), and weights that do not fit (key, both shapes).
     """
     library, _, kind = name.partition(":")
     if library not in NETWORKS or not kind:
@@ -66,12 +72,12 @@ def network_tower(
             f"parameter model.image_network = {name!r}: allowed are torchvision:NAME and "
             "timm:NAME, such as torchvision:resnet18"
         )
-    network, published = NETWORKS[library](kind, name)
-    state = None if weights is None else _image_weights(weights, name, published)
+    network, published, normalisation = NETWORKS[library](kind, name)
+    state = None if weights is None else _image_weights(weights, name, published, network)
     head_name, width = _cut_head(network)
     tower = NetworkTower(network, head_name, width, channels, classes)
     if state is not None:
-        for buffer, values in zip((tower.mean, tower.std), IMAGENET, strict=True):
+        for buffer, values in zip((tower.mean, tower.std), normalisation, strict=True):
             values = torch.tensor(values).reshape(1, -1, 1, 1)
             buffer.copy_(values if channels == 3 else values.mean())
         # A second output layer (distilled networks have one) is of no use here.
@@ -89,7 +95,7 @@ def network_tower(
     return tower
 
 
-def _torchvision(kind: str, name: str) -> tuple[nn.Module, str]:
+def _torchvision(kind: str, name: str) -> tuple[nn.Module, str, Normalisation]:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -102,10 +108,11 @@ def _torchvision(kind: str, name: str) -> tuple[nn.Module, str]:
     extra = (
         {"aux_logits": False, "init_weights": True} if kind in ("googlenet", "inception_v3") else {}
     )
-    return models.get_model(kind, weights=None, **extra), models.get_model_weights(kind).DEFAULT.url
+    published = models.get_model_weights(kind).DEFAULT.url
+    return models.get_model(kind, weights=None, **extra), published, IMAGENET
 
 
-def _timm(kind: str, name: str) -> tuple[nn.Module, str]:
+def _timm(kind: str, name: str) -> tuple[nn.Module, str, Normalisation]:
     timm = import_extra("timm", "models")
     if not timm.is_model(kind):
         near = timm.list_models(f"*{kind[:6]}*")[:8]
@@ -113,7 +120,9 @@ def _timm(kind: str, name: str) -> tuple[nn.Module, str]:
             f"parameter model.image_network = {name!r}: timm knows no such network; near are {near}"
         )
     network = timm.create_model(kind, pretrained=False)
-    return network, network.pretrained_cfg.get("url") or f"https://huggingface.co/timm/{kind}"
+    about = network.pretrained_cfg
+    published = about.get("url") or f"https://huggingface.co/timm/{kind}"
+    return network, published, (about.get("mean", IMAGENET[0]), about.get("std", IMAGENET[1]))
 
 
 NETWORKS = {"torchvision": _torchvision, "timm": _timm}
@@ -147,7 +156,9 @@ def _take_one_channel(network: nn.Module) -> None:
     setattr(network.get_submodule(parent), own, new)
 
 
-def _image_weights(path: str, name: str, published: str) -> dict[str, Tensor]:
+def _image_weights(path: str, name: str, published: str, network: nn.Module) -> dict[str, Tensor]:
+    if path.startswith(PACKAGE):
+        return packaged_image_weights(path, name, network)
     if not Path(path).is_file():
         raise InputError(
             f"parameter model.image_weights = {path!r}: there is no such file; get {published} "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from forget_mi.errors import InputError
 from forget_mi.models.config import ModelConfig
+from forget_mi.models.packaged import resolve_package_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,25 +100,3 @@ def _from_pretrained(kind: type, name: str, parameter: str = "text_pretrained"):
             "model.safetensors or pytorch_model.bin, and the tokenizer's files from "
             f"https://huggingface.co/{name}/tree/main into a folder, and give its path"
         ) from None
-
-
-def resolve_package_path(name: str, parameter: str) -> str:
-    """The folder that 'package:NAME/folder' names, in an installed Python package; other names as
-    they are. Raises InputError where there is none."""
-    if not name.startswith("package:"):
-        return name
-    from importlib.util import find_spec
-
-    package, _, folder = name.removeprefix("package:").partition("/")
-    spec = find_spec(package) if package.isidentifier() else None
-    path = (
-        Path(spec.submodule_search_locations[0]) / folder
-        if spec and spec.submodule_search_locations
-        else None
-    )
-    if path is None or not path.is_dir():
-        raise InputError(
-            f"parameter model.{parameter} = {name!r}: no such package is installed, or it has no "
-            "such folder"
-        )
-    return str(path)

@@ -115,6 +115,45 @@ class TextTower(Tower):
         return embedding, self.head(embedding)
 
 
+class ProjectedTower(Tower):
+    """A tower of any width whose embedding is projected to another width: z is the projection, and
+    the logits are linear in it. Towers of different widths meet so in the ranking loss and in the
+    joint embedding.
+
+    inputs of the tower -> (batch, width), (batch, classes).
+    """
+
+    def __init__(self, tower: Tower, width: int, classes: int):
+        super().__init__()
+        self.projection = nn.Linear(tower.width, width)
+        self.head = nn.Linear(width, classes)
+        self.tower = tower
+        self.tower.head = nn.Identity()  # its place is after the projection
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The text encoder inside, where there is one."""
+        return getattr(self.tower, "encoder", None)
+
+    @property
+    def faster_channels_last(self) -> bool:
+        """As the tower inside."""
+        return self.tower.faster_channels_last
+
+    def blocks(self) -> list[nn.Module]:
+        """Of the tower inside."""
+        return self.tower.blocks()
+
+    def after_blocks(self) -> list[nn.Module]:
+        """What lies after its blocks, and the projection."""
+        return [*self.tower.after_blocks(), self.projection]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The projected z and its logits."""
+        embedding = self.projection(self.tower(*inputs)[0])
+        return embedding, self.head(embedding)
+
+
 def layers_of(encoder: nn.Module) -> list[nn.Module]:
     """The layers of a transformer in order: its longest list of modules."""
     return list(

@@ -193,16 +193,15 @@ def train_model(
 
 def _identity(run: Run, name: str, cohort: Cohort, rows: np.ndarray) -> dict[str, Any]:
     """Everything that a trained model depends on: params, seed, records and code."""
-    images = [
-        cohort.table.image_id.iloc[part].tolist() for part in (rows, rows_of(cohort, "validation"))
-    ]
+    # By row of the cohort, whose ids another run hashes otherwise.
+    records = [[int(row) for row in part] for part in (rows, rows_of(cohort, "validation"))]
     identity = {
         **run.params.as_dict("model", "training", "device"),
         "seed": {"original": run.original_seed, **run.retrained_seeds(), **run.reference_seeds()}[
             name
         ],
         "cohort": cohort.fingerprint,
-        "images": sha256_of_text(json.dumps(images))[:16],
+        "records": sha256_of_text(json.dumps(records))[:16],
         "library": code_fingerprint("training.loop", "training.devices"),
     }
     if given := run.params.model.given(name):

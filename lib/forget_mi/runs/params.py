@@ -247,14 +247,14 @@ def _whole_number(value: Any, name: str, least: int) -> int:
 
 def resolve_paths(section: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
     """A section whose paths `names`, if relative, are taken from the project's folder: notebooks
-    run in another one."""
+    run in another one. What a package carries ('package:NAME') stays as it is."""
     section = dict(section or {})
     for name in names:
         value = section.get(name)
-        if isinstance(value, (str, Path)):
-            section[name] = str(ROOT / value)
-        elif isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)):
             section[name] = [str(ROOT / each) for each in value]
+        elif isinstance(value, (str, Path)) and not str(value).startswith("package:"):
+            section[name] = str(ROOT / value)
     return section
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from forget_mi.config import build
 from forget_mi.data.cohort import Cohort
-from forget_mi.data.cohorts import covid_chestxray, custom, mimic_cxr, openi, synthetic
+from forget_mi.data.cohorts import covid_chestxray, custom, medpix, mimic_cxr, openi, synthetic
 from forget_mi.data.pseudonyms import pseudonymize
 from forget_mi.errors import InputError
 
@@ -17,6 +17,7 @@ SOURCES = {
     "synthetic": (synthetic.SyntheticConfig, synthetic.load),
     "covid_chestxray": (covid_chestxray.CovidConfig, covid_chestxray.load),
     "mimic_cxr": (mimic_cxr.MimicConfig, mimic_cxr.load),
+    "medpix": (medpix.MedpixConfig, medpix.load),
     "openi": (openi.OpeniConfig, openi.load),
 }
 
