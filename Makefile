@@ -63,8 +63,8 @@ tune: .venv/installed            ## PROFILE=demo: choose every approach's hyper-
 calibration: .venv/installed     ## PROFILE=demo: how often the test of one patient accuses strangers, and finds who is known
 	$(BIN)/python -m forget_mi calibration $(PROFILE) $(if $(DATA),--data $(DATA))
 
-results: .venv/installed         ## make sweep, then figures/results.csv, the figures and the tables of README and docs
-	$(BIN)/python -m forget_mi results
+results: .venv/installed         ## make sweep, then its figures and tables; PROFILE=medpix DATA=clone: those of real patients
+	$(BIN)/python -m forget_mi results $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
 
 real-results: .venv/installed    ## PROFILE=covid DATA=folder, PROFILE=open-i: run it, figures/PROFILE.csv, the table of docs/real-cohorts.md
 	$(BIN)/python -m forget_mi real-results $(PROFILE) $(if $(DATA),--data $(DATA))

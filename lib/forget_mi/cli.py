@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         "shadows",
         "beyond",
         "calibration",
+        "results",
     ):
         parser.error(f"{options.command} takes nothing after --")
     try:
@@ -276,12 +277,13 @@ def _add_documents(commands) -> None:
         _reference,
         "rebuild tests/reference, which the tests compare printed results with",
     )
-    _add(
+    results = _add(
         commands,
         "results",
         _results,
-        "rebuild figures/results.csv, the figures and the tables made from it",
+        "finish a profile's sweep; rebuild the figures and tables made from it",
     )
+    _add_profile_options(results)
     real = _add(
         commands,
         "real-results",
@@ -318,10 +320,13 @@ def _reference(_: Namespace) -> None:
     rebuild_notebooks((*NOTEBOOKS, *SIDE_NOTEBOOKS), ROOT / "tests" / "reference", parameters)
 
 
-def _results(_: Namespace) -> int:
-    from forget_mi.studies import rebuild_results
+def _results(options: Namespace) -> int:
+    from forget_mi.studies import rebuild_real_study, rebuild_results
 
-    return rebuild_results()
+    overrides = overrides_of(options)
+    if options.profile == "demo":
+        return rebuild_results(options.profile, options.snakemake)
+    return rebuild_real_study(options.profile, overrides, options.snakemake)
 
 
 def _real_results(options: Namespace) -> None:

@@ -107,12 +107,11 @@ def compare_models(
     the mean of the retrained models; for a retrained model, to the mean of the others),
     logit_distance (1 - cosine of logits to the retrained models on D_r), seconds,
     share_of_retraining (seconds over the retrained models' mean), share_of_references (the same of
-    what it cost the reference models to forget, where the method has them).
+    what it cost the reference models to forget, where the method has them), share_of_work (of the
+    retrained models' mean, in records that go forward and backward: the same on every machine).
     """
     retrained = [a for a in audits if a.manifest["method"] == "retrain"]
-    seconds = (
-        float(np.mean([a.manifest["seconds"] for a in retrained])) if retrained else float("nan")
-    )
+    seconds, work = (_mean_of(retrained, fact) for fact in ("seconds", "work"))
     rows = []
     for audit in audits:
         others = [other for other in retrained if other is not audit]
@@ -137,8 +136,15 @@ def compare_models(
         row["seconds"] = audit.manifest["seconds"]
         row["share_of_retraining"] = audit.manifest["seconds"] / seconds
         row["share_of_references"] = audit.manifest.get("seconds_of_references", 0.0) / seconds
+        row["share_of_work"] = (audit.manifest.get("work") or float("nan")) / work
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _mean_of(audits: list[ModelAudit], fact: str) -> float:
+    """A fact of the manifests on average; nan where one has none."""
+    values = [audit.manifest.get(fact) for audit in audits]
+    return float(np.mean([np.nan if v is None else v for v in values])) if values else float("nan")
 
 
 def losses_by_record(audits: list[ModelAudit]) -> pd.DataFrame:

@@ -181,6 +181,7 @@ def train_model(
         setting="",
         seed=identity["seed"],
         seconds=None if given else log.seconds,
+        work=None if given else len(rows) * run.params.training.epochs,
         epochs=log.epochs,
         best_epoch=log.best_epoch,
         identity=identity,

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "costs": "yearly_cost",
         "workflow": "run_beyond_part run_job run_shadow run_shadows run_sweep run_tuning",
         "results": "finish_beyond rebuild_results",
-        "real_results": "rebuild_real_results",
+        "real_results": "rebuild_real_results rebuild_real_study",
         "calibration": "rebuild_calibration",
     },
     extra="studies",

@@ -1,15 +1,61 @@
-"""`make real-results`: a profile of a real cohort, its measures and its table in the docs."""
+"""Real cohorts: `make real-results`, one run of a profile; `make results PROFILE=medpix`, its whole
+sweep. Each gives measures (no record of any patient) in figures/ and a table in the docs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from forget_mi.evaluation import FOUND_AT
+from forget_mi import plots
+from forget_mi.evaluation import FOUND_AT, STRONGEST, statistics
+from forget_mi.plots import audit as audit_plots
 from forget_mi.runs import ROOT, run_chain, write_table
-from forget_mi.studies.beyond_tables import real_rows, write_beyond
+from forget_mi.studies.audit_tables import audit_over_seeds
+from forget_mi.studies.beyond_tables import BEYOND, real_rows, write_beyond
 from forget_mi.studies.documents import write_document_table
+from forget_mi.studies.study import CAME_BACK
+from forget_mi.studies.sweep import Sweep, open_sweep
+from forget_mi.studies.workflow import only_shows, run_sweep
+
+# Of the audit's attacks.csv: attack, tower, level and column, by the name that it gets here.
+ATTACKS = {
+    "lira_auc": ("lira", "fused", "sample", "auc"),
+    "lira_patient_auc": ("lira", "fused", "patient", "auc"),
+    "lira_tpr_at_1pct_fpr": ("lira", "fused", "sample", "tpr_at_1pct_fpr"),
+    "probe_auc_image": ("linear_probe", "image", "sample", "auc"),
+    "probe_auc_text": ("linear_probe", "text", "sample", "auc"),
+    "strongest_auc": (STRONGEST, "any", "sample", "auc"),
+    "strongest_patient_auc": (STRONGEST, "any", "patient", "auc"),
+}
+
+
+# Their standard deviation over seeds stands beside them.
+SPREAD = ("mean_gap", "lira_auc", "test_auc")
+
+
+REAL = (
+    *BEYOND,
+    *(name for name in ATTACKS if name not in BEYOND),
+    *(f"{name}_sd" for name in SPREAD),
+)
+
+
+# The columns of the docs' table.
+SHOWN = {
+    "mean_gap": "mean gap",
+    "lira_auc": "LiRA",
+    "lira_patient_auc": "by patient",
+    "probe_auc_image": "probe, image",
+    "probe_auc_text": "probe, text",
+    "strongest_patient_auc": "strongest, by patient",
+    CAME_BACK[0]: "found after training on",
+    "test_auc": "test AUC",
+    "share_of_retraining": "share of retraining",
+}
 
 
 def rebuild_real_results(profile: str, data: Path | None = None) -> None:
@@ -47,6 +93,80 @@ def rebuild_real_results(profile: str, data: Path | None = None) -> None:
         for model, row in table.iterrows()
     ]
     write_document_table(profile, pd.DataFrame(lines))
+
+
+def rebuild_real_study(
+    profile: str, overrides: Mapping[str, Any], options: Sequence[str] = ()
+) -> int:
+    """Finish the sweep of a real cohort's profile, then rewrite figures/<profile>.csv (REAL, a row
+    an approach and size of request, means over seeds), figures/<profile>.png and the table of the
+    docs. Returns the exit status; with failed cells nothing is rewritten."""
+    code = run_sweep(profile, None, overrides, options)
+    if code == 0 and not only_shows(options):
+        sweep = open_sweep(profile, None, overrides)
+        table, name = real_study(sweep), sweep.params.profile
+        write_table(ROOT / "figures" / f"{name}.csv", table)
+        plots.set_style()
+        picture = audit_plots.attacks_by_approach(audit_over_seeds(sweep), first=sweep.own)
+        picture.savefig(ROOT / "figures" / f"{name}.png")
+        write_document_table(name, real_study_rows(table, sweep.own))
+    return code
+
+
+def real_study(sweep: Sweep) -> pd.DataFrame:
+    """The columns of REAL from the audits of a sweep: a row an approach and size of request, means
+    over seeds (of a seed's retrained models, their mean).
+
+    share_of_retraining goes by work (records forward and backward), as in figures/beyond.csv. The
+    interval of the patients found adds up those of the seeds, whose patients differ.
+    """
+    parts = []
+    for name in sweep.names():
+        folder = sweep.folder / name / "04_audit"
+        found = pd.read_csv(folder / "attacks.csv").set_index(["attack", "tower", "level"])
+        rows = pd.read_csv(folder / "comparison.csv").set_index("model")
+        for column, (*where, value) in ATTACKS.items():
+            if tuple(where) in found.index:
+                rows[column] = found.loc[[tuple(where)]].set_index("model")[value]
+        parts.append(rows.reset_index())
+    rows = statistics.add_approach_column(pd.concat(parts, ignore_index=True))
+    rows["share_of_retraining"] = rows.share_of_work
+    keys = ["approach", "forget_fraction"]
+    by_seed = rows.groupby([*keys, "seed"], sort=False).mean(numeric_only=True)
+    groups = by_seed.groupby(keys, sort=False)
+    table = groups.mean().assign(seeds=groups.size(), requests=1)
+    for column in SPREAD:
+        table[f"{column}_sd"] = groups[column].std()
+    one = "patients_found_at_5pct"
+    half = ((by_seed[f"{one}_high"] - by_seed[f"{one}_low"]) / 2) ** 2
+    half = np.sqrt(half.groupby(keys, sort=False).sum()) / groups.size()
+    for end, sign in (("low", -1), ("high", 1)):
+        table[f"{one}_{end}"] = (table[one] + sign * half).clip(0, 1)
+    table = table.reset_index().rename(columns={"approach": "method"})
+    gold = table[table.method == statistics.RETRAINED].set_index("forget_fraction")
+    for column, name in (("mean_gap", "retrain_gap"), ("test_auc", "retrained_test_auc")):
+        table[name] = table.forget_fraction.map(gold[column])
+    order = {n: at for at, n in enumerate(statistics.sort_approaches(table.method, sweep.own))}
+    table["at"] = table.method.map(order)
+    table = table.assign(cohort=sweep.params.profile).sort_values(["forget_fraction", "at"])
+    return table.reindex(columns=list(REAL)).reset_index(drop=True)
+
+
+def real_study_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """The docs' form of `real_study`: the largest request, nearest to the retrained models
+    first."""
+    part = table[table.forget_fraction == table.forget_fraction.max()]
+    lines = []
+    for row in part.sort_values("mean_gap", kind="stable").to_dict("records"):
+        one = "patients_found_at_5pct"
+        line = {"approach": f"**{row['method']}**" if row["method"] == ours else row["method"]}
+        line["found at 5 %"] = f"{row[one]:.2f} [{row[f'{one}_low']:.2f}, {row[f'{one}_high']:.2f}]"
+        for column, title in SHOWN.items():
+            text = "" if np.isnan(row[column]) else f"{row[column]:.{2 + (column == 'mean_gap')}f}"
+            spread = row.get(f"{column}_sd", np.nan)
+            line[title] = text if np.isnan(spread) else f"{text} ({spread:.3f})"
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def found_rows(comparison: pd.DataFrame) -> pd.DataFrame:
