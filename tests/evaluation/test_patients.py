@@ -48,6 +48,14 @@ def test_p_is_a_count_where_there_are_strangers_to_count():
     assert upper_p(np.array([18.0]), null)[0] == pytest.approx((1 + 2) / 20)
 
 
+def test_a_stranger_among_the_others_is_not_its_own_rival():
+    null = np.arange(1.0, 20.0)[None]
+    p = upper_p(null, null, among_others=True)
+    assert p[0, 9] == pytest.approx((1 + 9) / 19)  # nine of the other eighteen are larger
+    assert p[0, 0] == 1.0
+    assert upper_p(null, null)[0, 9] == pytest.approx((1 + 10) / 20)
+
+
 def test_the_tail_is_the_chance_of_one_more_exponential_excess():
     rng = np.random.default_rng(0)
     null = rng.exponential(size=(1, 200))

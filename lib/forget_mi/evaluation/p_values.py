@@ -14,10 +14,10 @@ TAIL = 0.9
 EXTRAPOLATION = 100
 
 
-def upper_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+def upper_p(values: np.ndarray, null: np.ndarray, *, among_others: bool = False) -> np.ndarray:
     """One-sided p-values of some values (any shape) against what strangers have, null (draws,
-    strangers): how likely is a stranger's value to be as large? Where the values are the null
-    itself, each stranger is compared with the others.
+    strangers): how likely is a stranger's value to be as large? among_others: the values are the
+    null's own, (draws, strangers), and each stranger is compared with the others.
 
     Up to the strangers' quantile TAIL by counting, (1 + strangers at or above) / (1 + strangers).
     Beyond it strangers are too few to count: there, as if the excesses over that quantile were
@@ -32,7 +32,7 @@ def upper_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     ordered = np.sort(null, axis=None)
     above = (len(ordered) - np.searchsorted(ordered, values, "left")) / draws
     others = strangers
-    if values is null and strangers > 1:
+    if among_others and strangers > 1:
         rank = draws - null.argsort(0, kind="stable").argsort(0, kind="stable")
         above, others = above - rank / draws, strangers - 1
     counted = np.minimum((1 + above) / (1 + others), 1.0)

@@ -50,7 +50,7 @@ class Null:
         """-log of the smallest p-value of each stranger's looks, (draws, strangers)."""
         if side not in self._smallest:
             null = SIGNS[side] * self.strangers
-            self._smallest[side] = smallest_p(null, null)
+            self._smallest[side] = smallest_p(null, null, among_others=True)
         return self._smallest[side]
 
     _smallest: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -92,17 +92,19 @@ class Nulls:
         return row | {"power": float((stay <= threshold).mean()) if len(stay) else math.nan}
 
 
-def surprises(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+def surprises(values: np.ndarray, null: np.ndarray, *, among_others: bool = False) -> np.ndarray:
     """-log (p / weight) of each look's values, (looks, ...), against the null of the same look. The
-    first look, which finds most, has half of the weight, the others share the rest."""
+    first look, which finds most, has half of the weight, the others share the rest. among_others:
+    as of `upper_p`."""
     weights = [1.0] if len(values) == 1 else [0.5, *[0.5 / (len(values) - 1)] * (len(values) - 1)]
-    p = [upper_p(n if values is null else v, n) for v, n in zip(values, null, strict=True)]
+    pairs = zip(values, null, strict=True)
+    p = [upper_p(v, n, among_others=among_others) for v, n in pairs]
     return np.log(weights).reshape(-1, *[1] * (np.ndim(p) - 1)) - np.log(p)
 
 
-def smallest_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+def smallest_p(values: np.ndarray, null: np.ndarray, *, among_others: bool = False) -> np.ndarray:
     """-log of the smallest weighted p-value over the looks, (...)."""
-    return surprises(values, null).max(0)
+    return surprises(values, null, among_others=among_others).max(0)
 
 
 def resampled(records: Records, count: int, draws: int, seed: int) -> np.ndarray:

@@ -213,7 +213,7 @@ def _together(
     strangers = {}
     for side in _SIDES.values():
         smallest = null.smallest(side)
-        strangers[side] = -np.log(upper_p(smallest, smallest)[0])  # each beside the others
+        strangers[side] = -np.log(upper_p(smallest, smallest, among_others=True)[0])
     for side, theirs in strangers.items():
         mine = -np.log(patients[f"p_{side}"].dropna().to_numpy())
         found[side] = shuffled_p(mine, theirs, seed)
