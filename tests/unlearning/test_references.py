@@ -12,13 +12,12 @@ from scipy.stats import entropy
 
 from forget_mi.data.requests import Request
 from forget_mi.errors import InputError
-from forget_mi.models.outputs import ModelOutput
+from forget_mi.models.outputs import Embeddings, ModelOutput
 from forget_mi.training.config import ReferenceConfig
 from forget_mi.training.prediction import predict
 from forget_mi.training.references import assign_folds, rows_outside_fold
 from forget_mi.unlearning import held_out_targets
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
-from forget_mi.unlearning.forget_mi import held_out_embeddings
 from forget_mi.unlearning.loop import set_learning_rate
 from forget_mi.unlearning.references import reference_cohort, unlearn_references
 
@@ -178,11 +177,55 @@ def test_the_divergence_is_scipys_and_zero_at_the_target():
     assert held_out_targets.divergence(output, output, 0.5).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_distances_of_embeddings_are_in_units_of_the_strangers_spread():
+    rng = np.random.default_rng(0)
+    strangers = torch.from_numpy(rng.normal(size=(50, 3)) * [1.0, 10.0, 1e-6])
+    spread = held_out_targets.spread_of(strangers)
+    own = strangers.numpy().std(0)
+    assert spread[:2].numpy() == pytest.approx(own[:2])
+    # A dimension that hardly moves counts as if it moved a little.
+    assert spread[2].item() == pytest.approx(0.05 * np.sqrt((own**2).mean()))
+    z, target = (Embeddings(torch.from_numpy(rng.normal(size=(4, 3))), torch.zeros(4, 0))
+                 for _ in range(2))  # fmt: skip
+    found = held_out_targets.spread_distance(z, target, Embeddings(spread, torch.zeros(0)))
+    by_hand = (((z.image - target.image).numpy() / spread.numpy()) ** 2).mean()
+    assert found.item() == pytest.approx(by_hand)
+
+
+def test_embeddings_are_carried_by_the_map_that_validation_shows():
+    rng = np.random.default_rng(0)
+    turn = rng.normal(size=(4, 3))
+    here = torch.from_numpy(rng.normal(size=(200, 4)))
+    z = torch.from_numpy(rng.normal(size=(5, 4)))
+    found = held_out_targets.carried(z, here, here @ turn + 2.0)
+    assert found.numpy() == pytest.approx((z @ turn + 2.0).numpy(), abs=1e-2)
+
+
+def test_a_forgotten_record_moves_to_a_strangers_place_among_the_embeddings(
+    unlearning_data, original, accelerator
+):
+    log = UnlearningLog()
+    model, validation = original[0], unlearning_data.validation
+    strangers = held_out_targets.embeddings_of(model, validation, accelerator, log)
+    spread = Embeddings(*map(held_out_targets.spread_of, strangers))
+    target = held_out_targets.held_out_outputs(unlearning_data, accelerator, log, strangers)
+
+    def left(weight: float) -> float:
+        config = held_out_targets.Config(epochs=12, learning_rate=3e-3, embeddings=weight)
+        unlearned, _ = held_out_targets.unlearn(
+            model, unlearning_data, config, seed=0, accelerator=accelerator, progress=False
+        )
+        z = held_out_targets.embeddings_of(unlearned, unlearning_data.forget, accelerator, log)
+        return held_out_targets.spread_distance(z, target.embeddings, spread).item()
+
+    assert left(3.0) < 0.7 * left(0.0)
+
+
 def test_a_forgotten_record_ends_nearer_to_what_a_stranger_says(
     unlearning_data, original, accelerator
 ):
     target = held_out_targets.held_out_outputs(unlearning_data, accelerator, UnlearningLog())
-    config = held_out_targets.Config(epochs=12, learning_rate=3e-3)
+    config = held_out_targets.Config(epochs=12, learning_rate=3e-3, embeddings=0)
 
     def distance(model) -> float:
         batch = unlearning_data.forget.__getitems__(range(len(unlearning_data.forget)))
@@ -225,9 +268,11 @@ def test_held_out_embeddings_lie_where_the_original_puts_strangers(
         )
         for r in unlearning_data.references
     )
-    z = held_out_embeddings(
-        original[0], replace(unlearning_data, references=same), accelerator, UnlearningLog()
-    )
+    data = replace(unlearning_data, references=same)
+    log = UnlearningLog()
+    strangers = held_out_targets.embeddings_of(original[0], data.validation, accelerator, log)
+    z = held_out_targets.held_out_outputs(data, accelerator, log, strangers).embeddings
+    assert log.work > 0
     seen = predict(original[0], unlearning_data.forget, accelerator)
     for found, own in ((z.image, seen.image_embedding), (z.text, seen.text_embedding)):
         assert np.abs(found.numpy() - own).mean() < 0.2 * own.std(0).mean()

@@ -18,15 +18,8 @@ from forget_mi.data import Examples, noisy_images, noisy_reports, tokenize
 from forget_mi.errors import InputError
 from forget_mi.losses import multimodal_distance, unimodal_distance
 from forget_mi.models import Embeddings, ImageTextModel, JointEmbedding, joint_embedding_of
-from forget_mi.training import predict
-from forget_mi.unlearning.base import (
-    FORWARD_ONLY,
-    Reference,
-    StepConfig,
-    UnlearningData,
-    UnlearningLog,
-)
-from forget_mi.unlearning.held_out_targets import mean_over_references, reference_outputs
+from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
+from forget_mi.unlearning.held_out_targets import embeddings_of, held_out_outputs
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
 from forget_mi.unlearning.samplers import paired_sampler
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Uniform, Whole
@@ -56,7 +49,7 @@ SETTINGS = {
 class Config(StepConfig):
     """setting: weights of the four losses (SETTINGS); no_noise also takes clean targets and
     maximises the forget distances up to `margin`; held_out takes forget targets from models that
-    never saw the patient (not in the paper; see `held_out_embeddings`). mu, sigma: image noise on
+    never saw the patient (not in the paper; see `held_out_outputs`). mu, sigma: image noise on
     [0, 1] pixels. text_noise: report noise level. start_noise: standard deviation, relative to each
     weight tensor's, of the random step away from F_og with which no_noise starts (its gradient is
     zero where both models agree). The rest: StepConfig.
@@ -114,7 +107,8 @@ def unlearn(
     if maximize:
         perturb_weights(loop.unlearned, settings.start_noise, seed)
     if settings.setting == "held_out":
-        forget_targets = held_out_embeddings(loop.original, data, accelerator, loop.log)
+        strangers = embeddings_of(loop.original, data.validation, accelerator, loop.log)
+        forget_targets = held_out_outputs(data, accelerator, loop.log, strangers).embeddings
     else:
         corrupted = data.forget if maximize else noisy_copies(data, settings, seed)
         forget_teacher = TeacherOutputs(loop.original, corrupted, accelerator, loop.log)
@@ -190,39 +184,6 @@ def noisy_copies(data: UnlearningData, settings: Config, seed: int) -> Examples:
     reports = noisy_reports(data.forget_reports, settings.text_noise, seed)
     text = tokenize(reports, data.tokenizer, data.max_tokens)
     return replace(f, images=noisy.numpy(), **text)
-
-
-def held_out_embeddings(
-    original: ImageTextModel, data: UnlearningData, accelerator: Accelerator, log: UnlearningLog
-) -> Embeddings:
-    """Where F_og would put D_f had it never seen it: z_img and z_txt, (n, width) each.
-
-    A reference model that never saw the patient has an embedding space of its own. Its output is
-    carried into F_og's by a linear map, fitted on D_v, which neither model was trained on (ridge,
-    its strength by leave-one-out).
-    """
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    seen = predict(original, data.validation, accelerator)
-    log.work += FORWARD_ONLY * len(data.validation)
-
-    def carried(reference: Reference, records: Examples) -> list[Tensor]:
-        here = reference_outputs(reference, reference.validation, accelerator, log).embeddings
-        there = reference_outputs(reference, records, accelerator, log).embeddings
-        found = []
-        for own, wanted, z in zip(
-            here, (seen.image_embedding, seen.text_embedding), there, strict=True
-        ):
-            if z.shape[1]:  # there is such a tower
-                carry = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 4, 15)))
-                carry.fit(own.cpu().numpy(), wanted)
-                z = torch.from_numpy(carry.predict(z.cpu().numpy())).to(z)
-            found.append(z)
-        return found
-
-    return Embeddings(*mean_over_references(data, carried))
 
 
 def perturb_weights(model: nn.Module, scale: float, seed: int) -> None:

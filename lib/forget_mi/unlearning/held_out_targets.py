@@ -1,6 +1,6 @@
-"""Held-out targets: the forgotten records get the outputs of a model that never saw the patient
-(cross-fitting; after oracle matching, Georgiev et al., ICLR 2025, arXiv 2410.23232, whose oracle
-nobody has)."""
+"""Held-out targets: the forgotten records get the outputs, and the place among the embeddings, that
+a model gives them which never saw the patient (cross-fitting; after oracle matching, Georgiev et
+al., ICLR 2025, arXiv 2410.23232, whose oracle nobody has)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forget_mi.config import config
 from forget_mi.data import Examples
 from forget_mi.errors import InputError
 from forget_mi.losses import classification_loss
-from forget_mi.models import ImageTextModel, ModelOutput
+from forget_mi.models import Embeddings, ImageTextModel, ModelOutput
 from forget_mi.training import predict
 from forget_mi.unlearning.base import (
     FORWARD_ONLY,
@@ -36,13 +36,15 @@ from forget_mi.unlearning.teacher_outputs import TeacherOutputs, to_model_output
 
 @config
 class Config(StepConfig):
-    """squared: weight of the squared difference of centred logits beside the divergence. labels:
+    """squared: weight of the squared difference of centred logits beside the divergence.
+    embeddings: weight of the distance of embeddings beside both; 0 leaves them alone. labels:
     weight of the cross-entropy on those who stay, beside the outputs of F_og. full_steps: a request
     of fewer steps a pass takes a lower rate, by the square root of their share: in so few steps all
     weights move the same way, and those who stay have too few records to hold them. The rest:
     StepConfig; the rate decays over the run, so all its epochs are run."""
 
     squared: Annotated[float, Field(ge=0, le=10)] = 0.1
+    embeddings: Annotated[float, Field(ge=0, le=100)] = 1.0
     labels: Annotated[float, Field(ge=0, le=10)] = 1.0
     full_steps: Annotated[int, Field(ge=1)] = 12
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 7
@@ -53,6 +55,10 @@ class Config(StepConfig):
     schedule: Literal["constant", "linear"] = "linear"
     batch_norm: Literal["train", "frozen"] = "train"
     stop: Literal["validation", "never"] = "never"
+
+
+# Of the root mean square over the dimensions of an embedding.
+LEAST_SPREAD = 0.05
 
 
 # What a request costs, in passes and retained records, is for the search to choose within its
@@ -78,22 +84,33 @@ def unlearn(
     """F_ul from F_og by minimising, over both towers t,
 
         D_f: KL(s_t(x) || F_ul,t(x)) + squared * |centred logits of F_ul,t(x) - those of s_t(x)|^2
-        D_r: the same towards F_og,t(x), + labels * CE(F_ul,t(x), y)
+             + embeddings * |(z_t(x) - A z_s,t(x)) / spread|^2
+        D_r: KL and squares towards F_og,t(x), + labels * CE(F_ul,t(x), y)
 
-    with s(x) the outputs of the reference models that never saw the patient of x. Needs
-    `data.references`; raises InputError where a record of D_f has none.
+    with s(x) the outputs of the reference models that never saw the patient of x, A z_s their
+    embeddings in F_og's space (`held_out_outputs`), and the spread that of F_og's embeddings of
+    D_v. Logits are a few directions of an embedding: held alone, they leave the patient's place in
+    all others, where a linear probe finds it. Needs `data.references`; raises InputError where a
+    record of D_f has none.
     """
     settings = replace(settings, learning_rate=rate_of(settings, len(data.forget)))
     loop = UnlearningLoop(
         model, data, settings, seed=seed, accelerator=accelerator, progress=progress
     )
-    forget_targets = held_out_outputs(data, accelerator, loop.log)
+    strangers = spread = None
+    if settings.embeddings:
+        strangers = embeddings_of(loop.original, data.validation, accelerator, loop.log)
+        spread = Embeddings(*map(spread_of, strangers))
+    forget_targets = held_out_outputs(data, accelerator, loop.log, strangers)
     retain_teacher = TeacherOutputs(loop.original, data.retain, accelerator, loop.log)
 
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         index = forget.index.to(accelerator.device)
         target = ModelOutput(*(t[index] for t in forget_targets))
         forget_loss = divergence(forget.output, target, settings.squared)
+        if settings.embeddings:
+            z, wanted = forget.output.embeddings, target.embeddings
+            forget_loss = forget_loss + settings.embeddings * spread_distance(z, wanted, spread)
         retain_loss = divergence(retain.output, retain_teacher.at(retain.index), settings.squared)
         labels = classification_loss(retain.output, retain.batch["labels"])
         total = forget_loss + retain_loss + settings.labels * labels
@@ -136,20 +153,71 @@ def divergence(output: ModelOutput, target: ModelOutput, squared: float) -> Tens
     return total
 
 
+def spread_distance(z: Embeddings, target: Embeddings, spread: Embeddings) -> Tensor:
+    """Sum over the towers of the mean squared difference of two embeddings, each dimension in units
+    of its spread (width); averaged over the batch, a scalar."""
+    return sum(
+        (((own - wanted) / unit) ** 2).mean()
+        for own, wanted, unit in zip(z, target, spread, strict=True)
+        if own.shape[1]
+    )
+
+
+def embeddings_of(
+    model: ImageTextModel, examples: Examples, accelerator: Accelerator, log: UnlearningLog
+) -> Embeddings:
+    """A model's embeddings of some records, in evaluation mode; the log counts them."""
+    log.work += FORWARD_ONLY * len(examples)
+    return to_model_output(predict(model, examples, accelerator), accelerator.device).embeddings
+
+
 def held_out_outputs(
-    data: UnlearningData, accelerator: Accelerator, log: UnlearningLog
+    data: UnlearningData,
+    accelerator: Accelerator,
+    log: UnlearningLog,
+    strangers: Embeddings | None = None,
 ) -> ModelOutput:
     """The outputs of the references for D_f, each for the records whose patients it never saw, the
     mean where there are several: logits and embeddings (n, ...). Each reference reads only those
     records; the log counts them.
 
+    strangers: F_og's embeddings of D_v. With them, the embeddings are where F_og would put D_f had
+    it never seen it: each reference's own, carried into F_og's space by a linear map fitted on D_v,
+    which neither was trained on. Without, they are in the references' own spaces.
+
     Raises InputError where a record has no such reference.
     """
 
     def read(reference: Reference, records: Examples) -> ModelOutput:
-        return reference_outputs(reference, records, accelerator, log)
+        output = reference_outputs(reference, records, accelerator, log)
+        if strangers is None:
+            return output
+        here = reference_outputs(reference, reference.validation, accelerator, log).embeddings
+        return ModelOutput(*output[:2], *map(carried, output.embeddings, here, strangers))
 
     return ModelOutput(*mean_over_references(data, read))
+
+
+def carried(z: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Embeddings z (n, width) of one model in the space of another, by the linear map that carries
+    `here` to `there`, both models' embeddings of the same records (m, width): ridge, its strength
+    by leave-one-out."""
+    if not z.shape[1]:  # there is no such tower
+        return z
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    carry = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-3, 4, 15)))
+    carry.fit(here.cpu().numpy(), there.cpu().numpy())
+    return torch.from_numpy(carry.predict(z.cpu().numpy())).to(z)
+
+
+def spread_of(z: Tensor) -> Tensor:
+    """Standard deviation of each dimension of some embeddings (width), none below LEAST_SPREAD of
+    their root mean square: a dimension that hardly moves must not rule the distance."""
+    spread = z.std(0, correction=0)
+    return spread.clamp_min(LEAST_SPREAD * spread.square().mean().sqrt())
 
 
 def mean_over_references(
