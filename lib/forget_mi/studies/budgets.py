@@ -65,6 +65,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "twice the retained records": {"retain_batch": 2.0},
     "without labels": {"labels": 0.0},
     "without the squared difference": {"squared": 0.0},
+    "without the embeddings": {"embeddings": 0.0},
+    "embeddings three times": {"embeddings": 3.0},
     "twice the rate and retained records": {"learning_rate": 2.0, "retain_batch": 2.0},
     "half the rate and retained records": {"learning_rate": 0.5, "retain_batch": 0.5},
     "half the epochs": {"epochs": 0.5},

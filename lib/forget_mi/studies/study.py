@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
-from forget_mi.attacks import Evidence, lira
+from forget_mi.attacks import Evidence, linear_probe, lira
 from forget_mi.data import Cohort, Examples, Request, make_examples, rows_of
 from forget_mi.evaluation import (
     CLOSENESS,
@@ -143,8 +143,9 @@ class Study:
         ]
 
     def measures(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
-        """Of a model: CLOSENESS, and where there are shadow models LiRA of D_f against D_t on the
-        fused prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
+        """Of a model: CLOSENESS, the linear probe on each tower's embeddings (probe_auc_image and
+        probe_auc_text), and where there are shadow models LiRA of D_f against D_t on the fused
+        prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
         evidence = self.evidence(model)
         sides = {side: getattr(evidence, side) for side in SETS}
         found = {
@@ -153,6 +154,8 @@ class Study:
         row = {name: found[COMPARED[name]].value() for name in CLOSENESS}
         row["retain_loss"] = found["retain_loss", "fused"].value()
         row |= patients_found(patient_tests(evidence))
+        for tower in (t for t in evidence.forget.towers if t != "fused"):
+            row[f"probe_auc_{tower}"] = binary_auc(*linear_probe.attack(evidence, tower))
         if self.shadows is not None:
             scores = lira.attack(evidence, "fused")
             row["lira_auc"] = binary_auc(*scores)
