@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -13,10 +14,13 @@ from forget_mi.data.pseudonyms import pseudonymize
 from forget_mi.data.requests import RequestConfig, draw_request, make_request
 from forget_mi.data.splits import SplitConfig, split_by_patient
 from forget_mi.errors import InputError
+from forget_mi.models.config import ModelConfig
 from forget_mi.runs.chain import run_chain
 from forget_mi.runs.profiles import read_yaml
 from forget_mi.runs.project import ROOT
 from forget_mi.runs.salt import draw_salt, run_salt
+from forget_mi.training.config import DeviceConfig, ShadowConfig, TrainingConfig
+from forget_mi.training.shadows import open_shadow_set
 
 PATIENTS = [f"patient{n % 8}" for n in range(24)]
 LABELS_OF = [n % 2 for n in range(24)]
@@ -33,6 +37,24 @@ def test_hashed_ids_tell_who_belongs_together_and_nothing_else(people):
     assert one.table.patient_id.tolist() == pseudonymize(people, "salt").table.patient_id.tolist()
     assert not set(one.table.patient_id) & (set(other.table.patient_id) | set(PATIENTS))
     assert [one.report_of(row) for row in range(24)] == [people.report_of(row) for row in range(24)]
+
+
+def test_what_was_trained_on_people_is_found_whatever_the_salt(people, tmp_path):
+    """Shadow and reference models go by the content: one set serves every run of a cohort."""
+    cohorts = [people, *(pseudonymize(people, salt) for salt in ("salt", "another"))]
+    assert len({cohort.fingerprint for cohort in cohorts}) == 1
+    folders = {
+        open_shadow_set(
+            tmp_path, each, ModelConfig(), TrainingConfig(), ShadowConfig(count=4), DeviceConfig()
+        ).folder
+        for each in cohorts
+    }
+    assert len(folders) == 1
+    written = (*folders,)[0].joinpath("shadows.json").read_text()
+    assert not re.search(r"patient\d|p-[0-9a-f]{16}", written)
+    # Who is whose counts: two patients more or fewer are another cohort.
+    table = people.table.assign(patient_id=people.table.patient_id.replace("patient1", "patient0"))
+    assert replace(people, table=table).fingerprint != people.fingerprint
 
 
 def test_splits_and_requests_do_not_depend_on_the_salt(people):
@@ -153,6 +175,18 @@ def shows_a_real_cohort(notebook: dict) -> bool:
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_no_committed_notebook_shows_a_real_cohort(path):
     assert not shows_a_real_cohort(json.loads(path.read_text()))
+
+
+def test_no_file_of_the_project_names_a_case_of_medpix():
+    """Ids of its cases and pictures are the letters MPX or synpic, and digits."""
+    found = subprocess.run(
+        ["git", "grep", "--cached", "-lE", "MPX[0-9]{3}|synpic[0-9]{3}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1, found.stdout + found.stderr  # 1: none
 
 
 def test_one_that_does_is_told(real_run):

@@ -71,6 +71,17 @@ def test_save_and_load_are_inverse(tmp_path, cohort):
     assert not list((tmp_path / "c").glob(".*tmp"))
 
 
+def test_patients_who_changed_places_are_told(tmp_path, cohort):
+    folder = tmp_path / "c"
+    cohort.save(folder)
+    table = pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False)
+    one, other = table.patient_id.unique()[:2]
+    table["patient_id"] = table.patient_id.replace({one: other, other: one})
+    table.to_csv(folder / "cohort.csv", index=False)
+    with pytest.raises(InputError, match=r"cohort\.csv: ids were changed after it was written"):
+        Cohort.load(folder)
+
+
 @pytest.mark.parametrize("harm", ["pixel", "report", "label", "truncated", "gone"])
 def test_a_changed_or_half_written_cohort_is_refused(tmp_path, cohort, harm):
     folder = tmp_path / "c"
