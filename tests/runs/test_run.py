@@ -84,7 +84,7 @@ def test_unknown_and_impossible_parameters_stop(overrides, message):
 
 def test_a_missing_or_broken_profile_stops(tmp_path):
     with pytest.raises(
-        InputError, match=r"profile 'demmo': .*known profiles: covid, demo, many, mimic-cxr"
+        InputError, match=r"profile 'demmo': .*known profiles: covid, demo, many, medpix"
     ):
         load_profile("demmo")
     (tmp_path / "bad.yaml").write_text("seed: [1\n")
