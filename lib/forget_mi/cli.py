@@ -325,6 +325,11 @@ def _results(options: Namespace) -> int:
 
     overrides = overrides_of(options)
     if options.profile == "demo":
+        if overrides:
+            raise InputError(
+                "results demo: its tables are of the profile as it stands, not with "
+                f"{', '.join(overrides)} changed"
+            )
         return rebuild_results(options.profile, options.snakemake)
     return rebuild_real_study(options.profile, overrides, options.snakemake)
 

@@ -235,7 +235,7 @@ class Cohort:
                 f"{cohort.fingerprint}, expected {about['fingerprint']}); run notebook 01_cohort "
                 "again"
             )
-        if about.get("ids", cohort._ids_hash()) != cohort._ids_hash():
+        if about.get("ids") not in (None, cohort._ids_hash()):  # earlier versions kept none
             raise InputError(
                 f"{folder / 'cohort.csv'}: ids were changed after it was written; run notebook "
                 "01_cohort again"

@@ -167,8 +167,7 @@ def embeddings_of(
     model: ImageTextModel, examples: Examples, accelerator: Accelerator, log: UnlearningLog
 ) -> Embeddings:
     """A model's embeddings of some records, in evaluation mode; the log counts them."""
-    log.work += FORWARD_ONLY * len(examples)
-    return to_model_output(predict(model, examples, accelerator), accelerator.device).embeddings
+    return outputs_of(model, examples, accelerator, log).embeddings
 
 
 def held_out_outputs(
@@ -189,10 +188,10 @@ def held_out_outputs(
     """
 
     def read(reference: Reference, records: Examples) -> ModelOutput:
-        output = reference_outputs(reference, records, accelerator, log)
+        output = outputs_of(reference.model, records, accelerator, log)
         if strangers is None:
             return output
-        here = reference_outputs(reference, reference.validation, accelerator, log).embeddings
+        here = embeddings_of(reference.model, reference.validation, accelerator, log)
         return ModelOutput(*output[:2], *map(carried, output.embeddings, here, strangers))
 
     return ModelOutput(*mean_over_references(data, read))
@@ -243,12 +242,12 @@ def mean_over_references(
     return tuple(sums / count.to(sums.device) for sums in total)
 
 
-def reference_outputs(
-    reference: Reference, examples: Examples, accelerator: Accelerator, log: UnlearningLog
+def outputs_of(
+    model: ImageTextModel, examples: Examples, accelerator: Accelerator, log: UnlearningLog
 ) -> ModelOutput:
-    """A reference's outputs for some records, in evaluation mode; the log counts them."""
+    """A model's outputs for some records, in evaluation mode; the log counts them."""
     log.work += FORWARD_ONLY * len(examples)
-    return to_model_output(predict(reference.model, examples, accelerator), accelerator.device)
+    return to_model_output(predict(model, examples, accelerator), accelerator.device)
 
 
 def check_references(data: UnlearningData) -> None:

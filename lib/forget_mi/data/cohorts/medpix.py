@@ -111,10 +111,11 @@ def load(settings: MedpixConfig) -> Cohort:
         rows.append({"patient_id": case, "study_id": study, "image_id": name, "label": label})
         rows[-1] |= _facts(entry)
         paths.append(path)
+    shown = set(owner.values())
     for case, entry in cases.items():
         named = [str(name) for kind in ("TAC", "MRI") for name in entry.get(kind) or ()]
         skipped += [(name, f"no entry in {IMAGES}") for name in named if name not in owner]
-        if case not in owner.values() and not named:
+        if case not in shown and not named:
             skipped.append((case, "the case has no image"))
     return cohort_from_files(
         "medpix", classes, rows, paths, reports, settings, ineligible=skipped, unusable=unreadable
