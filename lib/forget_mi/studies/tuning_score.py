@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from accelerate import Accelerator
 
+from forget_mi.attacks import linear_probe
 from forget_mi.data import Examples
 from forget_mi.evaluation import trained_on
 from forget_mi.metrics import binary_auc, macro_f1, mean_auc
@@ -87,10 +88,12 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
       strangers that it does on F_og.
     - attack: ROC AUC of D_f's losses against D_v's, off .5, averaged over both towers and the fused
       prediction.
+    - probe: ROC AUC, off .5, of a linear probe on the embeddings that learned from D_s and one half
+      of D_v, for D_f against the other half; averaged likewise, over both halves.
     - forget_auc, forget_f1: AUC and macro-F1 on D_f, against those on D_v.
-    - comes_back: by how much that area rises while the model is trained on for an epoch, on those
-      who stay; left out where it was not. A rise, since how hard the records of one request are is
-      in both areas.
+    - comes_back: how far the area of the losses is above .5 once the model has been trained on for
+      an epoch, on those who stay; left out where it was not. The area, not its rise: little rises
+      where little was forgotten.
     The model should stay as useful as it was, and those who stay as well known as they were:
     - lost_auc, lost_f1: what F_ul lost on D_v against F_og; a gain counts nothing.
     - stay: what was lost of the ROC AUC of D_s's losses against D_v's, averaged like `attack`.
@@ -110,11 +113,11 @@ def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> di
     later = {}
     if unlearned.later_forget is not None:
         attacks_later = _loss_auc(unlearned.later_forget, unlearned.later_validation)
-        rise = attacks_later - _loss_auc(unlearned.forget, unlearned.validation)
-        later = {"comes_back": float(np.maximum(rise, 0).mean())}
+        later = {"comes_back": float(np.maximum(attacks_later - 0.5, 0).mean())}
     return later | {
         "member_calls": abs(_calls(unlearned, unlearned.forget) - validation_member_rate(original)),
         "attack": float(np.abs(attacks - 0.5).mean()),
+        "probe": float(np.abs(_probe_auc(unlearned) - 0.5).mean()),
         "forget_auc": abs(auc["forget"] - auc["validation"]),
         "forget_f1": abs(f1["forget"] - f1["validation"]),
         "lost_auc": max(0.0, auc["before"] - auc["validation"]),
@@ -134,17 +137,19 @@ def total_score(terms: Mapping[str, float]) -> float:
 def validation_member_rate(seen: TuningPredictions) -> float:
     """The share of D_v that the attack calls members, each half of its patients judged by the
     attack that learned from the other half."""
-    half = seen.validation.patients % 2 == 0
-    if half.all() or not half.any():
-        half = np.arange(len(half)) % 2 == 0
     called = [
-        _calls(
-            replace(seen, validation=seen.validation.select(~part)), seen.validation.select(part)
-        )
-        * part.mean()
-        for part in (half, ~half)
+        _calls(replace(seen, validation=learned), judged) * len(judged) / len(seen.validation)
+        for learned, judged in _halves(seen.validation)
     ]
     return float(sum(called))
+
+
+def _halves(strangers: Predictions) -> tuple[tuple[Predictions, Predictions], ...]:
+    """(learned from, judged) twice: D_v by halves of its patients, and the other way round."""
+    half = strangers.patients % 2 == 0
+    if half.all() or not half.any():
+        half = np.arange(len(half)) % 2 == 0
+    return tuple((strangers.select(~part), strangers.select(part)) for part in (half, ~half))
 
 
 def _calls(seen: TuningPredictions, judged: Predictions) -> float:
@@ -166,6 +171,18 @@ def _loss_auc(members: Predictions, strangers: Predictions) -> np.ndarray:
     return np.array(
         [binary_auc(-members.cross_entropy(t), -strangers.cross_entropy(t)) for t in members.towers]
     )
+
+
+def _probe_auc(seen: TuningPredictions) -> np.ndarray:
+    """ROC AUC of the linear probe by tower and fused (3), the mean over both halves of D_v."""
+    areas = []
+    for tower in seen.forget.towers:
+        by_half = []
+        for learned, judged in _halves(seen.validation):
+            score = linear_probe.fit(seen.stay, learned, tower)
+            by_half.append(binary_auc(score(seen.forget), score(judged)))
+        areas.append(np.mean(by_half))
+    return np.array(areas)
 
 
 def _three(
