@@ -12,11 +12,20 @@ from forget_mi import unlearning
 from forget_mi.config import build
 from forget_mi.data.cohort import rows_of
 from forget_mi.losses import classification_loss
+from forget_mi.models import reinitialized
 from forget_mi.training.config import DeviceConfig, TrainingConfig
 from forget_mi.training.devices import make_accelerator
 from forget_mi.training.loop import train_new
 from forget_mi.training.prediction import predict
-from forget_mi.unlearning import neg_grad, neg_grad_plus, salun, scrub, ssd
+from forget_mi.unlearning import (
+    bad_teacher,
+    neg_grad,
+    neg_grad_plus,
+    random_labels,
+    salun,
+    scrub,
+    ssd,
+)
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.layers import last_layers, reinitialize_last
 from forget_mi.unlearning.samplers import forget_sampler, paired_sampler, retain_sampler
@@ -35,6 +44,8 @@ CELLS = {
     "eu_k": {"k": 1},
     "multi_delete": {},
     "salun": {},
+    "random_labels": {},
+    "bad_teacher": {},
     "ssd": {"alpha": 1.0, "records": 20},
     "retrain": {"epochs": 1},
 }
@@ -236,6 +247,81 @@ def test_only_salient_weights_change(original, unlearning_data, accelerator):
     moved = {name: p.detach() != before[name].detach() for name, p in model.named_parameters()}
     assert any(m.any() for m in moved.values())
     assert all(not (m & (masks[name] == 0)).any() for name, m in moved.items())
+
+
+def test_wrong_labels_are_wrong_and_each_as_likely():
+    labels = torch.arange(4).repeat(3000)
+    wrong = random_labels.wrong_labels(labels, 4, seed=0)
+    assert not (wrong == labels).any()
+    counts = torch.stack(
+        [(wrong[labels == c][:, None] == torch.arange(4)).sum(0) for c in range(4)]
+    )
+    np.testing.assert_allclose(counts.numpy(), 1000 * (1 - np.eye(4)), atol=120)
+    assert torch.equal(wrong, random_labels.wrong_labels(labels, 4, seed=0))
+    assert not torch.equal(wrong, random_labels.wrong_labels(labels, 4, seed=1))
+
+
+def test_random_labels_teach_the_wrong_answer_and_keep_those_who_stay(
+    original, unlearning_data, accelerator
+):
+    settings = {"epochs": 6, "learning_rate": 3e-3, "batch_norm": "frozen"}
+    model, log = unlearn("random_labels", original, unlearning_data, accelerator, **settings)
+    forget = unlearning_data.forget
+    wrong = random_labels.wrong_labels(forget.labels, model.classes, seed=0)
+    relabelled = replace(forget, labels=wrong)
+    assert loss_on(model, relabelled) < loss_on(original[0], relabelled)
+    n, m = len(forget), StepConfig().retain_batch
+    _, log = unlearn("random_labels", original, unlearning_data, accelerator, batch_size=n)
+    row = log.epochs[0]
+    assert row["total"] == pytest.approx(
+        (n * row["forget"] + m * row["retain"]) / (n + m), rel=1e-5
+    )
+
+
+def test_the_bad_teacher_is_untrained_and_the_student_follows_it(
+    original, unlearning_data, accelerator
+):
+    """Nothing of the untrained teacher comes from F_og, and F_ul's answers on D_f move from F_og's
+    to its."""
+    forget = unlearning_data.forget
+    settings = {"epochs": 8, "learning_rate": 3e-3, "batch_norm": "frozen", "stop": "never"}
+    sure, _ = unlearn("fine_tune", original, unlearning_data, accelerator, **settings)
+    model, _ = unlearn("bad_teacher", (sure,), unlearning_data, accelerator, **settings)
+
+    def answers(m):
+        return predict(m, forget, accelerator).probabilities("fused")
+
+    untrained = answers(reinitialized(sure, 0))
+
+    def divergence(p):
+        return (untrained * np.log(untrained / p)).sum(1).mean()
+
+    assert divergence(answers(model)) < 0.5 * divergence(answers(sure))
+
+
+def test_the_first_step_of_bad_teacher_is_by_hand(original, unlearning_data, accelerator):
+    """Before any step the student is F_og: nothing on D_r, KL(untrained || F_og) on D_f."""
+    n, m = len(unlearning_data.forget), StepConfig().retain_batch
+    _, log = unlearn(
+        "bad_teacher", original, unlearning_data, accelerator, batch_size=n, batch_norm="frozen"
+    )
+    row = log.epochs[0]
+    assert row["total"] == pytest.approx(
+        (n * row["forget"] + m * row["retain"]) / (n + m), rel=1e-5
+    )
+    from scipy.stats import entropy
+
+    teacher, student = (
+        predict(each, unlearning_data.forget, accelerator)
+        for each in (reinitialized(original[0], 0), original[0])
+    )
+    expected = sum(
+        entropy(teacher.probabilities(t), student.probabilities(t), axis=1).mean()
+        for t in ("image", "text")
+    )
+    assert row["forget"] == pytest.approx(expected, rel=0.2)  # the student has dropout
+    assert row["retain"] < 0.2 * row["forget"]
+    assert bad_teacher.Config().epochs == 1
 
 
 def test_importance_is_the_mean_squared_gradient(original, unlearning_data, accelerator):

@@ -66,9 +66,10 @@ LEAST_SPREAD = 0.05
 # trained on, and retained records pay for it.
 SEARCH = {
     "learning_rate": LogUniform(4e-4, 2.5e-3),
-    "retain_batch": OneOf((16, 24, 28)),
+    "epochs": OneOf((7, 10)),
+    "retain_batch": OneOf((12, 16, 24, 28)),
     "labels": OneOf((1.0, 3.0)),
-    "squared": OneOf((0.1, 0.3)),
+    "embeddings": OneOf((1.0, 3.0)),
 }
 
 

@@ -27,6 +27,8 @@ METHODS = (
     "eu_k",
     "multi_delete",
     "salun",
+    "random_labels",
+    "bad_teacher",
     "ssd",
     "retrain",
 )
