@@ -14,8 +14,9 @@ import torchvision
 from conftest import TINY_MODEL
 
 from forget_mi.data import batches
-from forget_mi.data.batches import make_examples, make_loader, tokenize
+from forget_mi.data.batches import make_examples, tokenize
 from forget_mi.data.cohort import rows_of
+from forget_mi.data.loaders import make_loader
 from forget_mi.errors import InputError
 from forget_mi.models.build import build_model
 from forget_mi.models.checkpoints import load_checkpoint, save_checkpoint

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from accelerate.data_loader import prepare_data_loader
 from torch.nn.functional import pad
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import Dataset
 
-from forget_mi.data.cohort import Cohort, ImageRows
+from forget_mi.data.cohort import Cohort, ImageRows, read_rows
 from forget_mi.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,14 +26,14 @@ Batch = dict[str, torch.Tensor]
 class Examples(Dataset):
     """Image and report pairs as arrays; n rows.
 
-    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array; or float, as
-    the model takes them. input_ids:
-    int32, attention_mask: bool, (n, tokens), padded to the longest report; in a batch both are
-    int64, as models expect them. labels: int64 (n). studies, patients: int64 (n), equal where the
-    study or patient is. rows: int64 (n), the row of the cohort's table behind each example.
+    images: uint8 (n, 1, height, width), may be memory-mapped or rows of such an array, or a tensor
+    on a device (`placed`); or float, as the model takes them. input_ids: int32, attention_mask:
+    bool, (n, tokens), padded to the longest report; in a batch both are int64, as models expect
+    them. labels: int64 (n). studies, patients: int64 (n), equal where the study or patient is.
+    rows: int64 (n), the row of the cohort's table behind each example.
     """
 
-    images: np.ndarray | ImageRows
+    images: np.ndarray | ImageRows | torch.Tensor
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
@@ -86,24 +85,19 @@ class Examples(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """Tokens of each report, int64 (n), on the host: a batch is cut without asking a device."""
+        return self.attention_mask.sum(1).cpu()
+
     def float_images(self, index: np.ndarray | slice = slice(None)) -> torch.Tensor:
-        """Images as float: uint8 ones in [0, 1], others as they are."""
-        images = torch.from_numpy(np.asarray(self.images[index]))
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        """Images as the model takes them (`to_float`)."""
+        return to_float(torch.as_tensor(np.asarray(self.images[index])))
 
     def __getitems__(self, index: Sequence[int]) -> Batch:
         """A batch: images as float, reports cut to the longest in the batch."""
-        index = torch.as_tensor(index)
-        mask = self.attention_mask[index]
-        longest = int(mask.sum(1).max())
-        return {
-            "images": self.float_images(index.numpy()),
-            "input_ids": self.input_ids[index, :longest].long(),
-            "attention_mask": mask[:, :longest].long(),
-            "labels": self.labels[index],
-            "studies": self.studies[index],
-            "index": index,
-        }
+        batch = stored_batch([(self, index)])
+        return batch | {"images": to_float(batch["images"])}
 
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
@@ -119,10 +113,65 @@ class Examples(Dataset):
             self.patients,
             self.rows,
         )
+        if isinstance(self.images, torch.Tensor):
+            return Examples(*(_gathered(t, index) for t in (self.images, *tensors)))
         return Examples(_rows(self.images, index.numpy()), *(t[index] for t in tensors))
 
 
-def _rows(images: np.ndarray | ImageRows, index: np.ndarray) -> np.ndarray | ImageRows:
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """Images as the model takes them, wherever they are: uint8 ones in [0, 1], others as they
+    are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def stored_batch(parts: Sequence[tuple[Examples, Sequence[int]]]) -> Batch:
+    """One batch from some records of one or several Examples, images as they lie, a quarter of
+    their size as float: {images, input_ids, attention_mask, labels, studies, index}, index the
+    position of each record in its Examples."""
+    parts = [(examples, torch.as_tensor(index)) for examples, index in parts if len(index)]
+    longest = max(int(examples.lengths[index].max()) for examples, index in parts)
+
+    def tokens(name: str) -> torch.Tensor:
+        each = [_gathered(getattr(examples, name), index)[:, :longest] for examples, index in parts]
+        return _joined([pad(t, (0, longest - t.shape[1])) for t in each]).long()
+
+    return {
+        "images": _images_of(parts),
+        "input_ids": tokens("input_ids"),
+        "attention_mask": tokens("attention_mask"),
+        "labels": _joined([examples.labels[index] for examples, index in parts]),
+        "studies": _joined([examples.studies[index] for examples, index in parts]),
+        "index": _joined([index for _, index in parts]),
+    }
+
+
+def _images_of(parts: Sequence[tuple[Examples, torch.Tensor]]) -> torch.Tensor:
+    """Their images, each read once, into its place."""
+    if len(parts) == 1 or isinstance(parts[0][0].images, torch.Tensor):
+        return _joined([_gathered(examples.images, index) for examples, index in parts])
+    first = parts[0][0].images
+    count = sum(len(index) for _, index in parts)
+    images = np.empty((count, *first.shape[1:]), dtype=first.dtype)
+    at = 0
+    for examples, index in parts:
+        read_rows(examples.images, index.numpy(), images[at : at + len(index)])
+        at += len(index)
+    return torch.from_numpy(images)
+
+
+def _gathered(stored: np.ndarray | ImageRows | torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    if isinstance(stored, torch.Tensor):
+        return stored[index.to(stored.device, non_blocking=True)]
+    return torch.from_numpy(np.asarray(stored[index.numpy()]))
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _rows(
+    images: np.ndarray | ImageRows | torch.Tensor, index: np.ndarray
+) -> np.ndarray | ImageRows | torch.Tensor:
     """Images that lie on disk stay there; others are few, and copied."""
     on_disk = isinstance(images, (ImageRows, np.memmap))
     return ImageRows(images, index) if on_disk else images[index]
@@ -185,53 +234,3 @@ def make_examples(
         patients=codes["patient_id"][index],
         rows=index,
     )
-
-
-def make_loader(
-    examples: Examples, batch_size: int, *, seed: int | None = None, drop_last: bool = False
-) -> DataLoader:
-    """Batches in table order, or shuffled where a seed is given (the same seed, the same order)."""
-    if seed is None:
-        sampler = SequentialSampler(examples)
-    else:
-        sampler = RandomSampler(examples, generator=torch.Generator().manual_seed(seed))
-    return DataLoader(
-        examples,
-        batch_sampler=BatchSampler(sampler, batch_size, drop_last),
-        # __getitems__ makes the whole batch at once, so there is nothing left to collate.
-        collate_fn=_whole_batch,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def device_loader(loader: DataLoader, accelerator: Accelerator) -> DataLoader:
-    """The same batches on the accelerator's device; where there are several processes, each gets
-    its share of each batch, so that the same number of steps is taken on the same records.
-
-    Not `accelerator.prepare`, which would keep every epoch's loader, and write it into every saved
-    state.
-    """
-    return prepare_data_loader(
-        loader,
-        device=accelerator.device,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-        split_batches=True,
-        put_on_device=True,
-        non_blocking=True,
-    )
-
-
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in parts of about the same size; at most one a record."""
-    if parts == 1:
-        return [batch]
-    pieces = torch.arange(len(batch["labels"])).tensor_split(min(parts, len(batch["labels"])))
-    return [
-        {name: tensor[piece.to(tensor.device)] for name, tensor in batch.items()}
-        for piece in pieces
-    ]
-
-
-def _whole_batch(batch: Batch) -> Batch:
-    return batch

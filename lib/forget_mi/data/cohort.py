@@ -55,6 +55,14 @@ class ImageRows:
         return np.asarray(self.images[self.rows], dtype=dtype)
 
 
+def read_rows(images: np.ndarray | ImageRows, index: np.ndarray, out: np.ndarray) -> None:
+    """Read some rows of an image array into one of the same kind and as many rows."""
+    if isinstance(images, ImageRows):
+        images, index = images.images, images.rows[index]
+    # Any other mode than this copies once more; the rows are there.
+    np.take(images, index, axis=0, out=out, mode="clip")
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Patients, their studies, their images and reports.

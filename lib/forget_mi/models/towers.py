@@ -109,10 +109,24 @@ class TextTower(Tower):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """z_txt and its logits."""
+        if self._takes_mask_by_query():
+            # Of (batch, tokens) the library asks on the host whether anything is masked, and the
+            # device is waited for.
+            tokens = attention_mask.shape[1]
+            attention_mask = attention_mask.bool()[:, None, None].expand(-1, -1, tokens, -1)
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         pooled = getattr(output, "pooler_output", None)
         embedding = self.dropout(output.last_hidden_state[:, 0] if pooled is None else pooled)
         return embedding, self.head(embedding)
+
+    def _takes_mask_by_query(self) -> bool:
+        """Whether the encoder hands (batch, 1, queries, keys), bool, to its layers as it is."""
+        config = self.encoder.config
+        return (
+            getattr(config, "model_type", "") == "bert"
+            and getattr(config, "_attn_implementation", "") == "sdpa"
+            and not getattr(config, "is_decoder", False)
+        )
 
 
 class ProjectedTower(Tower):

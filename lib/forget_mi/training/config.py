@@ -34,7 +34,10 @@ class DeviceConfig:
     with this backend for training and unlearning steps (on CPU inductor needs a C++ compiler; the
     first steps are slow). parts: into how many a step's batch is cut, one after another through the
     model, their gradients added up: what does not fit into memory whole then does. What depends on
-    a whole batch (batch normalisation, the ranking loss) sees a part. deterministic: ask PyTorch
+    a whole batch (batch normalisation, the ranking loss) sees a part. read_ahead: whether a thread
+    reads the next batches, and copies them to the card, while a step runs; auto is on with CUDA.
+    cohort_on: 'device' keeps records on the card and gathers batches there, 'host' never does, and
+    auto does where they fit (`data.loaders.placed`). deterministic: ask PyTorch
     for deterministic kernels (CUDA only loses speed by it). threads: CPU threads of one model in
     training and unlearning, None for as many as there are; with fewer than there are cores, models
     that don't depend on each other are trained side by side: small ones gain more by that than by
@@ -45,6 +48,8 @@ class DeviceConfig:
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: Literal["no", "inductor", "aot_eager"] = "no"
     parts: Annotated[int, Field(ge=1, le=1024)] = 1
+    read_ahead: Literal["auto", "on", "off"] = "auto"
+    cohort_on: Literal["auto", "host", "device"] = "auto"
     deterministic: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
 

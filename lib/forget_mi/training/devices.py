@@ -70,6 +70,10 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
     )
     accelerator.parts = settings.parts
     accelerator.channels_last = settings.channels_last
+    accelerator.cohort_on = settings.cohort_on
+    accelerator.read_ahead = settings.read_ahead == "on" or (
+        settings.read_ahead == "auto" and on_cuda
+    )
     return accelerator
 
 

@@ -23,6 +23,7 @@ from forget_mi.data import (
     device_loader,
     make_examples,
     make_loader,
+    placed,
     rows_of,
     split_batch,
 )
@@ -83,6 +84,7 @@ def train(
     identity = {"settings": asdict(settings), "seed": seed, "examples": len(examples)}
     state = TrainingState(state_folder, identity, accelerator)
     log = state.restore()
+    examples, validation = placed(examples, accelerator), placed(validation, accelerator)
     label = progress if isinstance(progress, str) else "training"
 
     epochs = range(len(log.epochs), settings.epochs)
@@ -95,7 +97,6 @@ def train(
         epoch_seed = 1_000_003 * seed + epoch
         torch.manual_seed(epoch_seed)
         loader = make_loader(examples, settings.batch_size, seed=epoch_seed)
-        loader = device_loader(loader, accelerator)
         mean_loss = _train_epoch(wrapped, loader, optimizer, scheduler, settings, accelerator)
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):
@@ -124,7 +125,7 @@ def _train_epoch(
     model.train()
     parameters = list(model.parameters())
     total = torch.zeros((), device=accelerator.device)
-    for batch in loader:
+    for batch in device_loader(loader, accelerator):
         batch["images"] = translate(batch["images"], settings.translation)
         parts = split_batch(batch, accelerator.parts)
         for part in accumulate_gradients(parts, model, accelerator):
@@ -220,7 +221,7 @@ def translate(images: Tensor, share: float) -> Tensor:
     batch, _, height, width = images.shape
     reach = round(share * max(height, width))
     padded = nn.functional.pad(images, [reach] * 4)
-    shifts = torch.randint(0, 2 * reach + 1, (2, batch)).to(images.device)
+    shifts = torch.randint(0, 2 * reach + 1, (2, batch)).to(images.device, non_blocking=True)
     rows = shifts[0][:, None] + torch.arange(height, device=images.device)
     columns = shifts[1][:, None] + torch.arange(width, device=images.device)
     which = torch.arange(batch, device=images.device)[:, None, None]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from forget_mi.data import Examples, make_loader
+from forget_mi.data import Examples, make_loader, to_device_ahead
 from forget_mi.models import ImageTextModel
 from forget_mi.training.devices import to_device
 
@@ -95,22 +95,22 @@ def predict(model: ImageTextModel, examples: Examples, accelerator: Accelerator)
     model.eval()
     columns: list[torch.Tensor] = []
     done = 0
-    for batch in make_loader(examples, evaluation_batch_size(examples, accelerator.device)):
-        batch = {
-            name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()
-        }
+    loader = make_loader(examples, evaluation_batch_size(examples, accelerator.device))
+    for batch in to_device_ahead(loader, accelerator):
         with accelerator.autocast():
             output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
         # Into tensors that are there from the start: small ones of each batch, kept between the
         # large ones that come and go, would leave holes in the heap, and the peak would grow with
-        # their number.
-        columns = columns or [torch.empty(len(examples), t.shape[1]) for t in output]
+        # their number. They stay on the device, so that no batch is waited for.
+        columns = columns or [
+            torch.empty(len(examples), t.shape[1], device=t.device) for t in output
+        ]
         for column, t in zip(columns, output, strict=True):
             column[done : done + len(t)] = t
         done += len(batch["labels"])
     model.train(training)
     return Predictions(
-        *(column.numpy() for column in columns),
+        *(column.cpu().numpy() for column in columns),
         labels=examples.labels.numpy(),
         patients=examples.patients.numpy(),
     )

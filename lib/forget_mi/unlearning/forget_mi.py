@@ -119,7 +119,7 @@ def unlearn(
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         losses = four_losses(
             forget.output.embeddings,
-            Embeddings(*(z[forget.index.to(z.device)] for z in forget_targets)),
+            Embeddings(*(z[forget.index] for z in forget_targets)),
             retain.output.embeddings,
             retain_teacher.at(retain.index).embeddings,
             joint,

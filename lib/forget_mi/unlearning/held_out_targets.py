@@ -106,8 +106,7 @@ def unlearn(
     retain_teacher = TeacherOutputs(loop.original, data.retain, accelerator, loop.log)
 
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
-        index = forget.index.to(accelerator.device)
-        target = ModelOutput(*(t[index] for t in forget_targets))
+        target = ModelOutput(*(t[forget.index] for t in forget_targets))
         forget_loss = divergence(forget.output, target, settings.squared)
         if settings.embeddings:
             z, wanted = forget.output.embeddings, target.embeddings
@@ -216,6 +215,8 @@ def carried(z: Tensor, here: Tensor, there: Tensor) -> Tensor:
 def spread_of(z: Tensor) -> Tensor:
     """Standard deviation of each dimension of some embeddings (width), none below LEAST_SPREAD of
     their root mean square: a dimension that hardly moves must not rule the distance."""
+    if not z.shape[1]:  # there is no such tower
+        return z.new_zeros(0)
     spread = z.std(0, correction=0)
     return spread.clamp_min(LEAST_SPREAD * spread.square().mean().sqrt())
 

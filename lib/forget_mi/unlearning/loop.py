@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from tqdm.auto import tqdm
 
-from forget_mi.data import Batch, Examples
+from forget_mi.data import Batch, Examples, placed, stored_batch, to_device_ahead
 from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
 from forget_mi.training import (
     accumulate_gradients,
@@ -66,7 +67,10 @@ class UnlearningLoop:
         accelerator: Accelerator,
         progress: bool = True,
     ):
-        self.data, self.settings, self.seed, self.accelerator = data, settings, seed, accelerator
+        self.settings, self.seed, self.accelerator = settings, seed, accelerator
+        self.data = replace(
+            data, forget=placed(data.forget, accelerator), retain=placed(data.retain, accelerator)
+        )
         self.progress = progress
         self.log = UnlearningLog()
         torch.manual_seed(seed)
@@ -150,13 +154,16 @@ class UnlearningLoop:
         eval_frozen_layers(self.unlearned, all_batch_norm=settings.batch_norm == "frozen")
         sums, counts = {}, {}
         forget_total, forget_count = torch.zeros((), device=accelerator.device), 0
-        for number, step in enumerate(steps):
+        parts_of = [micro_batches(step, accelerator.parts) for step in steps]
+        batches = to_device_ahead(
+            (joined_batch(self.data, part) for parts in parts_of for part in parts), accelerator
+        )
+        for number, (step, parts) in enumerate(zip(steps, parts_of, strict=True)):
             set_learning_rate(
                 optimizer, settings, (epoch + (number + 0.5) / len(steps)) / settings.epochs
             )
-            parts = micro_batches(step, accelerator.parts)
             for part in accumulate_gradients(parts, wrapped, accelerator):
-                forget, retain = forward_step(wrapped, self.data, part, accelerator.device)
+                forget, retain = forward_step(wrapped, next(batches), len(part.forget))
                 values = loss(forget, retain)
                 accelerator.backward(values["total"] / len(parts))
                 for name, value in values.items():
@@ -190,41 +197,24 @@ def set_learning_rate(
         group["lr"] = settings.learning_rate * factor
 
 
-def forward_step(
-    model: nn.Module, data: UnlearningData, step: StepIndices, device: torch.device
-) -> tuple[BatchOutput, BatchOutput]:
-    """The forget and the retain batch of a step, through the model in one pass."""
-    batches = [
-        examples.__getitems__(index) if len(index) else None
-        for index, examples in ((step.forget, data.forget), (step.retain, data.retain))
-    ]
-    some = next(batch for batch in batches if batch is not None)
-    batches = [
-        {name: t[:0] for name, t in some.items()} if batch is None else batch for batch in batches
-    ]
-    batches = [
-        {name: t.to(device, non_blocking=True) for name, t in batch.items()} for batch in batches
-    ]
-    joined = concatenate_batches(*batches)
-    output = model(joined["images"], joined["input_ids"], joined["attention_mask"])
-    n = len(step.forget)
-    parts = (ModelOutput(*(t[:n] for t in output)), ModelOutput(*(t[n:] for t in output)))
+def joined_batch(data: UnlearningData, step: StepIndices) -> Batch:
+    """The records of a step as one batch, those of D_f first."""
+    return stored_batch([(data.forget, step.forget), (data.retain, step.retain)])
+
+
+def forward_step(model: nn.Module, batch: Batch, forget: int) -> tuple[BatchOutput, BatchOutput]:
+    """The forget and the retain batch of a step, whose first `forget` records are of D_f, through
+    the model in one pass."""
+    output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
+    sides = [slice(None, forget), slice(forget, None)]
     return tuple(
-        BatchOutput(batch["index"], batch, part) for batch, part in zip(batches, parts, strict=True)
+        BatchOutput(
+            batch["index"][side],
+            {name: t[side] for name, t in batch.items()},
+            ModelOutput(*(t[side] for t in output)),
+        )
+        for side in sides
     )
-
-
-def concatenate_batches(a: Batch, b: Batch) -> Batch:
-    """Two batches as one, reports padded to the longer."""
-    longest = max(a["input_ids"].shape[1], b["input_ids"].shape[1])
-
-    def pad(tokens: Tensor) -> Tensor:
-        return nn.functional.pad(tokens, (0, longest - tokens.shape[1]))
-
-    joined = {"images": torch.cat([a["images"], b["images"]])}
-    for name in ("input_ids", "attention_mask"):
-        joined[name] = torch.cat([pad(a[name]), pad(b[name])])
-    return joined
 
 
 def fused_loss(model: ImageTextModel, examples: Examples, accelerator: Accelerator) -> float:

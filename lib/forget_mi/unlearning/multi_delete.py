@@ -73,8 +73,8 @@ def unlearn(
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         n = len(forget.index)
         p, q = (
-            forget.index[torch.randint(n, (n,), generator=generator).to(forget.index.device)]
-            for _ in range(2)
+            forget.index[drawn.to(forget.index.device, non_blocking=True)]
+            for drawn in (torch.randint(n, (n,), generator=generator) for _ in range(2))
         )
         unrelated = Embeddings(
             forget_teacher.at(p).image_embedding, forget_teacher.at(q).text_embedding

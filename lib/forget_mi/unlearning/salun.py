@@ -69,8 +69,9 @@ def unlearn(
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, Tensor]:
         labels = forget.batch["labels"]
         shift = torch.randint(1, unlearned.classes, labels.shape, generator=generator)
-        random_labels = (labels.cpu() + shift) % unlearned.classes
-        forget_loss = classification_loss(forget.output, random_labels.to(labels.device))
+        shift = shift.to(labels.device, non_blocking=True)
+        random_labels = (labels + shift) % unlearned.classes
+        forget_loss = classification_loss(forget.output, random_labels)
         retain_loss = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
         return {
             "forget": forget_loss,

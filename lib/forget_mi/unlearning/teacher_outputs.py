@@ -41,6 +41,7 @@ class TeacherOutputs:
         # The position of each record's output: memory grows with the records computed, not with the
         # cohort.
         self._position = np.full(len(examples), NOT_COMPUTED)
+        self._position_there: Tensor | None = None  # the same on the device
         self._values: ModelOutput | None = None
 
     def compute(self, index: np.ndarray | None = None) -> None:
@@ -55,6 +56,7 @@ class TeacherOutputs:
         new = to_model_output(predictions, self._accelerator.device)
         before = 0 if self._values is None else len(self._values[0])
         self._position[missing] = np.arange(before, before + len(missing))
+        self._position_there = torch.from_numpy(self._position).to(self._accelerator.device)
         self._values = ModelOutput(
             *(new if before == 0 else map(torch.cat, zip(self._values, new, strict=True)))
         )
@@ -64,10 +66,9 @@ class TeacherOutputs:
         self.compute(np.concatenate([step.retain for step in steps]))
 
     def at(self, index: Tensor) -> ModelOutput:
-        """The outputs of records that were computed."""
-        position = torch.from_numpy(self._position[index.cpu().numpy()]).to(
-            self._accelerator.device
-        )
+        """The outputs of records that were computed. index: their positions, on the device, which
+        is not waited for."""
+        position = self._position_there[index]
         return ModelOutput(*(t[position] for t in self._values))
 
 
