@@ -15,11 +15,11 @@ import image_store
 import matplotlib.pyplot as plt
 import options
 import pandas as pd
+import reading_ahead
 import scaling
 import training_epoch
 import unlearning_step
 from measure import RESULTS
-from paper_memory import table
 
 from forget_mi.plots.style import COLOURS, set_style
 from forget_mi.studies.documents import write_document_table
@@ -33,6 +33,7 @@ BENCHMARKS = {
     "f": fixed_costs.memory,
     "g": unlearning_step.paper,
     "h": fixed_costs.audit,
+    "i": reading_ahead.rows,
 }
 
 
@@ -48,9 +49,6 @@ def main(letters: list[str]) -> None:
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
     draw(pd.read_csv(RESULTS), RESULTS.with_suffix(".png"))
     write_document_table("bench", readme(pd.read_csv(RESULTS)))
-    estimates = table()
-    print("\nmemory of the paper's model, estimates:", estimates.attrs["facts"])
-    print(estimates.to_string(index=False))
 
 
 def readme(rows: pd.DataFrame) -> pd.DataFrame:

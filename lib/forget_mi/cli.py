@@ -102,10 +102,24 @@ def _add_runs(commands) -> None:
     _add_profile_options(run)
     shadows = _add(commands, "shadows", _shadows, "train the shadow models of a profile's cohort")
     _add_profile_options(shadows)
+    memory = _add(commands, "memory", _memory, "estimate what a profile's steps need on a card")
+    _add_profile_options(memory)
+    memory.add_argument("--image-size", type=int, help="in pixels, where the cohort says none")
     export = _add(commands, "export", _export, "write a profile's cohort in MIMIC-CXR's layout")
     _add_profile_options(export)
     export.add_argument("folder", type=Path)
     export.add_argument("--kind", choices=("dicom", "jpg"), default="dicom")
+
+
+def _memory(options: Namespace) -> None:
+    from forget_mi.runs import load_profile, memory_table, read_yaml
+
+    overrides = overrides_of(options)
+    if "root" in (read_yaml(options.profile).get("cohort") or {}):
+        overrides.setdefault("cohort.root", ".")  # nothing is read: the data may be elsewhere
+    params = load_profile(options.profile, overrides)
+    table = memory_table(params, options.image_size)
+    print(f"estimates, {table.attrs['about']}\n{table.to_string(index=False)}")
 
 
 def _run(options: Namespace) -> None:

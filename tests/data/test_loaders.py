@@ -102,7 +102,9 @@ def test_a_batch_is_the_same_wherever_the_records_lie(form, cohort, on_disk, ori
     assert both["labels"].tolist() == cohort.table.label.iloc[[30, 9, 12]].tolist()
 
 
-def test_rows_are_read_into_their_place(cohort, on_disk):
+@pytest.mark.parametrize("large", [1, 2**18])
+def test_rows_are_read_into_their_place(large, cohort, on_disk, monkeypatch):
+    monkeypatch.setattr("forget_mi.data.cohort.LARGE", large)
     index = np.array([3, 0, 3])
     for images in (cohort.images, on_disk.images, ImageRows(on_disk.images, [9, 8, 7, 6])):
         out = np.empty((3, *images.shape[1:]), np.uint8)

@@ -113,10 +113,8 @@ def copy_to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in batch.items()}
     batch = batch | {name: to_few_lengths(batch[name]) for name in ("input_ids", "attention_mask")}
-    return {
-        name: (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)
-        for name, tensor in batch.items()
-    }
+    there = {name: t if t.is_cuda or t.is_pinned() else t.pin_memory() for name, t in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in there.items()}
 
 
 LENGTHS = 32

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "shadows": "shadow_predictions shadow_set unlearned_shadow_predictions SHADOWS",
         "chain": "NotebookError execute run_chain run_tuning_notebook NOTEBOOKS SIDE_NOTEBOOKS",
         "notebooks": "rebuild_notebooks",
+        "memory": "memory_table",
         "parallel": "parallel_models run_parallel",
         "salt": "draw_salt run_salt SALT",
     },

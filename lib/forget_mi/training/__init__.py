@@ -6,9 +6,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "config": "DeviceConfig ReferenceConfig ShadowConfig TrainingConfig",
-        "devices": "accumulate_gradients clear_accelerator describe_device make_accelerator "
-        "peak_memory_bytes to_device uses_cuda",
+        "devices": "accumulate_gradients card_errors clear_accelerator describe_device "
+        "make_accelerator peak_memory_bytes to_device uses_cuda",
         "loop": "default_loss eval_frozen_layers make_optimizer train train_new",
+        "memory": "StepMemory estimate_step",
         "state": "TrainingLog",
         "prediction": "Predictions Tower predict softmax",
         "shadows": "ShadowSet Shadows open_shadow_set SEEDS",

@@ -27,21 +27,23 @@ class TrainingConfig:
 
 @config
 class DeviceConfig:
-    """device: auto takes CUDA where there is one. precision: auto is bf16 autocast on CUDA (where
-    the card has it) and fp32 on CPU. channels_last: keep weights and activations of convolutions
-    with the channels innermost; auto is on with CUDA, whose bf16 convolutions ask for it, and on
-    CPU for the built-in image tower (other networks may be slower by it). compile: torch.compile
-    with this backend for training and unlearning steps (on CPU inductor needs a C++ compiler; the
-    first steps are slow). parts: into how many a step's batch is cut, one after another through the
-    model, their gradients added up: what does not fit into memory whole then does. What depends on
-    a whole batch (batch normalisation, the ranking loss) sees a part. read_ahead: whether a thread
-    reads the next batches, and copies them to the card, while a step runs; auto is on with CUDA.
-    cohort_on: 'device' keeps records on the card and gathers batches there, 'host' never does, and
-    auto does where they fit (`data.loaders.placed`). deterministic: ask PyTorch
-    for deterministic kernels (CUDA only loses speed by it). threads: CPU threads of one model in
-    training and unlearning, None for as many as there are; with fewer than there are cores, models
-    that don't depend on each other are trained side by side: small ones gain more by that than by
-    threads."""
+    """device: auto takes CUDA where there is one. precision: auto is bf16 autocast on CUDA
+    (where the card has it) and fp32 on CPU. channels_last: keep weights and activations of
+    convolutions with the channels innermost; auto is on with CUDA, whose bf16 convolutions ask
+    for it, and on CPU for the built-in image tower (other networks may be slower by it).
+    compile: torch.compile with this backend for training and unlearning steps (on CPU inductor
+    needs a C++ compiler; the first steps are slow). parts: into how many a step's batch is cut,
+    one after another through the model, their gradients added up: what does not fit into memory
+    whole then does. What depends on a whole batch (batch normalisation, the ranking loss) sees a
+    part. read_ahead: whether a thread reads the next batches, and copies them to the card, while
+    a step runs; auto is on with CUDA. cohort_on: 'device' keeps records on the card and gathers
+    batches there, 'host' never does, and auto does where they fit (`data.loaders.placed`).
+    deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). models:
+    how many that don't depend on each other share a card, each in a process of its own; None for
+    one a core, at most eight, and one for each 8 GiB of the card. threads: CPU threads of one
+    model in training and unlearning, None for as many as there are; with fewer than there are
+    cores, models that don't depend on each other are trained side by side: small ones gain more
+    by that than by threads."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -50,6 +52,7 @@ class DeviceConfig:
     parts: Annotated[int, Field(ge=1, le=1024)] = 1
     read_ahead: Literal["auto", "on", "off"] = "auto"
     cohort_on: Literal["auto", "host", "device"] = "auto"
+    models: Annotated[int, Field(ge=1, le=64)] | None = None
     deterministic: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
 

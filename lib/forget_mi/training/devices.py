@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -37,14 +37,18 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
     on_cuda = uses_cuda(settings)
     if settings.device == "cuda" and not on_cuda:
         raise InputError(
-            "parameter device.device = 'cuda': no CUDA device is visible; allowed here are auto "
-            "and cpu"
+            f"parameter device.device = 'cuda': {why_no_cuda()}; allowed here are auto and cpu"
         )
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported() else "fp32"
+    elif precision == "bf16" and on_cuda and not torch.cuda.is_bf16_supported():
+        raise InputError(
+            f"parameter device.precision = 'bf16': {torch.cuda.get_device_name()} has no bf16; "
+            "allowed here are auto and fp32"
+        )
     if settings.deterministic:
         # What torch.use_deterministic_algorithms(True, warn_only=True) does, without importing the
         # compiler (over a second, in each process).
@@ -75,6 +79,50 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
         settings.read_ahead == "auto" and on_cuda
     )
     return accelerator
+
+
+def why_no_cuda() -> str:
+    """Why no CUDA device can be used, in words: this torch, the driver, or there is none."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:  # a driver that is missing, or too old, says so
+        return f"no CUDA device can be used ({str(error).strip().splitlines()[0]})"
+    return "no CUDA device is visible"
+
+
+@contextmanager
+def card_errors(accelerator: Accelerator) -> Iterator[None]:
+    """What goes wrong on a card during steps, in one line: too little memory, with the parameter
+    that helps and who else holds some, or a card that fails. Raises InputError in their place."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        parts = getattr(accelerator, "parts", 1)
+        raise InputError(
+            f"parameter device.parts = {parts}: a step does not fit into the card's memory"
+            f"{_held_by_others(accelerator.device)}; {2 * parts} parts take about half as much "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from None
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[:1]
+        if not first or "CUDA error" not in first[0]:
+            raise
+        raise InputError(
+            f"the card failed ({first[0]}); a training goes on from its last epoch when it is "
+            "started again"
+        ) from None
+
+
+def _held_by_others(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    if others < 2**30:  # a driver's own
+        return f" of {total / 2**30:.1f} GiB"
+    return f" of {total / 2**30:.1f} GiB, of which other processes hold {others / 2**30:.1f}"
 
 
 def to_device(model: nn.Module, accelerator: Accelerator) -> nn.Module:

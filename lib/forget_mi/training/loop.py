@@ -38,7 +38,12 @@ from forget_mi.models import (
     vocabulary_size,
 )
 from forget_mi.training.config import TrainingConfig
-from forget_mi.training.devices import accumulate_gradients, clear_accelerator, to_device
+from forget_mi.training.devices import (
+    accumulate_gradients,
+    card_errors,
+    clear_accelerator,
+    to_device,
+)
 from forget_mi.training.prediction import predict
 from forget_mi.training.state import TrainingLog, TrainingState
 
@@ -97,7 +102,8 @@ def train(
         epoch_seed = 1_000_003 * seed + epoch
         torch.manual_seed(epoch_seed)
         loader = make_loader(examples, settings.batch_size, seed=epoch_seed)
-        mean_loss = _train_epoch(wrapped, loader, optimizer, scheduler, settings, accelerator)
+        with card_errors(accelerator):
+            mean_loss = _train_epoch(wrapped, loader, optimizer, scheduler, settings, accelerator)
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):
             raise FloatingPointError(

@@ -19,6 +19,7 @@ from forget_mi.data import Batch, Examples, placed, stored_batch, to_device_ahea
 from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
 from forget_mi.training import (
     accumulate_gradients,
+    card_errors,
     clear_accelerator,
     eval_frozen_layers,
     make_optimizer,
@@ -114,7 +115,8 @@ class UnlearningLoop:
             ]
             if before_epoch is not None:
                 before_epoch(steps)
-            row, forget_loss = self._epoch(wrapped, optimizer, steps, loss, epoch)
+            with card_errors(accelerator):
+                row, forget_loss = self._epoch(wrapped, optimizer, steps, loss, epoch)
             if not np.isfinite(row["total"]):
                 raise FloatingPointError(
                     f"{description}: the loss is {row['total']} in epoch {epoch + 1}; lower the "
