@@ -50,6 +50,11 @@ def test_bf16_is_refused_where_the_card_has_none(card, monkeypatch):
         make_accelerator(DeviceConfig(precision="bf16"))
 
 
+def test_graphs_of_kernels_are_refused_where_there_are_none():
+    with pytest.raises(InputError, match=r"device\.compile = 'cudagraphs': there are no kernels"):
+        make_accelerator(DeviceConfig(device="cpu", compile="cudagraphs"))
+
+
 def test_it_is_said_why_there_is_no_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)

@@ -1,13 +1,14 @@
 """Several processes and lower precision: the same result as one process in fp32, here over gloo on
 the CPU."""
 
+import copy
 import os
 import socket
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, differs, weights
 from torch import multiprocessing
 
 from forget_mi.data.cohort import rows_of
@@ -20,7 +21,7 @@ from forget_mi.models.config import ModelConfig
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.tokenizers import build_tokenizer
 from forget_mi.training.config import DeviceConfig, TrainingConfig
-from forget_mi.training.devices import make_accelerator
+from forget_mi.training.devices import make_accelerator, synchronise_batch_norm
 from forget_mi.training.loop import train
 from forget_mi.training.prediction import predict
 from forget_mi.unlearning import forget_mi, scrub
@@ -42,16 +43,27 @@ UNLEARNING = {
 }
 
 
+def without_batch_norm(model: ImageTextModel) -> ImageTextModel:
+    """What PyTorch cannot synchronise on CPUs is left out."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.BatchNorm2d):
+                setattr(module, name, torch.nn.Identity())
+    return model
+
+
 def prepared(towers="both") -> tuple:
     cohort = synthetic.load(
         synthetic.SyntheticConfig(patients=40, image_size=32, images_per_patient=3)
     )
     cohort = split_by_patient(cohort, SplitConfig(test=0.25, validation=0.2))
-    settings = ModelConfig(**{**TINY_MODEL.__dict__, "towers": towers})
+    settings = ModelConfig(**{**TINY_MODEL.__dict__, "towers": towers.split(",")[0]})
     tokenizer = build_tokenizer(
         settings, [cohort.report_of(row) for row in rows_of(cohort, "train")]
     )
     model = build_model(settings, len(cohort.classes), len(tokenizer), seed=0)
+    if "no batch norm" in towers:
+        model = without_batch_norm(model)
     data = UnlearningData.from_cohort(
         cohort, draw_request(cohort, 0.15, 0), tokenizer, settings.max_tokens
     )
@@ -101,6 +113,7 @@ IN_TWO = {
     "parts": (unlearned, "no_noise", 2),
     "text": (trained, "text"),
     "both": (trained, "both"),
+    "both, no batch norm": (trained, "both, no batch norm"),
 }
 
 
@@ -163,13 +176,40 @@ def test_two_processes_train_a_text_tower_as_one_does(folder_of_two, tmp_path):
     assert (folder_of_two / "text" / "state" / "log.json").is_file()
 
 
-def test_two_processes_train_both_towers_to_about_the_same_loss(folder_of_two, tmp_path):
-    """Batch statistics and the neighbours in the ranking loss are those of each process's share, so
-    no closer."""
+def test_two_processes_train_both_towers_as_one_does(folder_of_two, tmp_path):
+    """The ranking loss has its neighbours across processes."""
+    name = "both, no batch norm"
+    alone, losses = trained(name, str(tmp_path / "alone"))
+    one, other = in_two(folder_of_two, name)
+    assert farthest(one[0], other[0]) == 0
+    assert farthest(alone, one[0]) < 1e-2 * farthest(alone, prepared(name)[0].state_dict())
+    np.testing.assert_allclose(one[1], losses, rtol=1e-5)
+
+
+def test_with_the_batch_statistics_of_a_share_the_loss_is_about_the_same(folder_of_two, tmp_path):
+    """On CPUs each process normalises by its own half of the batch, so no closer."""
     _, losses = trained("both", str(tmp_path / "alone"))
     one, other = in_two(folder_of_two, "both")
     assert one[1] == other[1]
     np.testing.assert_allclose(one[1], losses, rtol=0.1)
+
+
+def test_batch_norm_is_synchronised_between_cards_and_only_there(original):
+    class Accelerator:
+        num_processes, device = 2, torch.device("cpu")
+
+    model, before = copy.deepcopy(original[0]), weights(original[0])
+    synchronise_batch_norm(model, Accelerator)
+    assert not any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules())
+    Accelerator.device = torch.device("cuda")
+    parameters = list(model.parameters())
+    synchronise_batch_norm(model, Accelerator)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(m, torch.nn.SyncBatchNorm) for m in norms)
+    assert not differs(before, model.state_dict())
+    # The same tensors: an optimizer that has them goes on with them.
+    assert {id(p) for p in model.parameters()} == {id(p) for p in parameters}
 
 
 @pytest.mark.parametrize("work", [unlearned, trained])

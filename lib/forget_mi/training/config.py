@@ -32,11 +32,12 @@ class DeviceConfig:
     convolutions with the channels innermost; auto is on with CUDA, whose bf16 convolutions ask
     for it, and on CPU for the built-in image tower (other networks may be slower by it).
     compile: torch.compile with this backend for training and unlearning steps (on CPU inductor
-    needs a C++ compiler; the first steps are slow). parts: into how many a step's batch is cut,
-    one after another through the model, their gradients added up: what does not fit into memory
-    whole then does. What depends on a whole batch (batch normalisation, the ranking loss) sees a
-    part. read_ahead: whether a thread reads the next batches, and copies them to the card, while
-    a step runs; auto is on with CUDA. cohort_on: 'device' keeps records on the card and gathers
+    needs a C++ compiler; the first steps are slow; cudagraphs records a step's kernels and plays
+    them again, on a card only). parts: into how many a step's batch is cut, one after another
+    through the model, their gradients added up: what does not fit into memory whole then does.
+    What depends on a whole batch (batch normalisation, the ranking loss) sees a part.
+    read_ahead: whether a thread reads the next batches, and copies them to the card, while a
+    step runs; auto is on with CUDA. cohort_on: 'device' keeps records on the card and gathers
     batches there, 'host' never does, and auto does where they fit (`data.loaders.placed`).
     deterministic: ask PyTorch for deterministic kernels (CUDA only loses speed by it). models:
     how many that don't depend on each other share a card, each in a process of its own; None for
@@ -48,7 +49,7 @@ class DeviceConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: Literal["auto", "on", "off"] = "auto"
-    compile: Literal["no", "inductor", "aot_eager"] = "no"
+    compile: Literal["no", "inductor", "aot_eager", "cudagraphs"] = "no"
     parts: Annotated[int, Field(ge=1, le=1024)] = 1
     read_ahead: Literal["auto", "on", "off"] = "auto"
     cohort_on: Literal["auto", "host", "device"] = "auto"

@@ -39,6 +39,11 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
         raise InputError(
             f"parameter device.device = 'cuda': {why_no_cuda()}; allowed here are auto and cpu"
         )
+    if settings.compile == "cudagraphs" and not on_cuda:
+        raise InputError(
+            "parameter device.compile = 'cudagraphs': there are no kernels to record on a CPU; "
+            "allowed here are no, inductor and aot_eager"
+        )
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     precision = settings.precision
@@ -69,8 +74,11 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         # Losses between embeddings do not reach the output layers.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        # Reports have many lengths: compiled for each again, a run would do little else.
-        dynamo_plugin=TorchDynamoPlugin(backend=settings.compile, dynamic=True),
+        # Reports have many lengths: compiled for each again, a run would do little else. A graph of
+        # kernels is of one length; on a card there are few.
+        dynamo_plugin=TorchDynamoPlugin(
+            backend=settings.compile, dynamic=settings.compile != "cudagraphs"
+        ),
     )
     accelerator.parts = settings.parts
     accelerator.channels_last = settings.channels_last
@@ -163,6 +171,13 @@ def uses_channels_last(model: nn.Module, accelerator: Accelerator) -> bool:
     return choice == "on" or (
         not crashing and any(getattr(m, "faster_channels_last", False) for m in model.modules())
     )
+
+
+def synchronise_batch_norm(model: nn.Module, accelerator: Accelerator) -> None:
+    """Let batch normalisation, in place, take the statistics of the whole batch where several cards
+    have a share of it each; PyTorch has no such thing for CPUs, where a share's own are taken."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def clear_accelerator(accelerator: Accelerator) -> None:

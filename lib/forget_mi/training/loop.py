@@ -33,6 +33,7 @@ from forget_mi.metrics import mean_auc
 from forget_mi.models import (
     ImageTextModel,
     ModelConfig,
+    ModelOutput,
     build_model,
     build_tokenizer,
     vocabulary_size,
@@ -42,6 +43,7 @@ from forget_mi.training.devices import (
     accumulate_gradients,
     card_errors,
     clear_accelerator,
+    synchronise_batch_norm,
     to_device,
 )
 from forget_mi.training.prediction import predict
@@ -52,9 +54,31 @@ if TYPE_CHECKING:
 
 
 def default_loss(model: ImageTextModel, batch: Batch) -> Tensor:
-    """CE(image) + CE(text) + ranking loss of a batch."""
+    """CE(image) + CE(text) + ranking loss of a batch; of the whole one where several processes have
+    a share of it each, since neighbours in the ranking loss may be another's."""
     output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
-    return training_loss(output, batch["labels"], batch["studies"])
+    return training_loss(*from_all_processes(output, batch["labels"], batch["studies"]))
+
+
+def from_all_processes(
+    output: ModelOutput, labels: Tensor, studies: Tensor
+) -> tuple[ModelOutput, Tensor, Tensor]:
+    """A batch's outputs, labels and studies, those of all processes in order: each process then has
+    the loss of the whole batch. Its own share carries the gradient, times the number of processes,
+    by which gradients are divided when they are averaged."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return output, labels, studies
+    processes, own = distributed.get_world_size(), distributed.get_rank()
+
+    def whole(share: Tensor) -> Tensor:
+        each = [torch.empty_like(share) for _ in range(processes)]
+        distributed.all_gather(each, share.detach().contiguous())
+        if share.requires_grad:
+            each[own] = share + (processes - 1) * (share - share.detach())
+        return torch.cat(each)
+
+    return ModelOutput(*map(whole, output)), whole(labels), whole(studies)
 
 
 def train(
@@ -84,6 +108,7 @@ def train(
     optimizer = make_optimizer(model, settings.learning_rate, settings.weight_decay)
     scheduler = linear_schedule(optimizer, settings.epochs * steps_an_epoch, settings.warmup)
     to_device(model, accelerator)
+    synchronise_batch_norm(model, accelerator)
     clear_accelerator(accelerator)
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     identity = {"settings": asdict(settings), "seed": seed, "examples": len(examples)}
