@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu memory sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
+.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -80,6 +80,9 @@ bench: .venv/installed           ## ONLY="a b": what makes it fast, as ratios, i
 
 gpu:                             ## on a machine with a card, without a network: PYTHON=python3 with torch; benchmarks/gpu.csv
 	PYTHONPATH=lib $(PYTHON) benchmarks/gpu.py
+
+gpu-wheels: .venv/installed      ## into .wheels/: what a machine without a network may lack to run make gpu (Python 3.12, x86-64)
+	$(BIN)/python benchmarks/gpu_wheels.py
 
 memory: .venv/installed          ## PROFILE=mimic-cxr: what fits on cards of 16, 24 and 80 GB, estimated without one
 	$(BIN)/python -m forget_mi memory $(PROFILE) $(if $(DATA),--data $(DATA))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BertConfig
+from paper import paper_model
 
 from forget_mi.data.batches import make_examples
 from forget_mi.data.cohort import rows_of
@@ -27,7 +27,6 @@ from forget_mi.data.cohorts import mimic_cxr, synthetic
 from forget_mi.data.export import LABELS, export_cohort
 from forget_mi.data.requests import draw_request
 from forget_mi.data.splits import SplitConfig, split_by_patient
-from forget_mi.models.build import build_model
 from forget_mi.models.config import NAMED
 from forget_mi.models.released import CONFIG, WEIGHTS, load_released
 from forget_mi.models.tokenizers import build_tokenizer
@@ -35,8 +34,6 @@ from forget_mi.training.devices import make_accelerator
 from forget_mi.training.prediction import predict
 from forget_mi.unlearning import forget_mi
 from forget_mi.unlearning.base import UnlearningData
-
-SCIBERT_VOCABULARY = 31_090
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,13 +58,7 @@ def make(folder: Path) -> None:
     """The exported cohort, and the released folder."""
     cohort = synthetic.load(synthetic.SyntheticConfig(patients=24, image_size=256))
     export_cohort(split_by_patient(cohort, SplitConfig()), folder / "mimic")
-    settings = replace(NAMED["paper"], text_pretrained=None)
-    shape = BertConfig(
-        vocab_size=SCIBERT_VOCABULARY, num_labels=len(mimic_cxr.CLASSES)
-    )  # BERT base, as SciBERT is
-    model = build_model(
-        settings, len(mimic_cxr.CLASSES), SCIBERT_VOCABULARY, seed=0, text_config=shape
-    )
+    model, shape = paper_model(len(mimic_cxr.CLASSES))
     (folder / "released").mkdir()
     torch.save(
         {published_name(key): value for key, value in model.state_dict().items()},
