@@ -101,7 +101,17 @@ def test_a_copy_of_an_adapted_model_is_its_own(adapted, examples):
 
 
 @pytest.mark.parametrize(
-    "approach", ["held_out_targets", "scrub", "neg_grad_plus", "salun", "cf_k", "fine_tune", "ssd"]
+    "approach",
+    [
+        "held_out_targets",
+        "scrub",
+        "neg_grad_plus",
+        "salun",
+        "random_labels",
+        "cf_k",
+        "fine_tune",
+        "ssd",
+    ],
 )
 def test_every_method_makes_an_adapted_model_forget(
     approach, adapted, cohort, request_10, references, tokenizer, accelerator

@@ -111,6 +111,8 @@ FRONTIER = (
     "eu_k",
     "multi_delete",
     "salun",
+    "random_labels",
+    "bad_teacher",
     "ssd",
 )
 
