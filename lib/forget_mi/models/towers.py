@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -66,6 +67,16 @@ class ImageTower(Tower):
             features = stage(features)
         embedding = self.pool(features).flatten(1)
         return embedding, self.head(embedding)
+
+
+def to_group_norm(network: nn.Module) -> None:
+    """Put, in place, group normalisation (32 groups, or as many as divide the channels) where there
+    is batch normalisation of images; its weights start anew."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                groups = math.gcd(32, child.num_features)
+                setattr(module, name, nn.GroupNorm(groups, child.num_features))
 
 
 def _residual_block(before: int, after: int, stride: int) -> nn.Module:
