@@ -75,10 +75,10 @@ class Config(StepConfig):
 # Batch norm is not searched: the targets are outputs of F_og in evaluation mode, and with batch
 # statistics F_ul would not even start where the retention losses are zero.
 SEARCH = {
-    "learning_rate": LogUniform(1.7e-4, 3e-4),
+    "learning_rate": LogUniform(1.7e-4, 6e-4),
     "sigma": Uniform(0.1, 0.3),
     "text_noise": OneOf((0.8,)),
-    "epochs": Whole(11, 18),
+    "epochs": Whole(11, 30),
     "least_steps": OneOf((8,)),
     "retain_batch": OneOf((8, 12, 16)),
     "beta2": OneOf((0.98, 0.999)),
