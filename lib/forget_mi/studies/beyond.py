@@ -25,6 +25,7 @@ from forget_mi.studies.many_models import many_against_many, many_run
 from forget_mi.studies.sequence import sequence
 from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
 from forget_mi.studies.sweep import Sweep
+from forget_mi.studies.ways_out import ways_out, ways_out_runs
 from forget_mi.unlearning import parse_approach
 
 
@@ -125,7 +126,16 @@ MANY = 20
 IMAGES_A_PATIENT = 8.0
 
 
-PARTS = ("requests", "frontier", "ablation", "sequence", "training_on", "other", "many")
+PARTS = (
+    "requests",
+    "frontier",
+    "ablation",
+    "sequence",
+    "training_on",
+    "other",
+    "ways_out",
+    "many",
+)
 
 
 def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
@@ -135,6 +145,9 @@ def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:
         return many_part(sweep, folder / "many")
     if part == "other":
         return other_part(sweep, seed, folder / "other")
+    if part == "ways_out":
+        where = folder / "ways_out"
+        return ways_out(ways_out_runs(sweep, seed, where), sweep.tuned, where / f"seed{seed}")
     fractions = sweep.grid.fractions if part == "requests" else [max(sweep.grid.fractions)]
     studies = [request_run(sweep, seed, fraction) for fraction in fractions]
     if part == "requests":

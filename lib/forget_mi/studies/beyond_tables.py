@@ -58,7 +58,7 @@ def rebuild_beyond(sweep: Sweep) -> None:
         )
         for part in beyond.PARTS
     }
-    for part in ("frontier", "ablation", "sequence", "training_on", "other", "many"):
+    for part in beyond.PARTS[1:]:
         timeless = tables[part].drop(columns="seconds", errors="ignore")
         write_table(figures / f"beyond_{part}.csv", timeless)
     table = beyond_table(tables, sweep.params.cohort["source"], sweep.params.profile)

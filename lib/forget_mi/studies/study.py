@@ -31,7 +31,7 @@ from forget_mi.evaluation import (
 from forget_mi.metrics import binary_auc
 from forget_mi.models import Checkpoint, ImageTextModel
 from forget_mi.runs import Run, load_model, load_references, shadow_predictions, train_model
-from forget_mi.training import Predictions, Shadows, make_accelerator, predict
+from forget_mi.training import Predictions, Shadows, Sisa, make_accelerator, predict
 from forget_mi.unlearning import (
     References,
     UnlearnedReference,
@@ -142,7 +142,7 @@ class Study:
             for name in self.run.retrained_seeds()
         ]
 
-    def measures(self, model: Checkpoint | ImageTextModel) -> dict[str, float]:
+    def measures(self, model: Checkpoint | ImageTextModel | Sisa) -> dict[str, float]:
         """Of a model: CLOSENESS, the linear probe on each tower's embeddings (probe_auc_image and
         probe_auc_text), and where there are shadow models LiRA of D_f against D_t on the fused
         prediction: lira_auc, lira_patient_auc and lira_tpr_at_1pct_fpr."""
@@ -219,14 +219,18 @@ class Study:
         """Some rows, tokenised for a model."""
         return make_examples(self.cohort, rows, saved.tokenizer, saved.model.max_tokens)
 
-    def evidence(self, model: Checkpoint | ImageTextModel) -> Evidence:
+    def evidence(self, model: Checkpoint | ImageTextModel | Sisa) -> Evidence:
         """What an attacker sees of a model."""
         rows = self.rows
         seen = {side: self.predictions(model, rows[side]) for side in SETS}
         return Evidence(*(seen[side] for side in SETS), shadows=self.shadows_by_side)
 
-    def predictions(self, model: Checkpoint | ImageTextModel, rows: np.ndarray) -> Predictions:
-        """A model's predictions for some rows."""
+    def predictions(
+        self, model: Checkpoint | ImageTextModel | Sisa, rows: np.ndarray
+    ) -> Predictions:
+        """A model's predictions for some rows; a model in shards answers with all of them."""
+        if isinstance(model, Sisa):
+            return model.predict(rows, self.accelerator)
         saved = self._checkpoint(model)
         return predict(saved.model, self.examples(saved, rows), self.accelerator)
 

@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "state": "TrainingLog",
         "prediction": "Predictions Tower predict softmax",
         "shadows": "ShadowSet Shadows open_shadow_set SEEDS",
-        "sisa": "SisaConfig assign_slices expected_share",
+        "sisa": "Sisa SisaConfig assign_slices expected_share",
+        "private": "PrivacyConfig train_private",
         "references": "assign_folds rows_outside_fold",
     },
 )

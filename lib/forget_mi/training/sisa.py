@@ -155,6 +155,17 @@ class Sisa:
         ]
         return float(sum(stages))
 
+    def work(self) -> float:
+        """Records, forward and backward, that training on everybody takes."""
+        epochs = epochs_a_stage(self.training.epochs, self.settings.slices)
+        stages = range(self.settings.slices)
+        shards = range(self.settings.shards)
+        return float(epochs * sum(len(self._rows(k, s, set())) for k in shards for s in stages))
+
+    def at(self, folder: Path) -> Sisa:
+        """The same model in another folder, such as a copy that serves a request."""
+        return replace(self, folder=folder)
+
     def models(self) -> list[Checkpoint]:
         """The last slice's model of each shard. Raises InputError where one is missing."""
         return [
