@@ -171,3 +171,34 @@ def margins_by_source(margins: Mapping[str, np.ndarray]) -> Figure:
     axis.axvline(0, color=COLOURS["neutral"], lw=1, ls=":")
     axis.set(xlabel="margin of the record's label (nats)")
     return finish_figure(figure)
+
+
+def ways_out(table: pd.DataFrame) -> Figure:
+    """Prepare, prevent or unlearn: what the strongest attack finds of the forgotten, by patient,
+    against what a request costs, and the test AUC that each way leaves; a point a model and size of
+    request, mean over seeds."""
+    means = table.groupby(["way", "approach", "request"], sort=False).mean(numeric_only=True)
+    panels = {"lira_patient_auc": "LiRA by patient (AUC)", "test_auc": "test AUC"}
+    requests = list(dict.fromkeys(table.request))
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6))
+    colours = dict(zip(WAYS, ("#555555", "#1b6ca8", "#7b4ea3", "#c2571a", "#2a9d4a"), strict=True))
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        for (way, approach, request), row in means.iterrows():
+            size = 30 + 60 * requests.index(request)
+            cost = max(row.share_of_retraining, CHEAPEST)
+            axis.scatter(cost, row[column], s=size, color=colours[way], alpha=0.7, lw=0)
+            if request == requests[-1]:
+                axis.annotate(
+                    approach, (cost, row[column]), fontsize=7, xytext=(6, 0),
+                    textcoords="offset points", va="center",
+                )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set(xlabel="share of retraining that a request costs", ylabel=title)
+    handles = [plt.Line2D([], [], marker="o", ls="", color=colours[way], label=way) for way in WAYS]
+    axes[1].legend(handles=handles, fontsize=8, title="larger: a larger request", title_fontsize=8)
+    return finish_figure(figure)
+
+
+WAYS = ("none", "retrain", "prepare", "prevent", "unlearn")
+# Shares below this, and nothing, are drawn here.
+CHEAPEST = 1e-3

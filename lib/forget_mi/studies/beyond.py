@@ -126,16 +126,7 @@ MANY = 20
 IMAGES_A_PATIENT = 8.0
 
 
-PARTS = (
-    "requests",
-    "frontier",
-    "ablation",
-    "sequence",
-    "training_on",
-    "other",
-    "ways_out",
-    "many",
-)
+PARTS = ("requests", "frontier", "ablation", "sequence", "training_on", "other", "ways_out", "many")
 
 
 def make_part(sweep: Sweep, part: str, seed: int, folder: Path) -> pd.DataFrame:

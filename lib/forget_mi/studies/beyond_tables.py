@@ -69,6 +69,40 @@ def rebuild_beyond(sweep: Sweep) -> None:
     write_document_table("training_on", training_on_rows(tables["training_on"]))
     beyond_plots.request_sequence(tables["sequence"]).savefig(figures / "beyond_sequence.png")
     write_document_table("beyond", beyond_rows(table))
+    rebuild_ways_out(tables["ways_out"])
+
+
+def rebuild_ways_out(table: pd.DataFrame) -> None:
+    """The picture and the docs' table of the three ways out."""
+    beyond_plots.ways_out(table).savefig(ROOT / "figures" / "beyond_ways_out.png")
+    write_document_table("ways_out", ways_out_rows(table))
+
+
+def ways_out_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a way and size of request: means over seeds and retrained models."""
+    keys = ["request", "way", "approach"]
+    means = table.groupby(keys, sort=False).mean(numeric_only=True).reset_index()
+    said = table.groupby(keys, sort=False).guarantee.first().reset_index(drop=True)
+    asked = dict.fromkeys(table.request)
+    order = means.request.map({name: place for place, name in enumerate(asked)})
+    lines = [
+        {
+            "request": row.request,
+            "way": row.way,
+            "model": row.approach,
+            "guarantee": guarantee,
+            "trainings before": f"{row.trainings_before:.2f}",
+            "share of retraining": f"{row.share_of_retraining:.3f}",
+            "a year of 52": f"{row.trainings_a_year:.1f}",
+            "test AUC": f"{row.test_auc:.3f}",
+            "mean gap": f"{row.mean_gap:.3f}",
+            "found at 5 %": f"{row.patients_found_at_5pct:.2f}",
+            "LiRA": f"{row.lira_auc:.2f}",
+            "LiRA by patient": f"{row.lira_patient_auc:.2f}",
+        }
+        for row, guarantee in zip(means.itertuples(), said, strict=True)
+    ]
+    return pd.DataFrame(lines).iloc[np.argsort(order, kind="stable")]
 
 
 def write_beyond(rows: pd.DataFrame) -> None:
