@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond forget test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
+.PHONY: demo run shadows beyond forget serve-requests test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -29,6 +29,9 @@ test: .venv/installed            ## lint, import contracts, unit tests, notebook
 test-browser: .venv/installed    ## JupyterLab, the explorer, the site and the slides in a real browser (Debian's chromium)
 	@command -v chromium > /dev/null || { echo "no chromium on this machine: apt-get install chromium" >&2; exit 1; }
 	$(ALIKE) $(BIN)/python -m pytest tests/browser -n $(WORKERS) --dist loadfile
+
+serve-requests: .venv/installed  ## MODEL=run folder INBOX=folder [POLICY=weekly]: serve forget CSVs dropped into a folder
+	$(BIN)/python -m forget_mi serve-requests $(MODEL) $(INBOX) $(if $(POLICY),--policy $(POLICY))
 
 test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
 	$(BIN)/python tests/slurm/check_slurm.py

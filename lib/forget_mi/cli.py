@@ -227,6 +227,31 @@ def _add_requests(commands) -> None:
         "destroy what a run still has of forgotten patients",
         model=model,
     )
+    service = _add(
+        commands,
+        "serve-requests",
+        _serve_requests,
+        "take forget CSVs from an inbox and serve them by a policy",
+        model=model,
+    )
+    service.add_argument("inbox", type=Path, help="a folder into which forget CSVs are dropped")
+    service.add_argument(
+        "--policy",
+        default="at_once",
+        help="at_once (default), weekly or monthly; a file whose name begins with 'urgent' never "
+        "waits",
+    )
+    service.add_argument("--once", action="store_true", help="serve what is due, and end")
+    service.add_argument("--wait", action="store_true", help="for another service of the model")
+    service.add_argument("--seconds", type=float, default=10.0, help="between looks at the inbox")
+    _add_set(service)
+    _add(
+        commands,
+        "verify-ledger",
+        _verify_ledger,
+        "say whether a line of a run's ledger was changed, dropped or reordered",
+        model=model,
+    )
     pack = _add(
         commands,
         "pack",
@@ -256,6 +281,29 @@ def _forget(options: Namespace) -> None:
     )
     if options.delete_records:
         _delete_records(options)
+
+
+def _serve_requests(options: Namespace) -> None:
+    from forget_mi.requests import Service
+
+    service = Service(
+        options.model.resolve(), options.inbox.resolve(), options.policy, overrides_of(options)
+    )
+    print(f"serving {options.model} by policy {options.policy}; status: "
+          f"{options.model / 'requests' / 'status.html'}")  # fmt: skip
+    service.run(once=options.once, wait=options.wait, seconds=options.seconds)
+
+
+def _verify_ledger(options: Namespace) -> int:
+    from forget_mi.requests import ServedModel, ledger_problems
+
+    model = options.model.resolve()
+    problems = ledger_problems(model)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{len(ServedModel(model).ledger)} lines, each follows the one before")
+    return int(bool(problems))
 
 
 def _delete_records(options: Namespace) -> None:

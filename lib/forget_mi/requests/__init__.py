@@ -7,7 +7,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "served_model": "ServedModel",
+        "ledger": "ledger_problems",
         "serving": "serve",
+        "service": "POLICIES Service",
         "report": "write_report",
         "card": "pack_model",
         "erasure": "delete_records",

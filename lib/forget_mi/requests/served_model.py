@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,8 +13,8 @@ import yaml
 from forget_mi.data import Cohort, Request, check_request, cohort_ids, read_forget_csv
 from forget_mi.errors import InputError
 from forget_mi.evaluation import FORGOTTEN
-from forget_mi.files import write_text
 from forget_mi.models import MANIFEST
+from forget_mi.requests.ledger import append_entry, read_ledger
 from forget_mi.runs import SECTIONS, Params, Run, display_path, resolve, run_salt
 
 DELETED = "deleted"  # the side of rows whose records were destroyed
@@ -44,16 +43,7 @@ class ServedModel:
     @property
     def ledger(self) -> list[dict[str, Any]]:
         """One entry a served request, in order. Raises InputError where the file is damaged."""
-        path = self.folder / "requests" / "ledger.json"
-        if not path.is_file():
-            return []
-        try:
-            return json.loads(path.read_text())["requests"]
-        except (ValueError, KeyError) as error:
-            raise InputError(
-                f"{display_path(path)}: is damaged ({error}); restore it before any request is "
-                "served"
-            ) from None
+        return read_ledger(self.folder)
 
     def served(self) -> dict[str, dict[str, Any]]:
         """By hashed id, the entry of each patient whose request was served."""
@@ -61,8 +51,7 @@ class ServedModel:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append an entry to the ledger."""
-        path = self.folder / "requests" / "ledger.json"
-        write_text(path, json.dumps({"requests": [*self.ledger, entry]}, indent=2) + "\n")
+        append_entry(self.folder, entry)
 
     def checkpoint(self) -> Path:
         """The folder of the model as it is now: the last request's, or the run's original."""

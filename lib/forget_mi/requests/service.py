@@ -1,0 +1,273 @@
+"""A service that takes deletion requests from an inbox and serves them by a policy.
+
+    INBOX/*.csv                          forget CSVs, taken once each
+    INBOX/refused/NAME, NAME.reason.txt  what can't be served, and why, in a line
+    <run>/requests/service.json          the queue, and what was taken; hashed ids only
+    <run>/requests/queue/0007.csv        a request that waits
+    <run>/requests/status.html, .json    for people and programs, written whole
+
+A request leaves the inbox once it is in the queue, and the queue once it is in the ledger. Whatever
+moment the service is killed at, the next start goes on from these three: none is lost, none is
+served twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from forget_mi.data import read_forget_csv
+from forget_mi.errors import InputError
+from forget_mi.files import replace_when_whole, sha256_of, write_text
+from forget_mi.requests.served_model import ServedModel
+from forget_mi.requests.serving import serve
+from forget_mi.requests.status import write_status
+from forget_mi.runs import display_path
+
+# By policy, how often the queue is served; urgent requests never wait.
+POLICIES = {"at_once": None, "weekly": timedelta(days=7), "monthly": timedelta(days=30)}
+URGENT = "urgent"  # how the name of a file begins that does not wait
+REFUSED = "refused"
+MOST_PATIENTS = 10_000  # in one file
+
+Clock = Callable[[], datetime]
+Serve = Callable[[Path, Path, Mapping[str, Any]], Path]
+
+
+@dataclass
+class Service:
+    """The service of one model. policy: at_once, or a queue served weekly or monthly. overrides: of
+    the run's params, for each request. clock, serve: for tests."""
+
+    model: Path
+    inbox: Path
+    policy: str = "at_once"
+    overrides: Mapping[str, Any] | None = None
+    clock: Clock = lambda: datetime.now().astimezone()
+    serve: Serve = lambda model, patients, overrides: serve(
+        model, patients, overrides, progress=False
+    )
+
+    def __post_init__(self):
+        if self.policy not in POLICIES:
+            raise InputError(f"--policy {self.policy!r}: allowed are {', '.join(POLICIES)}")
+        self.served_model = ServedModel(self.model)
+        _ = self.served_model.params  # a folder without a trained model is refused
+
+    # ---- running ---------------------------------------------------------------------------------
+
+    def run(self, *, once: bool = False, wait: bool = False, seconds: float = 10.0) -> None:
+        """Take and serve what is due, again every so many seconds, or once.
+
+        Raises InputError where another service has the model (unless `wait`), and for an inbox that
+        can't be read, once it is asked for only once; otherwise the status says so and the next
+        round tries again.
+        """
+        with self._lock(wait):
+            while True:
+                trouble = ""
+                try:
+                    self.take()
+                except OSError as error:
+                    trouble = f"inbox {self.inbox}: can't be read ({error.strerror})"
+                    if once:
+                        raise InputError(trouble) from None
+                self.serve_due(trouble)
+                if once:
+                    return
+                time.sleep(seconds)
+
+    def _lock(self, wait: bool) -> FileLock:
+        """The model's, held by one service; who holds it is written beside it."""
+        folder = self.model / "requests"
+        folder.mkdir(exist_ok=True)
+        lock, holder = FileLock(folder / "service.lock"), folder / "service.holder"
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            said = holder.read_text().strip() if holder.is_file() else "another service"
+            raise InputError(
+                f"MODEL {display_path(self.model)}: is served by {said}; wait for it with --wait, "
+                "or stop it"
+            ) from None
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+        return lock
+
+    # ---- the inbox -------------------------------------------------------------------------------
+
+    def take(self) -> None:
+        """Move what lies in the inbox into the queue, oldest first; what can't be served, aside."""
+        state = self._state()
+        if not self.inbox.is_dir():
+            raise FileNotFoundError(2, os.strerror(2), str(self.inbox))
+        files = [path for path in self.inbox.glob("*.csv") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.stat().st_mtime, path.name)):
+            before = path.stat()
+            content = path.read_bytes()
+            after = path.stat()
+            changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+            if changed or len(content) != after.st_size:
+                continue  # still being written: the next round looks again
+            self._take_one(path, content, state)
+
+    def _take_one(self, path: Path, content: bytes, state: dict[str, Any]) -> None:
+        number = state["next"]
+        queued = self._queue / f"{number:04d}.csv"
+        self._queue.mkdir(parents=True, exist_ok=True)
+        write_bytes(queued, content)
+        digest = sha256_of(queued)
+        if any(
+            (item["file"], item["sha256"], item["request"]) == (path.name, digest, None)
+            for item in state["items"]
+        ):
+            queued.unlink()  # taken before the service was killed, and not yet removed
+            path.unlink()
+            return
+        try:
+            patients = self._patients(queued, path.name, state)
+        except InputError as error:
+            queued.unlink()
+            self._refuse(path, str(error).replace(str(queued), path.name))
+            return
+        state["items"].append(
+            {
+                "number": number,
+                "file": path.name,
+                "sha256": digest,
+                "received": self._now(state).isoformat(),
+                "urgent": path.name.lower().startswith(URGENT),
+                "patients": patients,
+                "request": None,
+            }
+        )
+        state["next"] = number + 1
+        self._save(state)  # from here on it is taken, whether or not the file below goes
+        path.unlink()
+
+    def _patients(self, queued: Path, name: str, state: dict[str, Any]) -> list[str]:
+        """Hashed ids of a request that can be served. Raises InputError otherwise."""
+        served = self.served_model
+        named = len(read_forget_csv(queued))
+        if named > MOST_PATIENTS:
+            raise InputError(f"{name}: names {named} patients, more than {MOST_PATIENTS}")
+        request = served.request(served.cohort(), queued)
+        hashed = sorted(map(served.hashed, request.patients))
+        waiting = {p: item["file"] for item in state["items"] for p in item["patients"]
+                   if item["request"] is None}  # fmt: skip
+        for patient in hashed:
+            if patient in waiting:
+                raise InputError(
+                    f"{name}: patient {patient} already waits, named by {waiting[patient]}"
+                )
+        return hashed
+
+    def _refuse(self, path: Path, reason: str) -> None:
+        """Move a file aside, with its reason."""
+        folder = self.inbox / REFUSED
+        folder.mkdir(exist_ok=True)
+        write_text(folder / f"{path.name}.reason.txt", " ".join(reason.split()) + "\n")
+        os.replace(path, folder / path.name)
+
+    # ---- the queue -------------------------------------------------------------------------------
+
+    def serve_due(self, trouble: str = "") -> None:
+        """Serve what is due, in order; those that wait together are served together. What fails
+        stays in the queue, and the status names it."""
+        state = self._state()
+        self._mark_served(state)
+        write_status(self, state, trouble)
+        while due := self.due(state):
+            patients = self._joined(due)
+            try:
+                self.serve(self.model, patients, self.overrides or {})
+            except InputError as error:
+                write_status(self, state, f"request not served: {error}")
+                raise
+            finally:
+                patients.unlink(missing_ok=True)
+            self._mark_served(state)
+            write_status(self, state, trouble)
+
+    def due(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        """Which waiting requests are to be served now, in one go: an urgent one by itself; else the
+        oldest by itself (at_once), or all once the oldest has waited for the policy's time."""
+        waiting = [item for item in state["items"] if item["request"] is None]
+        urgent = [item for item in waiting if item["urgent"]]
+        every = POLICIES[self.policy]
+        if urgent or not waiting:
+            return urgent[:1]
+        if every is None:
+            return waiting[:1]
+        oldest = datetime.fromisoformat(waiting[0]["received"])
+        return waiting if self._now(state) - oldest >= every else []
+
+    def next_due(self, state: dict[str, Any]) -> datetime | None:
+        """When the queue is served next; None where nothing waits."""
+        waiting = [item for item in state["items"] if item["request"] is None]
+        if not waiting:
+            return None
+        oldest = datetime.fromisoformat(waiting[0]["received"])
+        return oldest + (POLICIES[self.policy] or timedelta())
+
+    def _joined(self, due: list[dict[str, Any]]) -> Path:
+        """The requests as one forget CSV, below the run."""
+        tables = [
+            pd.read_csv(self._queue / f"{item['number']:04d}.csv", dtype=str).iloc[:, :1]
+            for item in due
+        ]
+        ids = pd.concat([table.set_axis(["subject_id"], axis=1) for table in tables])
+        path = self._queue / "now.csv"
+        write_text(path, ids.drop_duplicates().to_csv(index=False))
+        return path
+
+    def _mark_served(self, state: dict[str, Any]) -> None:
+        """What the ledger has leaves the queue."""
+        served = self.served_model.served()
+        for item in state["items"]:
+            if item["request"] is None and all(p in served for p in item["patients"]):
+                item["request"] = served[item["patients"][0]]["number"]
+                self._save(state)
+            if item["request"] is not None:
+                (self._queue / f"{item['number']:04d}.csv").unlink(missing_ok=True)
+
+    # ---- what is kept ----------------------------------------------------------------------------
+
+    @property
+    def _queue(self) -> Path:
+        return self.model / "requests" / "queue"
+
+    def _state(self) -> dict[str, Any]:
+        path = self.model / "requests" / "service.json"
+        if not path.is_file():
+            return {"next": 1, "latest": None, "items": []}
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{display_path(path)}: is damaged ({error}); restore it") from None
+
+    def _save(self, state: dict[str, Any]) -> None:
+        write_text(self.model / "requests" / "service.json", json.dumps(state, indent=2) + "\n")
+
+    def _now(self, state: dict[str, Any]) -> datetime:
+        """The time, which never goes back: where the clock does, the latest time that was seen."""
+        now = self.clock()
+        if state["latest"] is not None:
+            now = max(now, datetime.fromisoformat(state["latest"]))
+        state["latest"] = now.isoformat()
+        return now
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or none."""
+    with replace_when_whole(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,388 @@
+"""The service: what it takes, refuses, and keeps whatever happens; the ledger's chain."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forget_mi.cli import main
+from forget_mi.data import read_forget_csv
+from forget_mi.errors import InputError
+from forget_mi.requests.ledger import ledger_path, ledger_problems
+from forget_mi.requests.served_model import ServedModel
+from forget_mi.requests.service import Service
+from forget_mi.runs.chain import run_chain
+
+START = datetime(2026, 1, 5, 9, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service") / "tiny"
+    run_chain("tiny", folder, notebooks=["01_cohort", "02_train"], progress=False)
+    return folder
+
+
+@pytest.fixture
+def model(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def patients(trained):
+    cohort = ServedModel(trained).cohort()
+    return cohort.table.patient_id[cohort.table.split == "train"].unique().tolist()
+
+
+class Clock:
+    def __init__(self):
+        self.now = START
+
+    def __call__(self):
+        return self.now
+
+
+def quick_serve(model, patients, overrides, pause=0.0):
+    """What `serve` leaves in the ledger, without a model."""
+    served = ServedModel(model)
+    request = served.request(served.cohort(), patients)
+    time.sleep(pause)
+    number = len(served.ledger) + 1
+    served.add(
+        {
+            "number": number,
+            "served": "",
+            "patients": sorted(map(served.hashed, request.patients)),
+            "approach": "made up",
+            "checkpoint": "02_train/original",
+        }
+    )
+    time.sleep(pause)
+    return model / "requests" / f"{number:03d}"
+
+
+def drop(inbox, name, ids, age=0.0):
+    path = inbox / name
+    pd.DataFrame({"subject_id": ids}).to_csv(path, index=False)
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+def service(model, inbox, policy="at_once", clock=None, serve=quick_serve) -> Service:
+    return Service(model, inbox, policy, clock=clock or Clock(), serve=serve)
+
+
+def reasons(inbox) -> dict[str, str]:
+    found = sorted((inbox / "refused").glob("*.reason.txt"))
+    return {path.name.removesuffix(".reason.txt"): path.read_text() for path in found}
+
+
+def served(model) -> list[list[str]]:
+    return [entry["patients"] for entry in ServedModel(model).ledger]
+
+
+def test_requests_are_taken_once_each_in_order(model, inbox, patients):
+    hashed = ServedModel(model).hashed
+    drop(inbox, "b.csv", patients[:2], age=10)
+    drop(inbox, "a.csv", patients[2:3], age=5)
+    service(model, inbox).run(once=True)
+    assert served(model) == [sorted(map(hashed, patients[:2])), [hashed(patients[2])]]
+    assert not list(inbox.glob("*.csv"))
+    assert not list((model / "requests" / "queue").iterdir())
+    service(model, inbox).run(once=True)
+    assert len(served(model)) == 2
+
+
+def test_a_weekly_queue_waits_and_is_served_together_and_urgent_ones_are_not(
+    model, inbox, patients
+):
+    clock, hashed = Clock(), ServedModel(model).hashed
+    drop(inbox, "one.csv", patients[:1])
+    here = service(model, inbox, "weekly", clock)
+    here.run(once=True)
+    assert served(model) == []
+    clock.now += timedelta(days=3)
+    drop(inbox, "two.csv", patients[1:2])
+    drop(inbox, "urgent-three.csv", patients[2:3])
+    here.run(once=True)
+    assert served(model) == [[hashed(patients[2])]]
+    status = json.loads((model / "requests" / "status.json").read_text())
+    assert status["next_due"] == (START + timedelta(days=7)).isoformat()
+    assert [item["number"] for item in status["waiting"]] == [1, 2]
+    clock.now += timedelta(days=4)
+    here.run(once=True)
+    assert served(model)[1:] == [sorted(map(hashed, patients[:2]))]
+
+
+def test_a_clock_that_goes_back_delays_nothing_twice(model, inbox, patients):
+    clock = Clock()
+    drop(inbox, "one.csv", patients[:1])
+    here = service(model, inbox, "weekly", clock)
+    here.run(once=True)
+    clock.now -= timedelta(days=400)
+    drop(inbox, "two.csv", patients[1:2])
+    here.run(once=True)
+    received = [item["received"] for item in here._state()["items"]]
+    assert received == [START.isoformat()] * 2
+    clock.now = START + timedelta(days=7)
+    here.run(once=True)
+    assert len(served(model)) == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        (["nobody"], "nobody"),
+        ([], "it names no patient"),
+        ([f"p{i}" for i in range(100_000)], "names 100000 patients, more than 10000"),
+    ],
+)
+def test_what_cannot_be_served_is_moved_aside_with_a_reason(ids, reason, model, inbox, patients):
+    drop(inbox, "bad.csv", ids, age=9)
+    drop(inbox, "good.csv", patients[:1])
+    service(model, inbox).run(once=True)
+    said = reasons(inbox)["bad.csv"]
+    assert reason in said
+    assert said.count("\n") == 1
+    assert (inbox / "refused" / "bad.csv").is_file()
+    assert len(served(model)) == 1
+    status = json.loads((model / "requests" / "status.json").read_text())
+    assert [item["file"] for item in status["refused"]] == ["bad.csv"]
+
+
+def test_a_patient_who_waits_or_was_served_is_refused(model, inbox, patients):
+    clock = Clock()
+    drop(inbox, "one.csv", patients[:2], age=5)
+    drop(inbox, "two.csv", patients[1:3])
+    here = service(model, inbox, "monthly", clock)
+    here.run(once=True)
+    assert "already waits, named by one.csv" in reasons(inbox)["two.csv"]
+    clock.now += timedelta(days=30)
+    here.run(once=True)
+    drop(inbox, "one.csv", patients[:2])  # the same file once more
+    here.run(once=True)
+    assert "was forgotten by request 001" in reasons(inbox)["one.csv"]
+    assert len(served(model)) == 1
+
+
+def test_a_file_that_is_being_written_is_left_for_the_next_round(
+    model, inbox, patients, monkeypatch
+):
+    path = drop(inbox, "one.csv", patients[:1])
+    plain = Path.read_bytes
+
+    def while_it_grows(self):
+        content = plain(self)
+        if self == path:
+            with open(path, "a") as file:
+                file.write(f"{patients[1]}\n")
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", while_it_grows)
+        service(model, inbox).run(once=True)
+    assert served(model) == []
+    service(model, inbox).run(once=True)
+    assert [len(one) for one in served(model)] == [2]
+
+
+def test_an_inbox_that_is_gone_is_said_in_a_line(model, inbox):
+    inbox.rmdir()
+    with pytest.raises(InputError, match=r"inbox .*inbox: can't be read \(No such file"):
+        service(model, inbox).run(once=True)
+    with pytest.raises(InputError, match=r"--policy 'daily': allowed are at_once, weekly, monthly"):
+        service(model, inbox, "daily")
+
+
+def test_a_second_service_says_who_holds_the_model(model, inbox, patients):
+    first = service(model, inbox)
+    with first._lock(wait=False):
+        with pytest.raises(InputError, match=f"is served by process {os.getpid()} on .*--wait"):
+            service(model, inbox).run(once=True)
+    service(model, inbox).run(once=True)
+
+
+def test_a_request_that_fails_stays_in_the_queue_and_the_status_says_so(model, inbox, patients):
+    def full(*_):
+        raise InputError("the disk is full")
+
+    drop(inbox, "one.csv", patients[:1])
+    with pytest.raises(InputError, match="the disk is full"):
+        service(model, inbox, serve=full).run(once=True)
+    status = json.loads((model / "requests" / "status.json").read_text())
+    assert status["trouble"] == "request not served: the disk is full"
+    assert len(status["waiting"]) == 1
+    service(model, inbox).run(once=True)
+    assert len(served(model)) == 1
+
+
+def test_the_status_page_shows_hashed_ids_only(model, inbox, patients, chromium):
+    drop(inbox, "one.csv", patients[:1], age=1)
+    drop(inbox, "two.csv", ["nobody"])
+    service(model, inbox).run(once=True)
+    page = chromium.new_page()
+    page.goto((model / "requests" / "status.html").as_uri())
+    text = page.inner_text("body")
+    assert ServedModel(model).hashed(patients[0]) in text
+    assert patients[0] not in page.content()
+    assert "Served (1)" in text
+    assert "Refused (1)" in text
+    page.close()
+
+
+# ---- killed at any moment ------------------------------------------------------------------------
+
+
+def in_child(work) -> int:
+    """The process id of a child that does the work and ends."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return child
+
+
+def test_killed_at_random_moments_nothing_is_lost_and_nothing_served_twice(
+    model, inbox, patients, tmp_path
+):
+    """A hundred times kill -9 while requests of one patient are taken and served."""
+    count = min(30, len(patients) - 8)
+    undisturbed = Path(shutil.copytree(model, tmp_path / "undisturbed"))
+    for number in range(count):
+        drop(inbox, f"{number:02d}.csv", [patients[number]], age=100 - number)
+    calm = Path(shutil.copytree(inbox, tmp_path / "calm"))
+    service(undisturbed, calm).run(once=True)
+
+    rng = random.Random(0)
+
+    def work():
+        def slow(*request):
+            return quick_serve(*request, pause=0.02)
+
+        service(model, inbox, serve=slow).run(once=True)
+
+    for _ in range(100):
+        child = in_child(work)
+        time.sleep(rng.uniform(0, 0.25))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    service(model, inbox).run(once=True)
+    assert served(model) == served(undisturbed)
+    assert len(served(model)) == count
+    assert ledger_problems(model) == []
+    assert not list(inbox.glob("*.csv"))
+    assert not list((model / "requests" / "queue").glob("[0-9]*.csv"))
+    assert not reasons(inbox)
+
+
+# ---- the ledger ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(model, inbox, patients):
+    """A model with five lines in its ledger."""
+    for number in range(5):
+        drop(inbox, f"{number}.csv", [patients[number]], age=100 - number)
+    service(model, inbox).run(once=True)
+    assert ledger_problems(model) == []
+    return model
+
+
+def rewritten(model, change) -> list[str]:
+    path = ledger_path(model)
+    before = path.read_text()
+    entries = json.loads(before)["requests"]
+    path.write_text(json.dumps({"requests": change(entries)}))
+    found = ledger_problems(model)
+    path.write_text(before)
+    return found
+
+
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.integers(0, 4), field=st.sampled_from(["patients", "served", "approach", "number"]))
+def test_a_changed_line_is_named(place, field, kept):
+    def change(entries):
+        entries[place][field] = "something else"
+        return entries
+
+    assert any(said.startswith(f"line {place + 1} ") for said in rewritten(kept, change))
+
+
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(order=st.permutations(range(5)))
+def test_another_order_is_found(order, kept):
+    found = rewritten(kept, lambda entries: [entries[i] for i in order])
+    assert bool(found) == (list(order) != list(range(5)))
+
+
+def test_a_dropped_line_is_found(kept):
+    gone = rewritten(kept, lambda entries: entries[:2] + entries[3:])
+    assert gone == ["line 3 (request 4): the one before it is gone"]
+    (kept / "requests" / "005").mkdir()
+    (kept / "requests" / "005" / "report.json").write_text("{}")
+    assert rewritten(kept, lambda entries: entries[:4]) == ["request 5: has a report and no line"]
+
+
+def test_a_ledger_of_another_model_is_found(kept):
+    manifest = kept / "02_train" / "original" / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(facts | {"weights_sha256": "0" * 64}))
+    assert ledger_problems(kept) == ["line 1 (request 1): is of another model"]
+
+
+def test_a_changed_line_with_a_new_hash_breaks_the_next_link(kept):
+    from forget_mi.requests.ledger import entry_hash
+
+    def change(entries):
+        entries[1]["approach"] = "another"
+        entries[1]["hash"] = entry_hash(entries[1])
+        return entries
+
+    assert rewritten(kept, change) == ["line 3 (request 3): the one before it is gone"]
+
+
+def test_verify_ledger_says_what_is_wrong_and_fails(kept, capsys):
+    assert main(["verify-ledger", str(kept)]) == 0
+    assert "5 lines, each follows the one before" in capsys.readouterr().out
+    path = ledger_path(kept)
+    path.write_text(path.read_text().replace("made up", "made down", 1))
+    assert main(["verify-ledger", str(kept)]) == 1
+    assert "line 1 (request 1): was changed" in capsys.readouterr().out
+
+
+def test_a_forget_csv_of_the_queue_names_everybody_once(model, inbox, patients):
+    seen = []
+
+    def watching(model, path, overrides):
+        seen.append(read_forget_csv(path))
+        return quick_serve(model, path, overrides)
+
+    clock = Clock()
+    drop(inbox, "one.csv", patients[:2], age=2)
+    pd.DataFrame({"patient_id": patients[2:3], "note": "x"}).to_csv(inbox / "two.csv", index=False)
+    here = service(model, inbox, "weekly", clock, watching)
+    here.run(once=True)
+    clock.now += timedelta(days=8)
+    here.run(once=True)
+    assert seen == [patients[:3]]
