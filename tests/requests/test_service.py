@@ -108,9 +108,7 @@ def test_requests_are_taken_once_each_in_order(model, inbox, patients):
     assert len(served(model)) == 2
 
 
-def test_a_weekly_queue_waits_and_is_served_together_and_urgent_ones_are_not(
-    model, inbox, patients
-):
+def test_a_weekly_queue_waits_and_urgent_requests_do_not(model, inbox, patients):
     clock, hashed = Clock(), ServedModel(model).hashed
     drop(inbox, "one.csv", patients[:1])
     here = service(model, inbox, "weekly", clock)
@@ -211,9 +209,9 @@ def test_an_inbox_that_is_gone_is_said_in_a_line(model, inbox):
 
 def test_a_second_service_says_who_holds_the_model(model, inbox, patients):
     first = service(model, inbox)
-    with first._lock(wait=False):
-        with pytest.raises(InputError, match=f"is served by process {os.getpid()} on .*--wait"):
-            service(model, inbox).run(once=True)
+    who = f"is served by process {os.getpid()} on .*--wait"
+    with first._lock(wait=False), pytest.raises(InputError, match=who):
+        service(model, inbox).run(once=True)
     service(model, inbox).run(once=True)
 
 
