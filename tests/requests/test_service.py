@@ -360,6 +360,19 @@ def test_a_changed_line_with_a_new_hash_breaks_the_next_link(kept):
     assert rewritten(kept, change) == ["line 3 (request 3): the one before it is gone"]
 
 
+def test_a_ledger_from_before_the_chain_goes_on(kept, inbox, patients):
+    path = ledger_path(kept)
+    entries = json.loads(path.read_text())["requests"][:2]
+    plain = [{k: v for k, v in e.items() if k not in ("hash", "previous")} for e in entries]
+    path.write_text(json.dumps({"requests": plain}))
+    drop(inbox, "more.csv", patients[6:7])
+    service(kept, inbox).run(once=True)
+    assert len(served(kept)) == 3
+    assert ledger_problems(kept) == [
+        f"line {n}: has no hash; an earlier version wrote it" for n in (1, 2)
+    ]
+
+
 def test_verify_ledger_says_what_is_wrong_and_fails(kept, capsys):
     assert main(["verify-ledger", str(kept)]) == 0
     assert "5 lines, each follows the one before" in capsys.readouterr().out

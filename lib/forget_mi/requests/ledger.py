@@ -42,7 +42,8 @@ def read_ledger(model: Path) -> list[Entry]:
 def append_entry(model: Path, entry: Mapping[str, Any]) -> None:
     """Add a line, chained to the last one; the file is written whole or not at all."""
     entries = read_ledger(model)
-    chained = {**entry, "previous": entries[-1]["hash"] if entries else first_hash(model)}
+    before = own_hash(entries[-1]) if entries else first_hash(model)
+    chained = {**entry, "previous": before}
     chained["hash"] = entry_hash(chained)
     text = json.dumps({"requests": [*entries, chained]}, indent=2)
     write_text(ledger_path(model), text + "\n")
@@ -59,6 +60,11 @@ def entry_hash(entry: Mapping[str, Any]) -> str:
     return sha256_of_text(json.dumps(fields, sort_keys=True, ensure_ascii=True))
 
 
+def own_hash(entry: Mapping[str, Any]) -> str:
+    """The hash that a line says it has; of one from before there were any, what it would be."""
+    return entry.get("hash") or entry_hash(entry)
+
+
 def ledger_problems(model: Path) -> list[str]:
     """What is wrong with a run's ledger, a line each; empty where it is whole.
 
@@ -67,7 +73,7 @@ def ledger_problems(model: Path) -> list[str]:
     entries, found = read_ledger(model), []
     for place, entry in enumerate(entries, start=1):
         if "hash" not in entry:
-            found.append(f"line {place}: has no hash")
+            found.append(f"line {place}: has no hash; an earlier version wrote it")
         elif entry["hash"] != entry_hash(entry):
             found.append(f"line {place} (request {entry.get('number')}): was changed")
     found += _broken_links(model, entries)
@@ -78,17 +84,17 @@ def ledger_problems(model: Path) -> list[str]:
 def _broken_links(model: Path, entries: Sequence[Entry]) -> list[str]:
     """Where a line does not follow the one above it."""
     found, before = [], first_hash(model)
-    known = {before, *(entry.get("hash") for entry in entries)}
+    known = {before, *map(own_hash, entries)}
     for place, entry in enumerate(entries, start=1):
         follows, name = entry.get("previous"), f"line {place} (request {entry.get('number')})"
-        if follows != before:
+        if follows != before and "hash" in entry:
             if place == 1 and entry.get("number") == 1:
                 found.append(f"{name}: is of another model")
             elif follows in known:
                 found.append(f"{name}: is out of order")
             else:
                 found.append(f"{name}: the one before it is gone")
-        before = entry.get("hash")
+        before = own_hash(entry)
     return found
 
 
