@@ -290,6 +290,47 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_served_twice(
     assert not reasons(inbox)
 
 
+def stop_of(here: Service) -> str:
+    """Why a service stopped; empty where it did all it had to."""
+    try:
+        here.run(once=True)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_twenty_times_a_full_disk_nothing_is_lost(model, inbox, patients, tmp_path, monkeypatch):
+    """The disk is full at a write drawn at random; then there is room again."""
+    import errno
+
+    from forget_mi import files
+
+    count = 12
+    for number in range(count):
+        drop(inbox, f"{number:02d}.csv", [patients[number]], age=100 - number)
+    rng, plain, stopped = random.Random(1), os.replace, 0
+    for _ in range(20):
+        left = rng.randrange(1, 12)
+
+        def full(*paths):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(paths[1]))
+            plain(*paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "replace", full)
+            said = stop_of(service(model, inbox))
+            stopped += "No space left on device" in said
+    assert stopped > 5
+    service(model, inbox).run(once=True)
+    assert len(served(model)) == count
+    assert len({one for entry in served(model) for one in entry}) == count
+    assert ledger_problems(model) == []
+    assert not list(inbox.glob("*.csv"))
+
+
 # ---- the ledger ----------------------------------------------------------------------------------
 
 

@@ -69,23 +69,27 @@ class Service:
     def run(self, *, once: bool = False, wait: bool = False, seconds: float = 10.0) -> None:
         """Take and serve what is due, again every so many seconds, or once.
 
-        Raises InputError where another service has the model (unless `wait`), and for an inbox that
-        can't be read, once it is asked for only once; otherwise the status says so and the next
-        round tries again.
+        Raises InputError where another service has the model (unless `wait`), where nothing can be
+        written below the run, and for an inbox that can't be read, once it is asked for only once;
+        otherwise the status says so and the next round tries again.
         """
-        with self._lock(wait):
-            while True:
-                trouble = ""
-                try:
-                    self.take()
-                except OSError as error:
-                    trouble = f"inbox {self.inbox}: can't be read ({error.strerror})"
+        try:
+            with self._lock(wait):
+                while True:
+                    trouble = self._inbox_trouble()
+                    if trouble and once:
+                        raise InputError(trouble)
+                    if not trouble:
+                        self.take()
+                    self.serve_due(trouble)
                     if once:
-                        raise InputError(trouble) from None
-                self.serve_due(trouble)
-                if once:
-                    return
-                time.sleep(seconds)
+                        return
+                    time.sleep(seconds)
+        except OSError as error:
+            raise InputError(
+                f"MODEL {display_path(self.model)}: the service stopped ({error}); what was taken "
+                "is in the queue, and goes on when it is started again"
+            ) from None
 
     def _lock(self, wait: bool) -> FileLock:
         """The model's, held by one service; who holds it is written beside it."""
@@ -100,16 +104,28 @@ class Service:
                 f"MODEL {display_path(self.model)}: is served by {said}; wait for it with --wait, "
                 "or stop it"
             ) from None
-        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+        try:
+            write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+        except OSError:
+            lock.release()
+            raise
         return lock
 
     # ---- the inbox -------------------------------------------------------------------------------
 
+    def _inbox_trouble(self) -> str:
+        """Why nothing can be taken from the inbox; empty where it can."""
+        try:
+            os.listdir(self.inbox)
+        except OSError as error:
+            return f"inbox {self.inbox}: can't be read ({error.strerror})"
+        if not os.access(self.inbox, os.W_OK):
+            return f"inbox {self.inbox}: can't be written to, so nothing can be taken from it"
+        return ""
+
     def take(self) -> None:
         """Move what lies in the inbox into the queue, oldest first; what can't be served, aside."""
         state = self._state()
-        if not self.inbox.is_dir():
-            raise FileNotFoundError(2, os.strerror(2), str(self.inbox))
         files = [path for path in self.inbox.glob("*.csv") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.stat().st_mtime, path.name)):
             before = path.stat()
