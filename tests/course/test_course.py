@@ -23,6 +23,7 @@ from forget_mi.course import (
     membership_inference,
     memorisation,
     stronger_attacks,
+    ways_out,
 )
 from forget_mi.course.answers import NOT_YET, RIGHT, NotYetError
 from forget_mi.course.notebooks import LESSONS, make_exercise, remove_answers
@@ -216,6 +217,9 @@ def said_of(check, *given) -> str:
         ),
         (deletion_request.pseudonym, lambda patient, salt: patient, "another hash"),
         (deletion_request.needed, 39, "half width"),
+        (ways_out.touched, lambda k, s: k / s, "do not add up"),
+        (ways_out.repeated, lambda first, n: (n - first + 1) / n, "not alike"),
+        (ways_out.bound, lambda e, d, f: np.exp(e) * f + d, "first line alone"),
     ],
 )
 def test_a_wrong_answer_is_told_what_is_wrong(check, answer, hint):
@@ -234,7 +238,7 @@ def test_a_wrong_answer_is_told_what_is_wrong(check, answer, hint):
     [memorisation.cross_entropy, memorisation.ceiling, memorisation.reply, four_losses.pulling,
      four_losses.total,
      membership_inference.rates, gold_standard.gaps, baselines.diagnosis, stronger_attacks.means,
-     held_out_targets.break_even, deletion_request.verdict],
+     held_out_targets.break_even, deletion_request.verdict, ways_out.bound],
 )  # fmt: skip
 def test_whatever_is_given_a_check_answers_with_a_sentence(check, given):
     said = said_of(check, given)

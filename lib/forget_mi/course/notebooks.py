@@ -17,6 +17,7 @@ LESSONS = (
     "06_stronger_attacks",
     "07_held_out_targets",
     "08_deletion_request",
+    "09_ways_out",
 )
 
 
