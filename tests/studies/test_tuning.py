@@ -155,6 +155,20 @@ def test_what_the_embeddings_still_know_counts_though_no_answer_tells():
     assert rest[0] == rest[1]
 
 
+def test_a_model_that_blew_up_is_no_result(original, case):
+    """Its weights may still be finite, and so may the loss of its last step."""
+    import copy
+
+    import torch
+
+    model = copy.deepcopy(original[0])
+    with torch.no_grad():
+        model.image_tower.bn1.weight.fill_(3e38)
+    accelerator = make_accelerator(DeviceConfig(device="cpu"))
+    with pytest.raises(FloatingPointError, match="outputs are not finite"):
+        TuningPredictions.of_model(model, case, accelerator)
+
+
 @pytest.fixture
 def case(original, unlearning_data):
     work = len(unlearning_data.retain) * 20

@@ -134,13 +134,13 @@ class Trial:
         for number, case in enumerate(self.cases):
             try:
                 unlearned, log = _unlearn(self.module, values, case, self.accelerator)
+                share = log.work / case.retraining_work
+                if share > self.budget:
+                    self._prune(trial, f"costs {share:.3f} of retraining")
+                after = self._predictions(unlearned, case)
+                after = with_training_on(after, unlearned, case, self.accelerator)
             except FloatingPointError as error:
                 self._prune(trial, str(error))
-            share = log.work / case.retraining_work
-            if share > self.budget:
-                self._prune(trial, f"costs {share:.3f} of retraining")
-            after = self._predictions(unlearned, case)
-            after = with_training_on(after, unlearned, case, self.accelerator)
             terms.append(score_terms(self.before[case.name], after) | {"share": share})
             means = pd.DataFrame(terms).mean()
             trial.set_user_attr("terms", means.to_dict())

@@ -59,16 +59,19 @@ class TuningPredictions:
     def of_model(
         cls, model: ImageTextModel, case: TuningCase, accelerator: Accelerator
     ) -> TuningPredictions:
-        """One pass."""
+        """One pass. Raises FloatingPointError where the model's outputs are not finite."""
         sets = (case.data.forget, case.data.validation, case.stay)
-        return cls(*(predict(model, each, accelerator) for each in sets), len(case.data.retain))
+        seen = [predict(model, each, accelerator) for each in sets]
+        _check_finite(*seen)
+        return cls(*seen, len(case.data.retain))
 
 
 def with_training_on(
     seen: TuningPredictions, model: ImageTextModel, case: TuningCase, accelerator: Accelerator
 ) -> TuningPredictions:
     """The predictions with what the model says after an epoch of training on D_r; the same where
-    the case does not say how F_og was trained."""
+    the case does not say how F_og was trained. Raises FloatingPointError where that is not
+    finite."""
     if case.training is None:
         return seen
     how = {"epochs": [1], "seed": case.seed, "accelerator": accelerator}
@@ -76,7 +79,14 @@ def with_training_on(
     forget, validation = (
         predict(later, each, accelerator) for each in (case.data.forget, case.data.validation)
     )
+    _check_finite(forget, validation)
     return replace(seen, later_forget=forget, later_validation=validation)
+
+
+def _check_finite(*seen: Predictions) -> None:
+    outputs = ("image_logits", "text_logits", "image_embedding", "text_embedding")
+    if not all(np.isfinite(getattr(each, name)).all() for each in seen for name in outputs):
+        raise FloatingPointError("the model's outputs are not finite; lower the rate")
 
 
 def score_terms(original: TuningPredictions, unlearned: TuningPredictions) -> dict[str, float]:
