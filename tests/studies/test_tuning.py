@@ -169,6 +169,13 @@ def test_a_model_that_blew_up_is_no_result(original, case):
         TuningPredictions.of_model(model, case, accelerator)
 
 
+def test_those_who_are_watched_need_not_have_every_class():
+    """A tenth of few patients may lack one."""
+    some = MEMBER.select(np.flatnonzero(MEMBER.labels == 0))
+    seen = dataclasses.replace(ORIGINAL, stay=some)
+    assert 0 <= score_terms(seen, seen)["probe"] <= 0.5
+
+
 @pytest.fixture
 def case(original, unlearning_data):
     work = len(unlearning_data.retain) * 20

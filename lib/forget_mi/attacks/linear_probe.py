@@ -58,6 +58,8 @@ def features(predictions: Predictions, members: Predictions, tower: Tower) -> np
     distance = np.linalg.norm(z[:, None] - means, axis=-1)
     own = predictions.labels[:, None] == labels
     to_own = np.where(own, distance, np.inf).min(1)
-    # Members of a single class have no other to be compared with.
+    # Members of a single class have no other to be compared with, and a class without members no
+    # place of its own.
     to_others = np.where(own, np.inf, distance).min(1) if len(labels) > 1 else 0
-    return np.concatenate([z, (to_others - to_own)[:, None]], -1)
+    nearer = np.where(own.any(1), to_others - to_own, 0.0)
+    return np.concatenate([z, nearer[:, None]], -1)
