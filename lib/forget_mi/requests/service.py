@@ -31,7 +31,7 @@ from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, sha256_of, write_text
 from forget_mi.requests.served_model import ServedModel
 from forget_mi.requests.serving import serve
-from forget_mi.requests.status import write_status
+from forget_mi.requests.status import status_facts, write_status
 from forget_mi.runs import display_path
 
 # By policy, how often the queue is served; urgent requests never wait.
@@ -201,18 +201,18 @@ class Service:
         stays in the queue, and the status names it."""
         state = self._state()
         self._mark_served(state)
-        write_status(self, state, trouble)
+        self._show(state, trouble)
         while due := self.due(state):
             patients = self._joined(due)
             try:
                 self.serve(self.model, patients, self.overrides or {})
             except InputError as error:
-                write_status(self, state, f"request not served: {error}")
+                self._show(state, f"request not served: {error}")
                 raise
             finally:
                 patients.unlink(missing_ok=True)
             self._mark_served(state)
-            write_status(self, state, trouble)
+            self._show(state, trouble)
 
     def due(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         """Which waiting requests are to be served now, in one go: an urgent one by itself; else the
@@ -255,6 +255,19 @@ class Service:
                 self._save(state)
             if item["request"] is not None:
                 (self._queue / f"{item['number']:04d}.csv").unlink(missing_ok=True)
+
+    def _show(self, state: dict[str, Any], trouble: str) -> None:
+        """Write the status page."""
+        waiting = [item for item in state["items"] if item["request"] is None]
+        facts = status_facts(
+            self.served_model,
+            policy=self.policy,
+            inbox=self.inbox,
+            waiting=waiting,
+            next_due=self.next_due(state),
+            trouble=trouble,
+        )
+        write_status(self.served_model, facts)
 
     # ---- what is kept ----------------------------------------------------------------------------
 

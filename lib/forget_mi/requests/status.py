@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from forget_mi.files import write_text
 from forget_mi.requests.ledger import ledger_problems
-
-if TYPE_CHECKING:
-    from forget_mi.requests.service import Service
+from forget_mi.requests.served_model import ServedModel
 
 
-def write_status(service: Service, state: dict[str, Any], trouble: str = "") -> dict[str, Any]:
-    """Write requests/status.json and requests/status.html below the run; return the facts."""
-    facts = status_facts(service, state, trouble)
-    folder = service.model / "requests"
+def write_status(served_model: ServedModel, facts: dict[str, Any]) -> None:
+    """Write requests/status.json and requests/status.html below the run."""
+    folder = served_model.folder / "requests"
     write_text(folder / "status.json", json.dumps(facts, indent=2) + "\n")
     environment = Environment(
         loader=PackageLoader("forget_mi.requests", "."),
@@ -28,16 +27,21 @@ def write_status(service: Service, state: dict[str, Any], trouble: str = "") -> 
     )
     page = environment.get_template("status.html.j2").render(facts=facts)
     write_text(folder / "status.html", page)
-    return facts
 
 
-def status_facts(service: Service, state: dict[str, Any], trouble: str) -> dict[str, Any]:
+def status_facts(
+    served_model: ServedModel,
+    *,
+    policy: str,
+    inbox: Path,
+    waiting: list[dict[str, Any]],
+    next_due: datetime | None,
+    trouble: str,
+) -> dict[str, Any]:
     """Policy, what waits, what was served and with which verdict, what was refused, and what is
     wrong; hashed ids only."""
-    waiting = [item for item in state["items"] if item["request"] is None]
-    due = service.next_due(state)
     refused = []
-    aside = service.inbox / "refused"
+    aside = inbox / "refused"
     if aside.is_dir():
         for path in sorted(aside.glob("*.reason.txt")):
             name = path.name.removesuffix(".reason.txt")
@@ -51,18 +55,18 @@ def status_facts(service: Service, state: dict[str, Any], trouble: str) -> dict[
             "verdict": entry.get("verdict", ""),
             "report": entry.get("report", ""),
         }
-        for entry in service.served_model.ledger
+        for entry in served_model.ledger
     ]
     return {
-        "model": service.model.name,
-        "policy": service.policy,
+        "model": served_model.folder.name,
+        "policy": policy,
         "waiting": [
             {name: item[name] for name in ("number", "received", "urgent", "patients")}
             for item in waiting
         ],
-        "next_due": due and due.isoformat(),
+        "next_due": next_due and next_due.isoformat(),
         "served": served,
         "refused": refused,
-        "ledger": ledger_problems(service.model),
+        "ledger": ledger_problems(served_model.folder),
         "trouble": trouble,
     }
