@@ -86,8 +86,8 @@ def assign_slices(
             # In order of risk, shard after shard, and within each slice after slice.
             cell = np.arange(len(order)) * cells // len(order)
         else:
-            # Where a class does not fill the cells, which ones it leaves out is drawn as well.
-            cell = (np.arange(len(order)) + rng.integers(cells)) % cells
+            # Dealt on from class to class: no place is left empty while another has two.
+            cell = (np.arange(len(order)) + sum(map(len, parts))) % cells
         parts.append(pd.DataFrame({"patient_id": order, "cell": cell}))
     places = pd.concat(parts, ignore_index=True)
     if settings.assignment == "uniform":
@@ -210,8 +210,8 @@ class Sisa:
         for stage in range(self.settings.slices):
             rows, folder = self._rows(shard, stage, without), self._stage(shard, stage)
             identity = self._identity(shard, stage, without)
-            if _is_of(folder, identity):
-                state = load_checkpoint(folder)
+            if kept := _kept(folder, identity):
+                state = kept
                 continue
             if not rows:
                 raise InputError(
@@ -252,11 +252,13 @@ class Sisa:
         return sha256_of_text(repr([*how, rows, code_fingerprint("training.sisa")]))[:16]
 
 
-def _is_of(folder: Path, identity: str) -> bool:
+def _kept(folder: Path, identity: str) -> Checkpoint | None:
+    """The state in a folder, where it is whole and of this identity."""
     try:
-        return load_checkpoint(folder).manifest.get("identity") == identity
+        saved = load_checkpoint(folder)
     except InputError:
-        return False
+        return None
+    return saved if saved.manifest.get("identity") == identity else None
 
 
 def averaged(answers: Sequence[Predictions]) -> Predictions:
