@@ -432,7 +432,8 @@ def test_a_forget_csv_of_the_queue_names_everybody_once(model, inbox, patients):
 
     clock = Clock()
     drop(inbox, "one.csv", patients[:2], age=2)
-    pd.DataFrame({"patient_id": patients[2:3], "note": "x"}).to_csv(inbox / "two.csv", index=False)
+    # The ids need not stand in the first column.
+    pd.DataFrame({"note": "x", "patient_id": patients[2:3]}).to_csv(inbox / "two.csv", index=False)
     here = service(model, inbox, "weekly", clock, watching)
     here.run(once=True)
     clock.now += timedelta(days=8)

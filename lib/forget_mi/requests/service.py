@@ -28,16 +28,15 @@ from filelock import FileLock, Timeout
 
 from forget_mi.data import read_forget_csv
 from forget_mi.errors import InputError
-from forget_mi.files import replace_when_whole, sha256_of, write_text
+from forget_mi.files import sha256_of, write_bytes, write_text
 from forget_mi.requests.served_model import ServedModel
 from forget_mi.requests.serving import serve
-from forget_mi.requests.status import status_facts, write_status
+from forget_mi.requests.status import REFUSED, status_facts, write_status
 from forget_mi.runs import display_path
 
 # By policy, how often the queue is served; urgent requests never wait.
 POLICIES = {"at_once": None, "weekly": timedelta(days=7), "monthly": timedelta(days=30)}
 URGENT = "urgent"  # how the name of a file begins that does not wait
-REFUSED = "refused"
 MOST_PATIENTS = 10_000  # in one file
 
 Clock = Callable[[], datetime]
@@ -138,14 +137,11 @@ class Service:
 
     def _take_one(self, path: Path, content: bytes, state: dict[str, Any]) -> None:
         number = state["next"]
-        queued = self._queue / f"{number:04d}.csv"
+        queued = self._file(number)
         self._queue.mkdir(parents=True, exist_ok=True)
         write_bytes(queued, content)
         digest = sha256_of(queued)
-        if any(
-            (item["file"], item["sha256"], item["request"]) == (path.name, digest, None)
-            for item in state["items"]
-        ):
+        if any((item["file"], item["sha256"]) == (path.name, digest) for item in waiting_in(state)):
             queued.unlink()  # taken before the service was killed, and not yet removed
             path.unlink()
             return
@@ -178,8 +174,7 @@ class Service:
             raise InputError(f"{name}: names {named} patients, more than {MOST_PATIENTS}")
         request = served.request(served.cohort(), queued)
         hashed = sorted(map(served.hashed, request.patients))
-        waiting = {p: item["file"] for item in state["items"] for p in item["patients"]
-                   if item["request"] is None}  # fmt: skip
+        waiting = {p: item["file"] for item in waiting_in(state) for p in item["patients"]}
         for patient in hashed:
             if patient in waiting:
                 raise InputError(
@@ -217,19 +212,17 @@ class Service:
     def due(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         """Which waiting requests are to be served now, in one go: an urgent one by itself; else the
         oldest by itself (at_once), or all once the oldest has waited for the policy's time."""
-        waiting = [item for item in state["items"] if item["request"] is None]
+        waiting = waiting_in(state)
         urgent = [item for item in waiting if item["urgent"]]
-        every = POLICIES[self.policy]
         if urgent or not waiting:
             return urgent[:1]
-        if every is None:
+        if POLICIES[self.policy] is None:
             return waiting[:1]
-        oldest = datetime.fromisoformat(waiting[0]["received"])
-        return waiting if self._now(state) - oldest >= every else []
+        return waiting if self._now(state) >= self.next_due(state) else []
 
     def next_due(self, state: dict[str, Any]) -> datetime | None:
         """When the queue is served next; None where nothing waits."""
-        waiting = [item for item in state["items"] if item["request"] is None]
+        waiting = waiting_in(state)
         if not waiting:
             return None
         oldest = datetime.fromisoformat(waiting[0]["received"])
@@ -237,13 +230,10 @@ class Service:
 
     def _joined(self, due: list[dict[str, Any]]) -> Path:
         """The requests as one forget CSV, below the run."""
-        tables = [
-            pd.read_csv(self._queue / f"{item['number']:04d}.csv", dtype=str).iloc[:, :1]
-            for item in due
-        ]
-        ids = pd.concat([table.set_axis(["subject_id"], axis=1) for table in tables])
+        asked = [read_forget_csv(self._file(item["number"])) for item in due]
+        named = pd.DataFrame({"subject_id": [patient for one in asked for patient in one]})
         path = self._queue / "now.csv"
-        write_text(path, ids.drop_duplicates().to_csv(index=False))
+        write_text(path, named.to_csv(index=False))
         return path
 
     def _mark_served(self, state: dict[str, Any]) -> None:
@@ -254,16 +244,15 @@ class Service:
                 item["request"] = served[item["patients"][0]]["number"]
                 self._save(state)
             if item["request"] is not None:
-                (self._queue / f"{item['number']:04d}.csv").unlink(missing_ok=True)
+                self._file(item["number"]).unlink(missing_ok=True)
 
     def _show(self, state: dict[str, Any], trouble: str) -> None:
         """Write the status page."""
-        waiting = [item for item in state["items"] if item["request"] is None]
         facts = status_facts(
             self.served_model,
             policy=self.policy,
             inbox=self.inbox,
-            waiting=waiting,
+            waiting=waiting_in(state),
             next_due=self.next_due(state),
             trouble=trouble,
         )
@@ -274,6 +263,9 @@ class Service:
     @property
     def _queue(self) -> Path:
         return self.model / "requests" / "queue"
+
+    def _file(self, number: int) -> Path:
+        return self._queue / f"{number:04d}.csv"
 
     def _state(self) -> dict[str, Any]:
         path = self.model / "requests" / "service.json"
@@ -296,7 +288,6 @@ class Service:
         return now
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or none."""
-    with replace_when_whole(path) as temporary:
-        temporary.write_bytes(content)
+def waiting_in(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was taken and not yet served, oldest first."""
+    return [item for item in state["items"] if item["request"] is None]

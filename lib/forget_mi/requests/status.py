@@ -13,6 +13,8 @@ from forget_mi.files import write_text
 from forget_mi.requests.ledger import ledger_problems
 from forget_mi.requests.served_model import ServedModel
 
+REFUSED = "refused"  # the folder of the inbox for what can't be served
+
 
 def write_status(served_model: ServedModel, facts: dict[str, Any]) -> None:
     """Write requests/status.json and requests/status.html below the run."""
@@ -41,7 +43,7 @@ def status_facts(
     """Policy, what waits, what was served and with which verdict, what was refused, and what is
     wrong; hashed ids only."""
     refused = []
-    aside = inbox / "refused"
+    aside = inbox / REFUSED
     if aside.is_dir():
         for path in sorted(aside.glob("*.reason.txt")):
             name = path.name.removesuffix(".reason.txt")
