@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond forget serve-requests test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
+.PHONY: demo run shadows beyond forget serve-requests test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory peers sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -81,6 +81,9 @@ notebooks: .venv/installed       ## ONLY="05_compare explore": rebuild the commi
 bench: .venv/installed           ## ONLY="a b": what makes it fast, as ratios, into benchmarks/results.csv and .png
 	$(BIN)/python benchmarks/run.py $(ONLY)
 
+peers: .venv/installed           ## ONLY="erasus": other packages' methods by their own code on the same model, benchmarks/peers.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers/run.py $(ONLY)
+
 gpu:                             ## on a machine with a card, without a network: PYTHON=python3 with torch; benchmarks/gpu.csv
 	PYTHONPATH=lib $(PYTHON) benchmarks/gpu.py
 
@@ -106,7 +109,7 @@ lock: .venv/installed            ## write what is installed to requirements.lock
 	$(BIN)/pip freeze --exclude-editable > requirements.lock
 
 clean:                           ## remove the environment and all runs
-	rm -rf .venv runs
+	rm -rf .venv .peers runs
 
 .venv/installed: pyproject.toml requirements.lock
 	test -d .venv || $(PYTHON) -m venv .venv
