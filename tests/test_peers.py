@@ -80,7 +80,7 @@ def test_a_peer_whose_weights_blow_up_is_named():
 
     data = UnlearningData(examples(4), examples(6), examples(5))
     peer = PeerMethod("broken", blow_up)
-    with pytest.raises(FloatingPointError, match="broken: image_tower.* is not finite"):
+    with pytest.raises(FloatingPointError, match=r"broken: image_tower.* is not finite"):
         peer.unlearn(model("image"), data, peer.Config(), seed=0, accelerator=make_accelerator())
 
 

@@ -95,11 +95,11 @@ def collected() -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The page's table: a row a method and kind of settings, means over seeds."""
-    kept = table[table.mean_gap.notna()]
-    means = kept.groupby(FIRST[:5], sort=False, dropna=False)
+    """The page's table: a row a method and kind of settings, means over seeds; of the gap, the
+    lowest and highest as well."""
     rows = []
-    for key, group in means:
+    kept = table[table.mean_gap.notna()]
+    for key, group in kept.groupby(FIRST[:5], sort=False, dropna=False):
         gap = group.mean_gap
         rows.append(
             {
@@ -112,15 +112,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 "LiRA": f"{group.lira_auc.mean():.2f}",
                 "by patient": f"{group.lira_patient_auc.mean():.2f}",
                 "test AUC": f"{group.test_auc.mean():.3f}",
-                "work": ""
-                if group.share_of_retraining.isna().all()
-                else f"{group.share_of_retraining.mean():.2f}",
-                "MB": ""
-                if group.peak_memory_mb.isna().all()
-                else f"{group.peak_memory_mb.mean():.0f}",
+                "work": _mean(group.share_of_retraining, ".2f"),
+                "MB": _mean(group.peak_memory_mb, ".0f"),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _mean(column: pd.Series, form: str) -> str:
+    return "" if column.isna().all() else f"{column.mean():{form}}"
 
 
 if __name__ == "__main__":

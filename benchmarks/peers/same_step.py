@@ -35,10 +35,16 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "scrub": (
         "scrub",
         {**STEP, "learning_rate": 1e-3, "retain_batch": 64, "temperature": 2.0, "max_epochs": 1},
-        {"sgda_learning_rate": 1e-3, "sgda_epochs": 1, "msteps": 1, "smoothing": 0.0, "sgda_weight_decay": 0.0},
+        {
+            "sgda_learning_rate": 1e-3,
+            "sgda_epochs": 1,
+            "msteps": 1,
+            "smoothing": 0.0,
+            "sgda_weight_decay": 0.0,
+        },
     ),
     "bad_teacher": ("bad_teacher", {**STEP, "learning_rate": 1e-4, "retain_batch": 6}, {}),
-}  # fmt: skip
+}
 
 
 def small_case() -> tuple[ImageTextModel, UnlearningData]:

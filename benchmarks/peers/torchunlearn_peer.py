@@ -1,6 +1,6 @@
 """torchunlearn 0.1.0: its wheel lacks the modules that its own Unlearn class imports
-(torchunlearn.unlearn.trainers and .nontrainers), so that none of its methods can be called; there is
-no source distribution."""
+(torchunlearn.unlearn.trainers and .nontrainers), so that none of its methods can be called; there
+is no source distribution."""
 
 from __future__ import annotations
 
