@@ -1,0 +1,82 @@
+"""How far a model has worn by the requests that it served, estimated by its owner: from its answers
+on validation patients and on those who stay, the same of the model before any request, and how many
+were served. No retrained model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+
+from forget_mi.errors import InputError
+from forget_mi.metrics import binary_auc, mean_auc
+from forget_mi.training import Predictions
+
+SIGNS = ("stay_loss", "validation_auc", "membership", "share_served")
+
+
+def signs_of_wear(
+    stay: Predictions,
+    validation: Predictions,
+    first_stay: Predictions,
+    first_validation: Predictions,
+    share_served: float,
+) -> dict[str, float]:
+    """What has become worse since the first model, each at least 0 (SIGNS).
+
+    stay, validation: the model in use on patients who stay and on validation patients; first_...:
+    the first model on the same records. share_served: share of the training records that requests have
+    taken. stay_loss: rise of the cross-entropy on those who stay, in nats. validation_auc: fall of
+    the macro AUC. membership: fall of the AUC by which the loss tells those who stay from
+    validation patients, which a model trained anew would know as well as ever.
+    """
+
+    def told(mine: Predictions, strangers: Predictions) -> float:
+        losses = [-side.cross_entropy("fused") for side in (mine, strangers)]
+        return binary_auc(*losses)
+
+    def fall(before: float, after: float) -> float:
+        return max(before - after, 0.0)
+
+    means = [float(each.cross_entropy("fused").mean()) for each in (stay, first_stay)]
+    aucs = [
+        mean_auc(each.labels, each.probabilities("fused"))
+        for each in (first_validation, validation)
+    ]
+    return {
+        "stay_loss": max(means[0] - means[1], 0.0),
+        "validation_auc": fall(*aucs),
+        "membership": fall(told(first_stay, first_validation), told(stay, validation)),
+        "share_served": float(share_served),
+    }
+
+
+@dataclass(frozen=True)
+class WearModel:
+    """gap = sum of coefficient times sign, with coefficients of at least 0, so that more of any
+    sign never means less wear."""
+
+    coefficients: Mapping[str, float]
+
+    @classmethod
+    def fit(cls, signs: pd.DataFrame, gaps: Sequence[float]) -> WearModel:
+        """By least squares under that condition (scipy's nnls), on models whose mean gap to
+        retrained ones was measured. signs: a row a model, the columns of SIGNS.
+
+        Raises InputError for fewer models than coefficients, or numbers that are not finite.
+        """
+        values, target = signs[list(SIGNS)].to_numpy(float), np.asarray(gaps, float)
+        if len(values) <= len(SIGNS):
+            raise InputError(
+                f"{len(values)} models: more than {len(SIGNS)} are needed to calibrate the alarm"
+            )
+        if not (np.isfinite(values).all() and np.isfinite(target).all()):
+            raise InputError("signs of wear or gaps that are not finite can't be calibrated on")
+        return cls(dict(zip(SIGNS, (float(c) for c in nnls(values, target)[0]), strict=True)))
+
+    def gap(self, signs: Mapping[str, float]) -> float:
+        """The estimated mean gap of a model."""
+        return float(sum(self.coefficients[name] * signs[name] for name in SIGNS))

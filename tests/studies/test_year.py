@@ -1,0 +1,159 @@
+"""A year of requests, on tiny models."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from forget_mi.data import make_request, split_by_patient
+from forget_mi.errors import InputError
+from forget_mi.evaluation.wear import SIGNS, WearModel
+from forget_mi.runs import open_run
+from forget_mi.runs.policies import MONTH, POLICIES, Policy, get_policy
+from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
+from forget_mi.studies.study import approach_settings, train_study
+from forget_mi.studies.year import COLUMNS, Year
+
+# ---- letters -------------------------------------------------------------------------------------
+
+
+def test_letters_name_nobody_twice_and_come_in_order():
+    letters = draw_letters([str(i) for i in range(300)], LetterConfig(), seed=3)
+    named = [patient for letter in letters for patient in letter.patients]
+    assert len(named) == len(set(named)) > 20
+    days = [letter.received for letter in letters]
+    assert days == sorted(days)
+    assert 0 <= days[0] and days[-1] < DAYS
+    assert letters == draw_letters([str(i) for i in range(300)], LetterConfig(), seed=3)
+
+
+def test_letters_as_many_as_asked_for():
+    counts = [
+        len(draw_letters(range(2000), LetterConfig(a_week=2, ward=0), seed)) for seed in range(40)
+    ]
+    assert np.mean(counts) == pytest.approx(104, abs=5)  # standard error 1.6
+
+
+def test_letters_of_more_than_half_the_patients_are_refused():
+    with pytest.raises(InputError, match="more than half of the 20 patients"):
+        draw_letters(range(20), LetterConfig(a_week=5), seed=0)
+    with pytest.raises(InputError, match="at most 1"):
+        draw_letters(range(20), LetterConfig(family=0.7, ward=0.5), seed=0)
+
+
+# ---- policies ------------------------------------------------------------------------------------
+
+
+def letter(day: float, urgent: bool = False) -> Letter:
+    return Letter(day, (f"p{day}",), urgent)
+
+
+def test_when_a_policy_serves():
+    waiting = [letter(1), letter(3)]
+    assert POLICIES["at_once"].due(waiting, 3) == waiting[:1]
+    assert POLICIES["weekly"].due(waiting, 6.9) == []
+    assert POLICIES["weekly"].due(waiting, 7) == waiting
+    assert POLICIES["weekly"].due_day(letter(7)) == 14
+    assert POLICIES["monthly"].due_day(letter(80)) == DAYS / 4
+    assert POLICIES["monthly"].due_day(letter(80, urgent=True)) == 80
+    assert POLICIES["monthly"].due([*waiting, letter(4, urgent=True)], 4) == [letter(4, True)]
+    assert POLICIES["retrain_monthly"].due([*waiting, letter(4, urgent=True)], 4) == []
+    assert POLICIES["monthly"].due([], 400) == []
+    assert 3 * MONTH == pytest.approx(DAYS / 4)
+    with pytest.raises(InputError, match="policy 'daily': allowed are at_once"):
+        get_policy("daily")
+
+
+# ---- the alarm -----------------------------------------------------------------------------------
+
+
+def test_wear_is_fitted_and_never_falls_with_a_sign():
+    rng = np.random.default_rng(0)
+    signs = pd.DataFrame(rng.random((30, len(SIGNS))), columns=list(SIGNS))
+    known = dict(zip(SIGNS, (0.3, 0.0, 0.5, 0.1), strict=True))
+    gaps = sum(known[name] * signs[name] for name in SIGNS)
+    fitted = WearModel.fit(signs, gaps)
+    assert fitted.coefficients == pytest.approx(known, abs=1e-9)
+    assert fitted.gap(signs.iloc[4]) == pytest.approx(gaps[4])
+    opposed = WearModel.fit(signs, gaps - 0.4 * signs.share_served)
+    assert min(opposed.coefficients.values()) == 0
+    with pytest.raises(InputError, match="more than 4 are needed"):
+        WearModel.fit(signs.head(3), gaps[:3])
+    with pytest.raises(InputError, match="not finite"):
+        WearModel.fit(signs.assign(share_served=np.nan), gaps)
+
+
+# ---- the year ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    run = open_run("tiny", tmp_path_factory.mktemp("year"), {"shadows.count": 0, "training.epochs": 1})
+    cohort = split_by_patient(run.source(), run.params.split)
+    return train_study(run, cohort, make_request(cohort, run.params.request))
+
+
+@pytest.fixture(scope="module")
+def letters(study):
+    train = study.cohort.table[study.cohort.table.split == "train"].patient_id.unique()[:3]
+    days = (3, 100, 101)
+    return [Letter(float(d), (str(p),), False) for d, p in zip(days, train, strict=True)]
+
+
+def year_of(study, letters, name: str, **more) -> Year:
+    settings = approach_settings(study.run, "held_out_targets", "demo", epochs=1)
+    how = (name, get_policy(name), letters, study.run.folder / "year")
+    return Year(study, "held_out_targets", settings, *how, **more)
+
+
+@pytest.mark.parametrize("name", ["at_once", "retrain_quarterly"])
+def test_a_year_serves_every_letter(study, letters, name):
+    table = year_of(study, letters, name).run()
+    assert table.week.tolist() == [13, 26, 39, 52]
+    assert table.served.tolist() == [1, 3, 3, 3]
+    assert table.waiting.eq(0).all()
+    assert set(COLUMNS) - set(table) <= {"lira_auc", "lira_patient_auc", "retrained_lira_auc"}
+    assert table.trainings.is_monotonic_increasing
+    if name == "retrain_quarterly":
+        # Two trainings, each without those served so far; nobody waits longer than a quarter.
+        assert 1 < table.trainings.iloc[-1] < 2
+        assert table.alarms.eq(0).all()
+        assert table.trainings_of_references.eq(0).all()
+
+
+def test_exposure_counts_the_days_on_which_a_patient_is_found(study, letters):
+    year = year_of(study, letters[:1], "at_once")
+    (patient,) = letters[0].patients
+    year._found_now = lambda: {patient: not year._served}
+    table = year.run()
+    assert table.exposure_days.tolist() == [0, 0, 0, 0]  # served on the day of the letter
+    later = year_of(study, letters[:1], "monthly")
+    later._found_now = lambda: {patient: not later._served}
+    assert later.run().exposure_days.iloc[-1] == np.ceil(MONTH) - letters[0].received
+
+
+def test_an_alarm_brings_a_new_model(study, letters):
+    always = WearModel({name: 0.0 for name in SIGNS} | {"share_served": 1.0})
+    year = year_of(study, letters, "at_once-alarm", wear=always, threshold=0.0)
+    table = year.run()
+    assert table.alarms.tolist() == [1, 3, 3, 3]
+    assert table.trainings.iloc[-1] > 2
+    assert table.trainings_of_references.iloc[-1] > 2
+    never = year_of(study, letters, "at_once-alarm", wear=always, threshold=9.0)
+    assert never.run().alarms.eq(0).all()
+    with pytest.raises(InputError, match="not calibrated"):
+        year_of(study, letters, "at_once-alarm")
+
+
+def test_a_quiet_year(study):
+    table = year_of(study, [], "at_once").run()
+    assert table.served.eq(0).all()
+    assert table.trainings.eq(0).all()
+
+
+def test_nothing_of_a_served_patient_is_in_the_new_references(study, letters):
+    year = year_of(study, letters, "at_once-quarterly")
+    year.run()
+    gone = {study.run.hashed(p) for each in letters for p in each.patients}
+    for saw in year._now.references.saw.values():
+        assert not gone & saw
+    assert Policy(retrain="quarterly") == POLICIES["at_once-quarterly"]
