@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond forget serve-requests test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory peers sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
+.PHONY: demo run shadows beyond year forget serve-requests test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory peers sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -41,6 +41,9 @@ shadows: .venv/installed         ## PROFILE=demo: train the models that teach th
 
 beyond: .venv/installed          ## PROFILE=demo: the studies past the paper, figures/beyond.csv and what lies beside it
 	$(BIN)/python -m forget_mi beyond $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
+
+year: .venv/installed            ## PROFILE=demo: a simulated year of requests under every policy, figures/year.csv
+	$(BIN)/python -m forget_mi year $(PROFILE) $(if $(DATA),--data $(DATA))
 
 forget: .venv/installed          ## MODEL=run folder PATIENTS=forget CSV: unlearn, audit, report, and keep the ledger
 	$(BIN)/python -m forget_mi forget $(MODEL) $(PATIENTS)

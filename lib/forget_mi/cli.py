@@ -164,6 +164,9 @@ def _add_studies(commands) -> None:
         commands, "calibration", _calibration, "the study of the test of one patient"
     )
     calibration.add_argument("--models", type=int, default=48, help="shadow models in all")
+    year = _add(commands, "year", _year, "a simulated year of requests under every policy")
+    year.add_argument("--policies", nargs="+", default=[], help="some of them (all)")
+    _add_profile_options(year)
     for command in (sweep, tune, beyond, calibration):
         _add_profile_options(command)
         command.epilog = "What follows -- goes to snakemake, as in: sweep demo -- --dry-run"
@@ -198,6 +201,12 @@ def _calibration(options: Namespace) -> int:
     if code == 0:
         rebuild_calibration(options.profile, overrides, options.models)
     return code
+
+
+def _year(options: Namespace) -> None:
+    from forget_mi.studies import rebuild_year
+
+    rebuild_year(options.profile, overrides_of(options), options.policies)
 
 
 # ---- requests ------------------------------------------------------------------------------------
@@ -238,8 +247,8 @@ def _add_requests(commands) -> None:
     service.add_argument(
         "--policy",
         default="at_once",
-        help="at_once (default), weekly or monthly; a file whose name begins with 'urgent' never "
-        "waits",
+        help="at_once (default), weekly, monthly, or one that retrains as well (an unknown name "
+        "lists them); a file whose name begins with 'urgent' never waits",
     )
     service.add_argument("--once", action="store_true", help="serve what is due, and end")
     service.add_argument("--wait", action="store_true", help="for another service of the model")
@@ -279,6 +288,8 @@ def _forget(options: Namespace) -> None:
         f"report: {display_path(folder / 'report.html')}\nmodel:  "
         f"{display_path(model / entry['checkpoint'])}"
     )
+    if "wear" in entry:
+        print(f"wear:   {entry['wear']['in_words']}")
     if options.delete_records:
         _delete_records(options)
 

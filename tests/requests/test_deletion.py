@@ -12,14 +12,19 @@ import pytest
 import yaml
 
 from forget_mi.cli import main
+from forget_mi.data import Request, rows_of
 from forget_mi.errors import InputError
 from forget_mi.evaluation import COULD_NOT, FOUND, NOT_TOLD, PUSHED
+from forget_mi.evaluation.wear import SIGNS
 from forget_mi.models.checkpoints import read_manifest
-from forget_mi.requests import serving
+from forget_mi.requests import serving, wear
 from forget_mi.requests.erasure import JOURNAL, OUTPUTS, delete_records
+from forget_mi.requests.ledger import ledger_problems
 from forget_mi.requests.served_model import ServedModel
-from forget_mi.requests.serving import serve
+from forget_mi.requests.serving import retrain, serve
+from forget_mi.requests.wear import wear_of
 from forget_mi.runs.chain import NotebookError, run_chain
+from forget_mi.runs.policies import Alarm
 from forget_mi.runs.project import ROOT
 
 
@@ -232,6 +237,43 @@ def test_the_report_opens_in_a_browser_with_every_figure_and_nothing_from_outsid
         page.set_viewport_size({"width": 400, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         page.close()
+
+
+def test_a_retraining_leaves_out_everyone_served_and_is_a_line_of_the_ledger(copy):
+    before = ServedModel(copy)
+    served = before.served()
+    folder = retrain(copy)
+    line = ServedModel(copy).ledger[-1]
+    assert line["approach"] == "retrain"
+    assert line["in_words"] == f"trained again without the {len(served)} patients served so far"
+    assert ServedModel(copy).checkpoint() == ServedModel(copy).last_trained()
+    assert ServedModel(copy).checkpoint() == folder / "02_train" / "original"
+    rows, _ = read_manifest(folder / "02_train" / "original")["identity"]["records"]
+    cohort = ServedModel(copy).cohort()
+    assert not set(cohort.table.patient_id.iloc[rows].map(before.hashed)) & set(served)
+    assert ledger_problems(copy) == []
+
+
+def test_nobody_served_nothing_to_retrain(copy):
+    (copy / "requests" / "ledger.json").unlink()
+    with pytest.raises(InputError, match="no request was served"):
+        retrain(copy)
+
+
+def test_wear_is_estimated_from_what_the_owner_has(model, monkeypatch):
+    served = ServedModel(model)
+    cohort, now = served.cohort(), served.checkpoint()
+    request = Request("next", tuple(trained_patients(model)[:2]))
+    assert wear_of(served, now, cohort, request) is None  # no alarm for this profile
+    alarm = Alarm(0.05, dict.fromkeys(SIGNS, 0.0) | {"share_served": 1.0})
+    monkeypatch.setattr(wear, "load_alarm", lambda profile: alarm)
+    found = wear_of(served, now, cohort, request)
+    gone = sum(entry["images"] for entry in served.ledger)
+    asked = len(request.forget_rows(cohort))
+    assert found["gap"] == pytest.approx((gone + asked) / (gone + len(rows_of(cohort, "train"))))
+    assert found["retrain"]
+    assert "retrain; that costs a training" in found["in_words"]
+    assert all(value >= 0 for value in found["signs"].values())
 
 
 def test_the_profile_of_a_request_is_the_runs(model):

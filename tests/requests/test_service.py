@@ -170,7 +170,7 @@ def test_a_patient_who_waits_or_was_served_is_refused(model, inbox, patients):
     here = service(model, inbox, "monthly", clock)
     here.run(once=True)
     assert "already waits, named by one.csv" in reasons(inbox)["two.csv"]
-    clock.now += timedelta(days=30)
+    clock.now += timedelta(days=31)
     here.run(once=True)
     drop(inbox, "one.csv", patients[:2])  # the same file once more
     here.run(once=True)
@@ -203,7 +203,7 @@ def test_an_inbox_that_is_gone_is_said_in_a_line(model, inbox):
     inbox.rmdir()
     with pytest.raises(InputError, match=r"inbox .*inbox: can't be read \(No such file"):
         service(model, inbox).run(once=True)
-    with pytest.raises(InputError, match=r"--policy 'daily': allowed are at_once, weekly, monthly"):
+    with pytest.raises(InputError, match="policy 'daily': allowed are at_once, weekly, monthly"):
         service(model, inbox, "daily")
 
 
@@ -439,3 +439,83 @@ def test_a_forget_csv_of_the_queue_names_everybody_once(model, inbox, patients):
     clock.now += timedelta(days=8)
     here.run(once=True)
     assert seen == [patients[:3]]
+
+
+# ---- policies that retrain -----------------------------------------------------------------------
+
+
+def quick_retrain(model):
+    """What `retrain` leaves in the ledger, without a model."""
+    served = ServedModel(model)
+    number = len(served.ledger) + 1
+    served.add({"number": number, "served": "", "patients": [], "approach": "retrain",
+                "checkpoint": "02_train/original"})  # fmt: skip
+    return model / "requests" / f"{number:03d}"
+
+
+def retraining_service(model, inbox, policy, clock, serve=quick_serve) -> Service:
+    here = service(model, inbox, policy, clock, serve)
+    here.retrain = quick_retrain
+    return here
+
+
+def approaches_in(model) -> list[str]:
+    return [entry["approach"] for entry in ServedModel(model).ledger]
+
+
+def test_a_quarterly_policy_retrains_once_a_quarter_and_only_after_requests(model, inbox, patients):
+    clock = Clock()
+    here = retraining_service(model, inbox, "at_once-quarterly", clock)
+    here.run(once=True)
+    clock.now += timedelta(days=92)
+    here.run(once=True)
+    assert approaches_in(model) == []  # nobody was served
+    drop(inbox, "one.csv", patients[:1])
+    here.run(once=True)
+    assert approaches_in(model) == ["made up", "retrain"]
+    clock.now += timedelta(days=10)
+    drop(inbox, "two.csv", patients[1:2])
+    here.run(once=True)
+    here.run(once=True)
+    assert approaches_in(model) == ["made up", "retrain", "made up"]
+    clock.now += timedelta(days=91)
+    here.run(once=True)
+    here.run(once=True)
+    assert approaches_in(model) == ["made up", "retrain", "made up", "retrain"]
+
+
+def test_an_alarm_policy_retrains_when_the_ledger_says_so(model, inbox, patients):
+    worn = iter([False, True, False])
+
+    def serve_with_alarm(model, patients, overrides):
+        folder = quick_serve(model, patients, overrides)
+        entries = ServedModel(model).ledger
+        path = model / "requests" / "ledger.json"
+        last = {k: v for k, v in entries[-1].items() if k not in ("hash", "previous")}
+        path.write_text(json.dumps({"requests": entries[:-1]}))
+        ServedModel(model).add(last | {"wear": {"retrain": next(worn)}})
+        return folder
+
+    here = retraining_service(model, inbox, "at_once-alarm", Clock(), serve_with_alarm)
+    for number in range(3):
+        drop(inbox, f"{number}.csv", patients[number : number + 1])
+        here.run(once=True)
+    assert approaches_in(model) == ["made up", "made up", "retrain", "made up"]
+    assert ledger_problems(model) == []
+
+
+def test_a_policy_may_retrain_instead_of_unlearning(model, inbox, patients):
+    seen = []
+
+    def watching(model, patients, overrides):
+        seen.append(overrides)
+        return quick_serve(model, patients, overrides)
+
+    clock = Clock()
+    here = retraining_service(model, inbox, "retrain_monthly", clock, watching)
+    drop(inbox, "urgent-one.csv", patients[:1])
+    here.run(once=True)
+    assert seen == []  # not even an urgent one pays for a training
+    clock.now += timedelta(days=31)
+    here.run(once=True)
+    assert seen == [{"unlearning": {"method": "retrain"}}]

@@ -7,11 +7,13 @@ import pytest
 from forget_mi.data import make_request, split_by_patient
 from forget_mi.errors import InputError
 from forget_mi.evaluation.wear import SIGNS, WearModel
+from forget_mi.plots import year as year_plots
 from forget_mi.runs import open_run
 from forget_mi.runs.policies import MONTH, POLICIES, Policy, get_policy
 from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.study import approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
+from forget_mi.studies.year_tables import alarm_quality, year_table
 
 # ---- letters -------------------------------------------------------------------------------------
 
@@ -22,7 +24,8 @@ def test_letters_name_nobody_twice_and_come_in_order():
     assert len(named) == len(set(named)) > 20
     days = [letter.received for letter in letters]
     assert days == sorted(days)
-    assert 0 <= days[0] and days[-1] < DAYS
+    assert days[0] >= 0
+    assert days[-1] < DAYS
     assert letters == draw_letters([str(i) for i in range(300)], LetterConfig(), seed=3)
 
 
@@ -58,7 +61,7 @@ def test_when_a_policy_serves():
     assert POLICIES["monthly"].due([*waiting, letter(4, urgent=True)], 4) == [letter(4, True)]
     assert POLICIES["retrain_monthly"].due([*waiting, letter(4, urgent=True)], 4) == []
     assert POLICIES["monthly"].due([], 400) == []
-    assert 3 * MONTH == pytest.approx(DAYS / 4)
+    assert pytest.approx(DAYS / 4) == 3 * MONTH
     with pytest.raises(InputError, match="policy 'daily': allowed are at_once"):
         get_policy("daily")
 
@@ -87,7 +90,8 @@ def test_wear_is_fitted_and_never_falls_with_a_sign():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    run = open_run("tiny", tmp_path_factory.mktemp("year"), {"shadows.count": 0, "training.epochs": 1})
+    changes = {"shadows.count": 0, "training.epochs": 1}
+    run = open_run("tiny", tmp_path_factory.mktemp("year"), changes)
     cohort = split_by_patient(run.source(), run.params.split)
     return train_study(run, cohort, make_request(cohort, run.params.request))
 
@@ -132,7 +136,7 @@ def test_exposure_counts_the_days_on_which_a_patient_is_found(study, letters):
 
 
 def test_an_alarm_brings_a_new_model(study, letters):
-    always = WearModel({name: 0.0 for name in SIGNS} | {"share_served": 1.0})
+    always = WearModel(dict.fromkeys(SIGNS, 0.0) | {"share_served": 1.0})
     year = year_of(study, letters, "at_once-alarm", wear=always, threshold=0.0)
     table = year.run()
     assert table.alarms.tolist() == [1, 3, 3, 3]
@@ -142,6 +146,32 @@ def test_an_alarm_brings_a_new_model(study, letters):
     assert never.run().alarms.eq(0).all()
     with pytest.raises(InputError, match="not calibrated"):
         year_of(study, letters, "at_once-alarm")
+
+
+def test_tables_of_the_year_and_of_the_alarm():
+    weeks = [13, 26, 39, 52]
+    rows = pd.concat(
+        pd.DataFrame(
+            {"policy": policy, "seed": seed, "week": weeks, "mean_gap": gaps, "wear": wears}
+            | dict.fromkeys(
+                ("retrain_gap", "trainings", "trainings_of_references", "exposure_days", "alarms",
+                 "lira_auc", "retrained_lira_auc", "test_auc"), 0.5,
+            )
+        )
+        for policy, gaps, wears in (
+            ("at_once", [0.02, 0.04, 0.06, 0.2], [0.03, 0.04, 0.045, 0.3]),
+            ("retrain_monthly", [0.5] * 4, [0.0] * 4),
+        )
+        for seed in (3, 4)
+    )  # fmt: skip
+    (found,) = alarm_quality(rows, 0.05).to_dict("records")
+    assert found == {"models": 8, "rank_correlation": pytest.approx(1), "missed": 0.5,
+                     "false": 0.0, "missed_above_twice": 0.0}  # fmt: skip
+    table = year_table(rows).set_index("policy")
+    assert table.loc["at_once", "gap"] == "0.200"
+    assert table.loc["at_once", "largest"] == "0.200"
+    assert year_plots.policies(rows).axes
+    assert year_plots.alarm(rows, 0.05).axes
 
 
 def test_a_quiet_year(study):

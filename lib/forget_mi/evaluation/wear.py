@@ -1,6 +1,6 @@
 """How far a model has worn by the requests that it served, estimated by its owner: from its answers
-on validation patients and on those who stay, the same of the model before any request, and how many
-were served. No retrained model is asked."""
+on validation patients and on those who stay, the same of the model as it was trained, and how many
+were served since. No retrained model is asked."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SIGNS = ("stay_loss", "validation_auc", "membership", "share_served")
 def signs_of_wear(
     stay: Predictions,
     validation: Predictions,
-    first_stay: Predictions,
-    first_validation: Predictions,
+    fresh_stay: Predictions,
+    fresh_validation: Predictions,
     share_served: float,
 ) -> dict[str, float]:
-    """What has become worse since the first model, each at least 0 (SIGNS).
+    """What has become worse since the model was trained, each at least 0 (SIGNS).
 
-    stay, validation: the model in use on patients who stay and on validation patients; first_...:
-    the first model on the same records. share_served: share of the training records that requests have
-    taken. stay_loss: rise of the cross-entropy on those who stay, in nats. validation_auc: fall of
-    the macro AUC. membership: fall of the AUC by which the loss tells those who stay from
-    validation patients, which a model trained anew would know as well as ever.
+    stay, validation: the model in use on patients who stay and on validation patients; fresh_...:
+    the model as it was trained, on the same records. share_served: of the training records, those
+    that requests have taken since. stay_loss: rise of the cross-entropy on those who stay, in nats.
+    validation_auc: fall of the macro AUC. membership: fall of the AUC by which the loss tells those
+    who stay from validation patients, whom a model trained anew would know as well as ever.
     """
 
     def told(mine: Predictions, strangers: Predictions) -> float:
@@ -41,15 +41,15 @@ def signs_of_wear(
     def fall(before: float, after: float) -> float:
         return max(before - after, 0.0)
 
-    means = [float(each.cross_entropy("fused").mean()) for each in (stay, first_stay)]
+    means = [float(each.cross_entropy("fused").mean()) for each in (stay, fresh_stay)]
     aucs = [
         mean_auc(each.labels, each.probabilities("fused"))
-        for each in (first_validation, validation)
+        for each in (fresh_validation, validation)
     ]
     return {
         "stay_loss": max(means[0] - means[1], 0.0),
         "validation_auc": fall(*aucs),
-        "membership": fall(told(first_stay, first_validation), told(stay, validation)),
+        "membership": fall(told(fresh_stay, fresh_validation), told(stay, validation)),
         "share_served": float(share_served),
     }
 

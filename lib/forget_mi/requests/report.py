@@ -92,6 +92,7 @@ def report_facts(
         "verdict": verdict,
         "meaning": " ".join(MEANING[part] for part in verdict.split(" and ")),
         "in_words": about["in_words"][name],
+        "wear": entry.get("wear"),
         "patients": judged_patients(
             _of(audit / "patients.csv", name), cohort.table.patient_id.unique(), hashed
         ),

@@ -59,6 +59,14 @@ class ServedModel:
             return self.folder / "02_train" / "original"
         return self.folder / self.ledger[-1]["checkpoint"]
 
+    def last_trained(self) -> Path:
+        """The folder of the model as it was trained last: the run's original, or the last
+        retraining's."""
+        for entry in reversed(self.ledger):
+            if entry["approach"] == "retrain":
+                return self.folder / entry["checkpoint"]
+        return self.folder / "02_train" / "original"
+
     def reference(self, name: str) -> Path | None:
         """The folder of a reference model as it is now: the last request's, or the run's; None
         where it is lost, or was left behind by a request that was served without it."""

@@ -30,23 +30,32 @@ from forget_mi.data import read_forget_csv
 from forget_mi.errors import InputError
 from forget_mi.files import sha256_of, write_bytes, write_text
 from forget_mi.requests.served_model import ServedModel
-from forget_mi.requests.serving import serve
+from forget_mi.requests.serving import retrain, serve
 from forget_mi.requests.status import REFUSED, status_facts, write_status
-from forget_mi.runs import display_path
+from forget_mi.runs import approach_overrides, display_path
+from forget_mi.runs.policies import QUARTER, Policy, get_policy
 
-# By policy, how often the queue is served; urgent requests never wait.
-POLICIES = {"at_once": None, "weekly": timedelta(days=7), "monthly": timedelta(days=30)}
 URGENT = "urgent"  # how the name of a file begins that does not wait
 MOST_PATIENTS = 10_000  # in one file
 
 Clock = Callable[[], datetime]
 Serve = Callable[[Path, Path, Mapping[str, Any]], Path]
+Retrain = Callable[[Path], Path]
+
+
+@dataclass(frozen=True)
+class Queued:
+    """An item of the queue as a policy sees it; received: in days since the service began."""
+
+    item: dict[str, Any]
+    received: float
+    urgent: bool
 
 
 @dataclass
 class Service:
-    """The service of one model. policy: at_once, or a queue served weekly or monthly. overrides: of
-    the run's params, for each request. clock, serve: for tests."""
+    """The service of one model. policy: one of `runs.policies.POLICIES`. overrides: of the run's
+    params, for each request. clock, serve, retrain: for tests."""
 
     model: Path
     inbox: Path
@@ -56,10 +65,10 @@ class Service:
     serve: Serve = lambda model, patients, overrides: serve(
         model, patients, overrides, progress=False
     )
+    retrain: Retrain = retrain
 
     def __post_init__(self):
-        if self.policy not in POLICIES:
-            raise InputError(f"--policy {self.policy!r}: allowed are {', '.join(POLICIES)}")
+        self._policy: Policy = get_policy(self.policy)
         self.served_model = ServedModel(self.model)
         _ = self.served_model.params  # a folder without a trained model is refused
 
@@ -195,12 +204,16 @@ class Service:
         """Serve what is due, in order; those that wait together are served together. What fails
         stays in the queue, and the status names it."""
         state = self._state()
+        self._now(state)
         self._mark_served(state)
         self._show(state, trouble)
+        overrides = dict(self.overrides or {})
+        if self._policy.retrain == "instead":
+            overrides |= approach_overrides("retrain", None)
         while due := self.due(state):
             patients = self._joined(due)
             try:
-                self.serve(self.model, patients, self.overrides or {})
+                self.serve(self.model, patients, overrides)
             except InputError as error:
                 self._show(state, f"request not served: {error}")
                 raise
@@ -208,25 +221,50 @@ class Service:
                 patients.unlink(missing_ok=True)
             self._mark_served(state)
             self._show(state, trouble)
+            self._retrain_if_due(state, trouble)
+        self._retrain_if_due(state, trouble)
+
+    def _retrain_if_due(self, state: dict[str, Any], trouble: str) -> None:
+        """Put a model into use that was trained without everyone served so far, where the policy
+        says so and anybody was served since the last time."""
+        ledger = self.served_model.ledger
+        if not ledger or not ledger[-1]["patients"]:
+            return
+        now, last = (
+            int(self._days(state, t) // QUARTER) for t in (state["latest"], state["retrained"])
+        )
+        quarter = self._policy.retrain == "quarterly" and now > last
+        worn = self._policy.retrain == "alarm" and (ledger[-1].get("wear") or {}).get("retrain")
+        if quarter or worn:
+            self.retrain(self.model)
+            state["retrained"] = state["latest"]
+            self._save(state)
+            self._show(state, trouble)
 
     def due(self, state: dict[str, Any]) -> list[dict[str, Any]]:
-        """Which waiting requests are to be served now, in one go: an urgent one by itself; else the
-        oldest by itself (at_once), or all once the oldest has waited for the policy's time."""
-        waiting = waiting_in(state)
-        urgent = [item for item in waiting if item["urgent"]]
-        if urgent or not waiting:
-            return urgent[:1]
-        if POLICIES[self.policy] is None:
-            return waiting[:1]
-        return waiting if self._now(state) >= self.next_due(state) else []
+        """Which waiting requests are to be served now, in one go (`Policy.due`)."""
+        now = self._days(state, self._now(state).isoformat())
+        return [each.item for each in self._policy.due(self._queued(state), now)]
 
     def next_due(self, state: dict[str, Any]) -> datetime | None:
         """When the queue is served next; None where nothing waits."""
-        waiting = waiting_in(state)
-        if not waiting:
+        queued = self._queued(state)
+        if not queued:
             return None
-        oldest = datetime.fromisoformat(waiting[0]["received"])
-        return oldest + (POLICIES[self.policy] or timedelta())
+        days = min(self._policy.due_day(each) for each in queued)
+        return datetime.fromisoformat(state["began"]) + timedelta(days=days)
+
+    def _queued(self, state: dict[str, Any]) -> list[Queued]:
+        return [
+            Queued(item, self._days(state, item["received"]), item["urgent"])
+            for item in waiting_in(state)
+        ]
+
+    @staticmethod
+    def _days(state: dict[str, Any], moment: str) -> float:
+        """Days from the service's beginning to a moment."""
+        since = datetime.fromisoformat(moment) - datetime.fromisoformat(state["began"])
+        return since / timedelta(days=1)
 
     def _joined(self, due: list[dict[str, Any]]) -> Path:
         """The requests as one forget CSV, below the run."""
@@ -270,9 +308,9 @@ class Service:
     def _state(self) -> dict[str, Any]:
         path = self.model / "requests" / "service.json"
         if not path.is_file():
-            return {"next": 1, "latest": None, "items": []}
+            return {"next": 1, "latest": None, "began": None, "retrained": None, "items": []}
         try:
-            return json.loads(path.read_text())
+            return {"began": None, "retrained": None} | json.loads(path.read_text())
         except ValueError as error:
             raise InputError(f"{display_path(path)}: is damaged ({error}); restore it") from None
 
@@ -285,6 +323,9 @@ class Service:
         if state["latest"] is not None:
             now = max(now, datetime.fromisoformat(state["latest"]))
         state["latest"] = now.isoformat()
+        # Weeks, months and quarters are counted from the first look.
+        state["began"] = state["began"] or state["latest"]
+        state["retrained"] = state["retrained"] or state["began"]
         return now
 
 

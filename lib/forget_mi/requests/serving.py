@@ -29,6 +29,7 @@ from forget_mi.files import replace_when_whole, write_text
 from forget_mi.models import MANIFEST, read_manifest
 from forget_mi.requests.report import write_report
 from forget_mi.requests.served_model import ServedModel, profile_sections
+from forget_mi.requests.wear import wear_of
 from forget_mi.runs import SALT, Run, display_path, open_run, run_chain, run_salt, train_model
 from forget_mi.training import make_accelerator
 
@@ -71,6 +72,8 @@ def serve(
         "original_sha256": read_manifest(run.stage("02_train") / "original")["weights_sha256"],
         "unlearned_sha256": read_manifest(unlearned)["weights_sha256"],
     }
+    if (wear := wear_of(served, unlearned, cohort, request)) is not None:
+        entry["wear"] = wear
     report = write_report(run, entry, served.hashed)
     served.add(
         {
@@ -79,6 +82,47 @@ def serve(
             "in_words": report["in_words"],
             "verdicts": {row["patient"]: row["verdict"] for row in report["patients"]},
             "report": str((folder / "report.html").relative_to(served.folder)),
+        }
+    )
+    return folder
+
+
+def retrain(model: Path) -> Path:
+    """Train the model again, from scratch, without everyone whose request was served, and put it
+    into use; a line of the ledger that names no patient. Return its folder below requests/.
+
+    The reference models are trained again with the next request that needs them, on those who are
+    then in training. Raises InputError where nobody was served.
+    """
+    served = ServedModel(Path(model).resolve())
+    if not served.served():
+        raise InputError(
+            f"MODEL {display_path(served.folder)}: no request was served, so nobody is to be left "
+            "out of a retraining"
+        )
+    cohort, number = served.cohort(), len(served.ledger) + 1
+    folder = served.folder / "requests" / f"{number:03d}"
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(folder / SALT, run_salt(served.folder) + "\n")
+    run = Run(folder, served.params)
+    accelerator = make_accelerator(run.params.device)
+    manifest = train_model(run, "original", cohort, Request("retraining", ()), accelerator)
+    before = read_manifest(served.checkpoint())
+    gone = len(served.served())
+    served.add(
+        {
+            "number": number,
+            "served": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "patients": [],
+            "images": 0,
+            "approach": "retrain",
+            "checkpoint": str((folder / "02_train" / "original").relative_to(served.folder)),
+            "original_sha256": before["weights_sha256"],
+            "unlearned_sha256": manifest["weights_sha256"],
+            "verdict": "retrained",
+            "in_words": f"trained again without the {gone} patients served so far",
+            "verdicts": {},
+            "report": "",
         }
     )
     return folder

@@ -4,11 +4,16 @@ and what a simulated year compares."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import yaml
+
 from forget_mi.errors import InputError
+from forget_mi.files import write_text
+from forget_mi.runs.project import ROOT, display_path
 
 WEEK, MONTH, QUARTER = 7.0, 91 / 3, 91.0  # days; three months are a quarter, four a year of 364
 
@@ -23,10 +28,10 @@ class Waiting(Protocol):
 @dataclass(frozen=True)
 class Policy:
     """every: days between the days on which the queue is served (the end of each week, month or
-    quarter); 0 serves each request at once. urgent: whether urgent requests are served at once all the same. retrain: None, or what makes
-    the model be trained again without everyone served so far: 'instead' (the queue is served by it,
-    and nothing is unlearned), 'quarterly', or 'alarm' (where the estimated wear is over the
-    threshold)."""
+    quarter); 0 serves each request at once. urgent: whether urgent requests are served at once all
+    the same. retrain: None, or what makes the model be trained again without everyone served so
+    far: 'instead' (the queue is served by it, and nothing is unlearned), 'quarterly', or 'alarm'
+    (where the estimated wear is over the threshold)."""
 
     every: float = 0.0
     urgent: bool = True
@@ -63,6 +68,36 @@ POLICIES = {
     "retrain_monthly": Policy(MONTH, urgent=False, retrain="instead"),
     "retrain_quarterly": Policy(QUARTER, urgent=False, retrain="instead"),
 }
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """When a served model is worn out: the estimated gap (`evaluation.wear.WearModel`) above which
+    it says 'retrain', and the coefficients of that estimate."""
+
+    threshold: float
+    coefficients: Mapping[str, float]
+
+    def save(self, profile: str | Path) -> None:
+        """Into params/wear/<profile>.yaml."""
+        values = {"threshold": self.threshold, "coefficients": dict(self.coefficients)}
+        write_text(_alarm_file(profile), yaml.safe_dump(values, sort_keys=False))
+
+
+def load_alarm(profile: str | Path) -> Alarm | None:
+    """A profile's alarm, or None where none was calibrated (`make year`). Raises InputError for a
+    damaged file."""
+    path = _alarm_file(profile)
+    if not path.is_file():
+        return None
+    try:
+        return Alarm(**yaml.safe_load(path.read_text()))
+    except (TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{display_path(path)}: is no alarm ({error}); run make year") from None
+
+
+def _alarm_file(profile: str | Path) -> Path:
+    return ROOT / "params" / "wear" / f"{Path(profile).stem}.yaml"
 
 
 def get_policy(name: str) -> Policy:

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "results": "finish_beyond rebuild_results",
         "real_results": "rebuild_real_results rebuild_real_study",
         "calibration": "rebuild_calibration",
+        "year_tables": "rebuild_year",
     },
     extra="studies",
 )

@@ -85,7 +85,7 @@ class Year:
     wear: WearModel | None = None
     threshold: float = 0.05
     _served: list[str] = field(default_factory=list)
-    _since_retraining: int = 0
+    _since_retraining: list[str] = field(default_factory=list)
     _requests: int = 0
     _trainings: float = 0.0
     _of_references: float = 0.0
@@ -95,6 +95,7 @@ class Year:
         if self.policy.retrain == "alarm" and self.wear is None:
             raise InputError(f"policy {self.name}: asks for an alarm, which is not calibrated yet")
         self._now = self.study
+        self._fresh = self.study.original
         self._retrained = Retrained(self.study, self.folder)
         self._exposed = dict.fromkeys(self._everyone, 0.0)
 
@@ -145,7 +146,7 @@ class Year:
         self._trainings += forgotten.work / self._training_work
         self._of_references += forgotten.work_of_references / self._training_work
         self._served += patients
-        self._since_retraining += len(patients)
+        self._since_retraining += patients
         self._now = replace(
             self._now,
             original=replace(self._now.original, model=forgotten.model),
@@ -160,7 +161,7 @@ class Year:
     def _retrain(self) -> None:
         """Put a model into use that was trained without everyone served so far; its references are
         new as well, where the method needs any."""
-        share = 1 - self._share_served()
+        share = 1 - self._share_of(self._served)
         self._trainings += share
         references = self._now.references
         if self.policy.retrain != "instead" and references:
@@ -168,7 +169,8 @@ class Year:
             self._of_references += self.study.one_off_trainings * share
         model = self._retrained.model(self._served, NEW_MODEL)
         self._now = replace(self._now, original=model, references=references)
-        self._since_retraining = 0
+        self._fresh, self._since_retraining = model, []
+        self.__dict__.pop("_fresh_sides", None)
 
     # ---- what is measured ------------------------------------------------------------------------
 
@@ -228,7 +230,9 @@ class Year:
 
     def _signs(self) -> dict[str, float]:
         return signs_of_wear(
-            *self._sides(self._now.original), *self._first_sides, self._share_served()
+            *self._sides(self._now.original),
+            *self._fresh_sides,
+            self._share_of(self._since_retraining),
         )
 
     def _wear(self) -> float:
@@ -243,8 +247,9 @@ class Year:
         return tuple(self.study.predictions(model, each) for each in rows)
 
     @cached_property
-    def _first_sides(self) -> tuple[Predictions, Predictions]:
-        return self._sides(self.study.original)
+    def _fresh_sides(self) -> tuple[Predictions, Predictions]:
+        """Of the model that was trained last."""
+        return self._sides(self._fresh)
 
     @property
     def _everyone(self) -> set[str]:
@@ -256,6 +261,7 @@ class Year:
         epochs = self.study.run.params.training.epochs
         return float(len(rows_of(self.study.cohort, "train")) * epochs)
 
-    def _share_served(self) -> float:
+    def _share_of(self, patients: Sequence[str]) -> float:
+        """Their share of the training records."""
         table = self.study.cohort.table.iloc[rows_of(self.study.cohort, "train")]
-        return float(table.patient_id.isin(self._served).mean())
+        return float(table.patient_id.isin(patients).mean())

@@ -1,0 +1,51 @@
+"""The pictures of a simulated year of requests."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from forget_mi.plots.style import COLOURS, approach_palette, finish_figure
+
+
+def policies(table: pd.DataFrame) -> Figure:
+    """Left, the gap to models retrained without everyone served so far, over the year, a line a
+    policy (mean over seeds), and the retrained models' own in the same manner; right, how long a
+    patient can still be found against what the year costs."""
+    names = list(table.policy.unique())
+    colours = approach_palette(names)
+    figure, (over_time, costs) = plt.subplots(1, 2, figsize=(12, 4.6))
+    for name in names:
+        rows = table[table.policy == name].groupby("week").mean(numeric_only=True)
+        over_time.plot(rows.index, rows.mean_gap, "o-", label=name, color=colours[name])
+        last = rows.iloc[-1]
+        total = last.trainings + last.trainings_of_references
+        costs.scatter(total, last.exposure_days, color=colours[name])
+        costs.annotate(
+            name, (total, last.exposure_days), fontsize=8, xytext=(5, 0),
+            textcoords="offset points", va="center",
+        )  # fmt: skip
+    floor = table.groupby("week").retrain_gap.mean()
+    over_time.plot(floor.index, floor, ":", color=COLOURS["retrained"], label="retrained")
+    over_time.set(xlabel="week", ylabel="mean gap to the retrained models")
+    over_time.legend(fontsize=7, ncols=2)
+    costs.set(
+        xlabel="trainings in the year, references included",
+        ylabel="days on which a patient is found",
+        xscale="symlog",
+    )
+    return finish_figure(figure)
+
+
+def alarm(table: pd.DataFrame, threshold: float) -> Figure:
+    """The estimated gap against the measured one, a point a quarter of a policy's year."""
+    figure, axis = plt.subplots(figsize=(5.2, 4.6))
+    seen = table[table.mean_gap.notna()]
+    axis.scatter(seen.mean_gap, seen.wear, s=18, color=COLOURS["unlearned"], alpha=0.7)
+    highest = float(seen[["mean_gap", "wear"]].max().max()) if len(seen) else threshold
+    axis.plot([0, highest], [0, highest], ":", color=COLOURS["neutral"])
+    for line in (axis.axvline, axis.axhline):
+        line(threshold, color=COLOURS["neutral"], lw=1)
+    axis.set(xlabel="measured mean gap", ylabel="estimated without a retrained model")
+    return finish_figure(figure)

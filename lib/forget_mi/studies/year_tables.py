@@ -1,0 +1,157 @@
+"""`make year`: the simulated year under every policy, the alarm's calibration, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from forget_mi import plots
+from forget_mi.data import make_request, split_by_patient
+from forget_mi.errors import InputError
+from forget_mi.evaluation.wear import SIGNS, WearModel
+from forget_mi.files import write_text
+from forget_mi.plots import year as year_plots
+from forget_mi.runs import ROOT, draw_salt, open_run, run_parallel, tuned_by, write_table
+from forget_mi.runs.policies import POLICIES, Alarm, get_policy
+from forget_mi.source_code import code_fingerprint
+from forget_mi.studies.documents import write_document_table
+from forget_mi.studies.letters import LetterConfig, draw_letters
+from forget_mi.studies.study import Study, approach_settings, train_study
+from forget_mi.studies.year import COLUMNS, Year
+
+APPROACH = "held_out_targets"
+THRESHOLD = 0.05  # of the estimated gap, above which the alarm says 'retrain'
+CALIBRATES = "at_once"  # the policy whose models the alarm is calibrated on, on tuning seeds
+ALARM = (*COLUMNS, *SIGNS)
+
+
+@dataclass(frozen=True)
+class YearJob:
+    """A seed's years, one policy after another; they share the retrained models."""
+
+    profile: str
+    overrides: Mapping[str, Any]
+    seed: int
+    policies: tuple[str, ...]
+    folder: Path
+    wear: Mapping[str, float] | None
+
+    def run(self) -> pd.DataFrame:
+        """Their rows; what is done already is read."""
+        found = []
+        for name in self.policies:
+            alarm = POLICIES[name].retrain == "alarm"
+            if alarm and self.wear is None:
+                raise InputError(f"policy {name}: the alarm is not calibrated")
+            made_of = code_fingerprint("studies.year", f"unlearning.{APPROACH}")
+            path = self.folder / "rows" / f"seed{self.seed}-{name}-{made_of}.csv"
+            if not path.is_file():
+                write_text(path, self._simulate(name).to_csv(index=False))
+            found.append(pd.read_csv(path))
+        return pd.concat(found, ignore_index=True)
+
+    def _simulate(self, name: str) -> pd.DataFrame:
+        study = self._study
+        train = study.cohort.table[study.cohort.table.split == "train"]
+        letters = draw_letters(sorted(train.patient_id.unique()), LetterConfig(), self.seed)
+        settings = approach_settings(study.run, APPROACH, tuned_by(self.profile))
+        wear = None if self.wear is None else WearModel(self.wear)
+        how = (name, POLICIES[name], letters, self.folder / f"seed{self.seed}-without")
+        return Year(study, APPROACH, settings, *how, wear=wear, threshold=THRESHOLD).run()
+
+    @property
+    def _study(self) -> Study:
+        changes = {**self.overrides, "seed": self.seed, "request.fraction": 0.1}
+        run = open_run(self.profile, self.folder / f"seed{self.seed}", changes)
+        cohort = split_by_patient(run.source(), run.params.split)
+        return train_study(run, cohort, make_request(cohort, run.params.request))
+
+
+def rebuild_year(
+    profile: str, overrides: Mapping[str, Any] | None = None, policies: Sequence[str] = ()
+) -> pd.DataFrame:
+    """figures/year.csv (a row a policy, seed and quarter), params/wear/<profile>.yaml (the alarm,
+    from the tuning seeds), figures/year_alarm.csv, figures/year.png and the tables of docs/year.md.
+
+    policies: some of POLICIES, or all. Raises InputError for one that is not there.
+    """
+    names = tuple(policies) or tuple(POLICIES)
+    for name in names:
+        get_policy(name)
+    run = open_run(profile, overrides=overrides)
+    folder = ROOT / "runs" / "year" / run.params.profile
+    draw_salt(folder)
+    job = partial(YearJob, profile, dict(overrides or {}), folder=folder)
+    tuning = [job(seed, (CALIBRATES,), wear=None) for seed in run.params.tuning.seeds]
+    device = run.params.device
+    known = pd.concat(run_parallel(YearJob.run, tuning, device), ignore_index=True)
+    known = known[known.mean_gap.notna()]
+    wear = WearModel.fit(known, known.mean_gap)
+    Alarm(THRESHOLD, wear.coefficients).save(profile)
+    jobs = [job(seed, names, wear=wear.coefficients) for seed in run.params.sweep.beyond]
+    rows = pd.concat(run_parallel(YearJob.run, jobs, device), ignore_index=True)
+    rows = rows.reindex(columns=list(ALARM))
+    rows["wear"] = [
+        wear.gap(row) if row["served"] else float("nan") for row in rows.to_dict("records")
+    ]
+    write_table(ROOT / "figures" / "year.csv", rows)
+    quality = alarm_quality(rows, THRESHOLD)
+    write_table(ROOT / "figures" / "year_alarm.csv", quality)
+    plots.set_style()
+    year_plots.policies(rows).savefig(ROOT / "figures" / "year.png")
+    year_plots.alarm(rows, THRESHOLD).savefig(ROOT / "figures" / "year_alarm.png")
+    write_document_table("year", year_table(rows))
+    write_document_table("year_alarm", quality.round(3).astype(str))
+    return rows
+
+
+def alarm_quality(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """One row: over the quarters of all policies that unlearn, the rank correlation of the
+    estimated and the measured gap, and at the threshold the shares of missed and false alarms, and
+    of missed ones above twice the threshold."""
+    seen = rows[rows.mean_gap.notna() & ~rows.policy.str.startswith("retrain")]
+    worn, called = seen.mean_gap > threshold, seen.wear > threshold
+    badly = seen.mean_gap > 2 * threshold
+    return pd.DataFrame(
+        [
+            {
+                "models": len(seen),
+                "rank_correlation": float(spearmanr(seen.wear, seen.mean_gap).statistic),
+                "missed": _share(~called[worn]),
+                "false": _share(called[~worn]),
+                "missed_above_twice": _share(~called[badly]),
+            }
+        ]
+    )
+
+
+def year_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The page's table: a row a policy at the end of the year, means over seeds; the largest gap of
+    the four quarters beside the last."""
+    last = rows[rows.week == rows.week.max()].groupby("policy", sort=False).mean(numeric_only=True)
+    worst = rows.groupby(["policy", "seed"], sort=False).mean_gap.max().groupby("policy").mean()
+    return pd.DataFrame(
+        {
+            "policy": last.index,
+            "trainings": [f"{value:.2f}" for value in last.trainings],
+            "of references": [f"{value:.2f}" for value in last.trainings_of_references],
+            "exposure, days": [f"{value:.1f}" for value in last.exposure_days],
+            "gap": [f"{value:.3f}" for value in last.mean_gap],
+            "largest": [f"{worst[name]:.3f}" for name in last.index],
+            "retrained": [f"{value:.3f}" for value in last.retrain_gap],
+            "LiRA": [f"{value:.2f}" for value in last.lira_auc],
+            "retrained's": [f"{value:.2f}" for value in last.retrained_lira_auc],
+            "test AUC": [f"{value:.3f}" for value in last.test_auc],
+            "alarms": [f"{value:.1f}" for value in last.alarms],
+        }
+    )
+
+
+def _share(found: pd.Series) -> float:
+    return float(found.mean()) if len(found) else 0.0
