@@ -1,5 +1,6 @@
 """Deletion requests to a stored model: what is served, refused, kept, and shown."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -10,13 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
+from traces import leaks, traces_of
 
 from forget_mi.cli import main
 from forget_mi.data import Request, rows_of
 from forget_mi.errors import InputError
 from forget_mi.evaluation import COULD_NOT, FOUND, NOT_TOLD, PUSHED
 from forget_mi.evaluation.wear import SIGNS
-from forget_mi.models.checkpoints import read_manifest
+from forget_mi.models.checkpoints import load_checkpoint, read_manifest
 from forget_mi.requests import serving, wear
 from forget_mi.requests.erasure import JOURNAL, OUTPUTS, delete_records
 from forget_mi.requests.ledger import ledger_problems
@@ -248,9 +251,10 @@ def test_a_retraining_leaves_out_everyone_served_and_is_a_line_of_the_ledger(cop
     assert line["in_words"] == f"trained again without the {len(served)} patients served so far"
     assert ServedModel(copy).checkpoint() == ServedModel(copy).last_trained()
     assert ServedModel(copy).checkpoint() == folder / "02_train" / "original"
-    rows, _ = read_manifest(folder / "02_train" / "original")["identity"]["records"]
-    cohort = ServedModel(copy).cohort()
-    assert not set(cohort.table.patient_id.iloc[rows].map(before.hashed)) & set(served)
+    stay = len(rows_of(ServedModel(copy).cohort(), "train"))
+    work = read_manifest(folder / "02_train" / "original")["work"]
+    assert work == stay * before.params.training.epochs
+    assert stay == len(rows_of(before.cohort(), "train"))
     assert ledger_problems(copy) == []
 
 
@@ -335,6 +339,37 @@ def test_destroyed_records_are_nowhere_below_the_run(taught):
         assert (images[~rows.to_numpy()] == before.images[~rows.to_numpy()]).all()
     assert not list(folder.rglob("*.ipynb"))
     assert not list(folder.rglob(OUTPUTS))
+
+
+def test_no_byte_below_the_run_is_a_destroyed_records(taught):
+    folder, patients, before, _ = taught
+    rows = before.table.patient_id.isin(patients).to_numpy()
+    tokenizer = load_checkpoint(ServedModel(folder).checkpoint()).tokenizer
+    traces = traces_of(before, rows, tokenizer)
+    assert leaks(folder, traces) == []
+    others = traces_of(before, (before.table.split == "train").to_numpy() & ~rows, tokenizer)
+    assert len({found.split(":")[0] for found in leaks(folder, others)}) > 2  # it does look
+
+
+@pytest.mark.parametrize("kind", ["id", "JSON", "tokens as int32", "npz", "PNG", "base64"])
+def test_the_search_sees_every_encoding(taught, kind, tmp_path):
+    _, patients, before, _ = taught
+    rows = before.table.patient_id.isin(patients[:1]).to_numpy()
+    tokenizer = load_checkpoint(ServedModel(taught[0]).checkpoint()).tokenizer
+    traces, image = traces_of(before, rows, tokenizer), before.images[np.flatnonzero(rows)[0]]
+    if kind == "npz":
+        np.savez_compressed(tmp_path / "a.npz", images=np.stack([image, image]))
+    elif kind in ("PNG", "base64"):
+        picture = tmp_path / "a.png"
+        Image.fromarray(image[0]).convert("RGB").save(picture)
+        if kind == "base64":
+            text = base64.b64encode(picture.read_bytes()).decode()
+            (tmp_path / "page.html").write_text(f'<img src="data:image/png;base64,{text}">')
+            picture.unlink()
+    else:
+        trace = next(trace for what, trace in traces.items() if kind in what)
+        (tmp_path / "a.bin").write_bytes(b"before" + trace + b"after")
+    assert leaks(tmp_path, traces)
 
 
 def test_only_the_models_in_use_are_left(taught, capsys):

@@ -10,6 +10,7 @@ from forget_mi.evaluation.wear import SIGNS, WearModel
 from forget_mi.plots import year as year_plots
 from forget_mi.runs import open_run
 from forget_mi.runs.policies import MONTH, POLICIES, Policy, get_policy
+from forget_mi.studies.costs import policy_costs
 from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.study import approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
@@ -172,6 +173,29 @@ def test_tables_of_the_year_and_of_the_alarm():
     assert table.loc["at_once", "largest"] == "0.200"
     assert year_plots.policies(rows).axes
     assert year_plots.alarm(rows, 0.05).axes
+
+
+def test_what_policies_cost_at_another_rate():
+    columns = dict.fromkeys(("trainings_of_references", "mean_gap", "exposure_days"), 0.0)
+    rows = pd.DataFrame(
+        [
+            {"policy": "at_once", "trainings": 0.5, "unlearning": 0.5},
+            {"policy": "monthly-quarterly", "trainings": 4.2, "unlearning": 0.2},
+            {"policy": "retrain_at_once", "trainings": 26.0, "unlearning": 0.0},
+            {"policy": "retrain_quarterly", "trainings": 4.0, "unlearning": 0.0},
+        ]
+    ).assign(seed=3, week=52, letters=26, **columns)
+    # Twice as many letters: unlearning and retraining at each cost twice, a schedule costs the same.
+    table = policy_costs(rows, 10, 3, 1)
+    assert table.trainings.to_dict() == pytest.approx(
+        {"at_once": 1, "retrain_quarterly": 4, "monthly-quarterly": 4.4, "retrain_at_once": 52}
+    )
+    assert table.cost["at_once"] == pytest.approx(30)
+    assert table.index[0] == "at_once"
+    assert not table.fits["retrain_quarterly"]  # waits a quarter
+    assert not policy_costs(rows.assign(mean_gap=0.1), 10, 3, 1).fits.any()
+    with pytest.raises(InputError, match="letters_a_week = 0: a positive"):
+        policy_costs(rows, 10, 3, 0)
 
 
 def test_a_quiet_year(study):

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tuning": "save_search search tuning_cases tuning_folder",
         "tuning_score": "TuningCase TuningPredictions score_terms watched",
         "study": "Study",
-        "costs": "yearly_cost",
+        "costs": "policy_costs yearly_cost",
         "workflow": "run_beyond_part run_job run_shadow run_shadows run_sweep run_tuning",
         "results": "finish_beyond rebuild_results",
         "real_results": "rebuild_real_results rebuild_real_study",

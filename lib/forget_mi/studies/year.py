@@ -31,10 +31,11 @@ LEVEL = 0.05
 JUDGES = ("retrained-1", "retrained-2")
 NEW_MODEL = "retrained-3"  # what a policy that retrains puts into use; it judges nobody
 COLUMNS = (
-    "policy", "seed", "week", "served", "waiting", "mean_gap", "retrain_gap", "lira_auc",
+    "policy", "seed", "week", "letters", "served", "waiting", "mean_gap", "retrain_gap", "lira_auc",
     "lira_patient_auc", "retrained_lira_auc", "found", "retrained_found", "test_auc",
-    "retrained_test_auc", "retain_loss", "trainings", "trainings_of_references", "exposure_days",
-    "alarms", "wear",
+    "retrained_test_auc", "retain_loss", "trainings", "trainings_of_references", "unlearning",
+    "retrainings",
+    "exposure_days", "alarms", "wear",
 )  # fmt: skip
 
 
@@ -89,6 +90,8 @@ class Year:
     _requests: int = 0
     _trainings: float = 0.0
     _of_references: float = 0.0
+    _unlearning: float = 0.0
+    _retrainings: int = 0
     _alarms: int = 0
 
     def __post_init__(self):
@@ -103,7 +106,7 @@ class Year:
 
     def run(self) -> pd.DataFrame:
         """A row a quarter, the columns of COLUMNS and the signs of wear. Costs are in trainings of
-        the first model. exposure_days: days from a patient's letter on which an attacker who
+        the first model; unlearning: what of them unlearning took. exposure_days: days from a patient's letter on which an attacker who
         accuses 5 % of strangers finds them in the model in use, mean over those who wrote."""
         waiting: list[Letter] = []
         letters = list(self.letters)
@@ -143,8 +146,11 @@ class Year:
         how = parse_approach(self.approach)[0], self.settings
         seed = self.study.run.original_seed + 20 * self._requests
         forgotten = self._now.forget(*how, seed=seed)
-        self._trainings += forgotten.work / self._training_work
-        self._of_references += forgotten.work_of_references / self._training_work
+        spent = (forgotten.work, forgotten.work_of_references)
+        own, of_references = (work / self._training_work for work in spent)
+        self._trainings += own
+        self._of_references += of_references
+        self._unlearning += own + of_references
         self._served += patients
         self._since_retraining += patients
         self._now = replace(
@@ -163,6 +169,7 @@ class Year:
         new as well, where the method needs any."""
         share = 1 - self._share_of(self._served)
         self._trainings += share
+        self._retrainings += 1
         references = self._now.references
         if self.policy.retrain != "instead" and references:
             references = self._retrained.references(self._served)
@@ -179,10 +186,13 @@ class Year:
             "policy": self.name,
             "seed": self.study.run.params.seed,
             "week": week,
+            "letters": sum(each.received < 7 * week for each in self.letters),
             "served": len(self._served),
             "waiting": sum(len(letter.patients) for letter in waiting),
             "trainings": self._trainings,
             "trainings_of_references": self._of_references,
+            "unlearning": self._unlearning,
+            "retrainings": self._retrainings,
             "exposure_days": self._exposure(week),
             "alarms": self._alarms,
         }
