@@ -185,7 +185,7 @@ def test_what_policies_cost_at_another_rate():
             {"policy": "retrain_quarterly", "trainings": 4.0, "unlearning": 0.0},
         ]
     ).assign(seed=3, week=52, letters=26, **columns)
-    # Twice as many letters: unlearning and retraining at each cost twice, a schedule costs the same.
+    # Twice as many letters: unlearning and retraining at each cost twice, a schedule as before.
     table = policy_costs(rows, 10, 3, 1)
     assert table.trainings.to_dict() == pytest.approx(
         {"at_once": 1, "retrain_quarterly": 4, "monthly-quarterly": 4.4, "retrain_at_once": 52}

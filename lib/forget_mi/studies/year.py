@@ -106,8 +106,9 @@ class Year:
 
     def run(self) -> pd.DataFrame:
         """A row a quarter, the columns of COLUMNS and the signs of wear. Costs are in trainings of
-        the first model; unlearning: what of them unlearning took. exposure_days: days from a patient's letter on which an attacker who
-        accuses 5 % of strangers finds them in the model in use, mean over those who wrote."""
+        the first model; unlearning: what of them unlearning took. exposure_days: days from a
+        patient's letter on which an attacker who accuses 5 % of strangers finds them in the model
+        in use, mean over those who wrote."""
         waiting: list[Letter] = []
         letters = list(self.letters)
         found = self._found_now()
