@@ -33,8 +33,9 @@ COSTS = ("seconds", "share_of_retraining")
 
 
 def overrides(towers: str) -> dict[str, Any]:
-    """What a model with these towers changes of the profile."""
-    return {} if towers == "both" else {"model.towers": towers}
+    """What a model with these towers changes of the profile. Its shadow models are trained here."""
+    own = {"model.towers": towers, "shadows.missing": "train"}
+    return {} if towers == "both" else own
 
 
 @cache
