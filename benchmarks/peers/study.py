@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ FOLDER = ROOT / "runs" / "peers"
 PROFILE = "demo"
 FRACTION = 0.1
 SEEDS = (0, 1, 2)
-TRIALS = 8
+TRIALS = 6
 COLUMNS = ("mean_gap", "lira_auc", "lira_patient_auc", "patients_found_at_5pct", "test_auc")
 COSTS = ("seconds", "share_of_retraining")
 
@@ -52,8 +53,8 @@ def open_study(towers: str, seed: int) -> Study:
 
 def chosen(method: PeerMethod, towers: str) -> dict[str, Any] | None:
     """What our tuning rule chooses for a peer's method from TRIALS trials, the first with the
-    peer's published settings, on the cases and within the budget of `make tune`; None where no
-    trial stayed within it. Kept as long as neither the rule's code nor the adapter changes."""
+    peer's published settings, on the tuning seeds' requests of this size and within the budget of
+    `make tune`; None where no trial stayed within it. Kept as long as neither the rule's code nor the adapter changes."""
     import optuna
 
     here = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
@@ -64,12 +65,13 @@ def chosen(method: PeerMethod, towers: str) -> dict[str, Any] | None:
     params = load_profile(PROFILE, overrides(towers))
     accelerator = make_accelerator(params.device)
     folder = ROOT / "runs" / "tuning" / (PROFILE if towers == "both" else f"peers-{towers}")
-    cases = tuning_cases(PROFILE, params.tuning, accelerator, overrides(towers), folder=folder)
-    trial = Trial(method, {}, method.SEARCH, cases, params.tuning.budget, accelerator)
+    asked = replace(params.tuning, fractions=(FRACTION,))
+    cases = tuning_cases(PROFILE, asked, accelerator, overrides(towers), folder=folder)
+    trial = Trial(method, {}, method.SEARCH, cases, asked.budget, accelerator)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=params.tuning.seed, n_startup_trials=4),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+        sampler=optuna.samplers.TPESampler(seed=asked.seed, n_startup_trials=3),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1),
     )
     search.enqueue_trial({n: v for n, v in method.defaults.items() if n in method.SEARCH})
     search.optimize(trial, n_trials=TRIALS)
