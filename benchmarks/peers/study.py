@@ -54,7 +54,8 @@ def open_study(towers: str, seed: int) -> Study:
 def chosen(method: PeerMethod, towers: str) -> dict[str, Any] | None:
     """What our tuning rule chooses for a peer's method from TRIALS trials, the first with the
     peer's published settings, on the tuning seeds' requests of this size and within the budget of
-    `make tune`; None where no trial stayed within it. Kept as long as neither the rule's code nor the adapter changes."""
+    `make tune`; None where no trial stayed within it. Kept as long as neither the rule's code nor
+    the adapter changes."""
     import optuna
 
     here = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
