@@ -323,9 +323,10 @@ class Service:
         if state["latest"] is not None:
             now = max(now, datetime.fromisoformat(state["latest"]))
         state["latest"] = now.isoformat()
-        # Weeks, months and quarters are counted from the first look.
-        state["began"] = state["began"] or state["latest"]
-        state["retrained"] = state["retrained"] or state["began"]
+        if state["began"] is None:
+            # Weeks, months and quarters are counted from the first look, whatever it found.
+            state["began"] = state["retrained"] = state["latest"]
+            self._save(state)
         return now
 
 
