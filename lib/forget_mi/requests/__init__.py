@@ -8,8 +8,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "served_model": "ServedModel",
         "ledger": "ledger_problems",
-        "serving": "serve",
-        "service": "POLICIES Service",
+        "serving": "retrain serve",
+        "service": "Service",
         "report": "write_report",
         "card": "pack_model",
         "erasure": "delete_records",
