@@ -65,7 +65,7 @@ class Service:
     serve: Serve = lambda model, patients, overrides: serve(
         model, patients, overrides, progress=False
     )
-    retrain: Retrain = retrain
+    retrain: Retrain = lambda model: retrain(model)
 
     def __post_init__(self):
         self._policy: Policy = get_policy(self.policy)
