@@ -38,8 +38,8 @@ def signs_of_wear(
         losses = [-side.cross_entropy("fused") for side in (mine, strangers)]
         return binary_auc(*losses)
 
-    def fall(before: float, after: float) -> float:
-        return max(before - after, 0.0)
+    def fall(larger: float, smaller: float) -> float:
+        return max(larger - smaller, 0.0)
 
     means = [float(each.cross_entropy("fused").mean()) for each in (stay, fresh_stay)]
     aucs = [
@@ -47,7 +47,7 @@ def signs_of_wear(
         for each in (fresh_validation, validation)
     ]
     return {
-        "stay_loss": max(means[0] - means[1], 0.0),
+        "stay_loss": fall(*means),
         "validation_auc": fall(*aucs),
         "membership": fall(told(fresh_stay, fresh_validation), told(stay, validation)),
         "share_served": float(share_served),
