@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond year forget serve-requests test test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory peers sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
+.PHONY: demo run shadows beyond year forget serve-requests test test-service test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory peers sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -32,6 +32,9 @@ test-browser: .venv/installed    ## JupyterLab, the explorer, the site and the s
 
 serve-requests: .venv/installed  ## MODEL=run folder INBOX=folder [POLICY=weekly]: serve forget CSVs dropped into a folder
 	$(BIN)/python -m forget_mi serve-requests $(MODEL) $(INBOX) $(if $(POLICY),--policy $(POLICY))
+
+test-service: .venv/installed    ## a real service, killed 100 times and 20 times out of disk, ends as one left alone (Linux, as root)
+	$(ALIKE) $(BIN)/python tests/requests/check_service.py
 
 test-slurm: .venv/installed      ## a small sweep on a real Slurm of one node (Debian, as root) equals the local one
 	$(BIN)/python tests/slurm/check_slurm.py

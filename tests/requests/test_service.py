@@ -20,7 +20,7 @@ from forget_mi.errors import InputError
 from forget_mi.requests.ledger import ledger_path, ledger_problems
 from forget_mi.requests.served_model import ServedModel
 from forget_mi.requests.service import Service
-from forget_mi.runs.chain import run_chain
+from forget_mi.runs.chain import NotebookError, run_chain
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
@@ -215,9 +215,12 @@ def test_a_second_service_says_who_holds_the_model(model, inbox, patients):
     service(model, inbox).run(once=True)
 
 
-def test_a_request_that_fails_stays_in_the_queue_and_the_status_says_so(model, inbox, patients):
+@pytest.mark.parametrize("error", [InputError, NotebookError])
+def test_a_request_that_fails_stays_in_the_queue_and_the_status_says_so(
+    model, inbox, patients, error
+):
     def full(*_):
-        raise InputError("the disk is full")
+        raise error("the disk is full")
 
     drop(inbox, "one.csv", patients[:1])
     with pytest.raises(InputError, match="the disk is full"):
@@ -484,7 +487,33 @@ def test_a_quarterly_policy_retrains_once_a_quarter_and_only_after_requests(mode
     assert approaches_in(model) == ["made up", "retrain", "made up", "retrain"]
 
 
-def test_an_alarm_policy_retrains_when_the_ledger_says_so(model, inbox, patients):
+def test_an_alarm_policy_without_a_calibrated_alarm_is_refused(model, inbox):
+    with pytest.raises(InputError, match="at_once-alarm: no alarm is calibrated for profile tiny"):
+        service(model, inbox, "at_once-alarm")
+
+
+def test_killed_right_after_a_retraining_the_quarter_is_not_retrained_again(model, inbox, patients):
+    clock = Clock()
+    here = retraining_service(model, inbox, "at_once-quarterly", clock)
+    drop(inbox, "one.csv", patients[:1])
+    here.run(once=True)
+    clock.now += timedelta(days=92)
+
+    def killed(model):
+        quick_retrain(model)
+        raise KeyboardInterrupt
+
+    here.retrain = killed
+    with pytest.raises(KeyboardInterrupt):
+        here.run(once=True)
+    again = retraining_service(model, inbox, "at_once-quarterly", clock)
+    drop(inbox, "two.csv", patients[1:2])
+    again.run(once=True)
+    assert approaches_in(model) == ["made up", "retrain", "made up"]
+
+
+def test_an_alarm_policy_retrains_when_the_ledger_says_so(model, inbox, patients, monkeypatch):
+    monkeypatch.setattr("forget_mi.requests.service.load_alarm", lambda _: "calibrated")
     worn = iter([False, True, False])
 
     def serve_with_alarm(model, patients, overrides):
@@ -493,7 +522,8 @@ def test_an_alarm_policy_retrains_when_the_ledger_says_so(model, inbox, patients
         path = model / "requests" / "ledger.json"
         last = {k: v for k, v in entries[-1].items() if k not in ("hash", "previous")}
         path.write_text(json.dumps({"requests": entries[:-1]}))
-        ServedModel(model).add(last | {"wear": {"retrain": next(worn)}})
+        due = next(worn)
+        ServedModel(model).add(last | {"wear": {"retrain": due, "in_words": f"due: {due}"}})
         return folder
 
     here = retraining_service(model, inbox, "at_once-alarm", Clock(), serve_with_alarm)
@@ -501,6 +531,8 @@ def test_an_alarm_policy_retrains_when_the_ledger_says_so(model, inbox, patients
         drop(inbox, f"{number}.csv", patients[number : number + 1])
         here.run(once=True)
     assert approaches_in(model) == ["made up", "made up", "retrain", "made up"]
+    status = json.loads((model / "requests" / "status.json").read_text())
+    assert status["alarm"]["in_words"] == "due: False"
     assert ledger_problems(model) == []
 
 

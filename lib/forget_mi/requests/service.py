@@ -32,8 +32,8 @@ from forget_mi.files import sha256_of, write_bytes, write_text
 from forget_mi.requests.served_model import ServedModel
 from forget_mi.requests.serving import retrain, serve
 from forget_mi.requests.status import REFUSED, status_facts, write_status
-from forget_mi.runs import approach_overrides, display_path
-from forget_mi.runs.policies import QUARTER, Policy, get_policy
+from forget_mi.runs import NotebookError, approach_overrides, display_path
+from forget_mi.runs.policies import QUARTER, Policy, get_policy, load_alarm
 
 URGENT = "urgent"  # how the name of a file begins that does not wait
 MOST_PATIENTS = 10_000  # in one file
@@ -70,7 +70,12 @@ class Service:
     def __post_init__(self):
         self._policy: Policy = get_policy(self.policy)
         self.served_model = ServedModel(self.model)
-        _ = self.served_model.params  # a folder without a trained model is refused
+        profile = self.served_model.params.profile  # a folder without a trained model is refused
+        if self._policy.retrain == "alarm" and load_alarm(profile) is None:
+            raise InputError(
+                f"policy {self.policy}: no alarm is calibrated for profile {profile}, so it would "
+                f"never retrain; run make year PROFILE={profile}, or take another policy"
+            )
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -206,23 +211,33 @@ class Service:
         state = self._state()
         self._now(state)
         self._mark_served(state)
+        ledger = self.served_model.ledger
+        if state["retraining"] and ledger and not ledger[-1]["patients"]:
+            self._note_retraining(state)  # the service was killed before it could
         self._show(state, trouble)
         overrides = dict(self.overrides or {})
         if self._policy.retrain == "instead":
             overrides |= approach_overrides("retrain", None)
-        while due := self.due(state):
-            patients = self._joined(due)
-            try:
-                self.serve(self.model, patients, overrides)
-            except InputError as error:
-                self._show(state, f"request not served: {error}")
-                raise
-            finally:
-                patients.unlink(missing_ok=True)
-            self._mark_served(state)
-            self._show(state, trouble)
+        while True:
+            due = self.due(state)
+            if due:
+                self._serve(due, overrides, state)
+                self._mark_served(state)
+                self._show(state, trouble)
             self._retrain_if_due(state, trouble)
-        self._retrain_if_due(state, trouble)
+            if not due:
+                return
+
+    def _serve(self, due: list[dict[str, Any]], overrides: Mapping[str, Any], state: dict) -> None:
+        """Serve these together. Raises InputError where that fails."""
+        patients = self._joined(due)
+        try:
+            self.serve(self.model, patients, overrides)
+        except (InputError, NotebookError) as error:
+            self._show(state, f"request not served: {error}")
+            raise InputError(str(error)) from error
+        finally:
+            patients.unlink(missing_ok=True)
 
     def _retrain_if_due(self, state: dict[str, Any], trouble: str) -> None:
         """Put a model into use that was trained without everyone served so far, where the policy
@@ -236,10 +251,15 @@ class Service:
         quarter = self._policy.retrain == "quarterly" and now > last
         worn = self._policy.retrain == "alarm" and (ledger[-1].get("wear") or {}).get("retrain")
         if quarter or worn:
-            self.retrain(self.model)
-            state["retrained"] = state["latest"]
+            state["retraining"] = state["latest"]
             self._save(state)
+            self.retrain(self.model)
+            self._note_retraining(state)
             self._show(state, trouble)
+
+    def _note_retraining(self, state: dict[str, Any]) -> None:
+        state |= {"retrained": state["retraining"], "retraining": None}
+        self._save(state)
 
     def due(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         """Which waiting requests are to be served now, in one go (`Policy.due`)."""
@@ -307,10 +327,11 @@ class Service:
 
     def _state(self) -> dict[str, Any]:
         path = self.model / "requests" / "service.json"
+        never = dict.fromkeys(("began", "retrained", "retraining"))
         if not path.is_file():
-            return {"next": 1, "latest": None, "began": None, "retrained": None, "items": []}
+            return {"next": 1, "latest": None, "items": []} | never
         try:
-            return {"began": None, "retrained": None} | json.loads(path.read_text())
+            return never | json.loads(path.read_text())
         except ValueError as error:
             raise InputError(f"{display_path(path)}: is damaged ({error}); restore it") from None
 

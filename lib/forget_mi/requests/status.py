@@ -40,8 +40,8 @@ def status_facts(
     next_due: datetime | None,
     trouble: str,
 ) -> dict[str, Any]:
-    """Policy, what waits, what was served and with which verdict, what was refused, and what is
-    wrong; hashed ids only."""
+    """Policy, what the alarm said after the last request, what waits, what was served with which
+    verdict, what was refused, and what is wrong; hashed ids only."""
     refused = []
     aside = inbox / REFUSED
     if aside.is_dir():
@@ -55,13 +55,16 @@ def status_facts(
             "patients": entry["patients"],
             "approach": entry["approach"],
             "verdict": entry.get("verdict", ""),
+            "in_words": entry.get("in_words", ""),
             "report": entry.get("report", ""),
         }
         for entry in served_model.ledger
     ]
+    wear = served_model.ledger[-1].get("wear") if served_model.ledger else None
     return {
         "model": served_model.folder.name,
         "policy": policy,
+        "alarm": wear,
         "waiting": [
             {name: item[name] for name in ("number", "received", "urgent", "patients")}
             for item in waiting
