@@ -13,6 +13,7 @@ from forget_mi.training import devices
 from forget_mi.training.config import DeviceConfig
 from forget_mi.training.devices import card_errors, make_accelerator
 from forget_mi.training.memory import StepMemory, estimate_step
+from forget_mi.training.recomputing import recomputed
 
 
 @pytest.fixture
@@ -81,8 +82,8 @@ def test_too_little_memory_names_the_parameter_that_helps(card):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB.\nMore words")
     assert str(raised.value) == (
         "parameter device.parts = 2: a step does not fit into the card's memory of 24.0 GiB, of "
-        "which other processes hold 7.0; 4 parts take about half as much (CUDA out of memory. "
-        "Tried to allocate 4 GiB.)"
+        "which other processes hold 7.0; 4 parts take about half as much, and so may "
+        "device.recompute = true, for more time (CUDA out of memory. Tried to allocate 4 GiB.)"
     )
 
 
@@ -130,7 +131,8 @@ def test_a_record_takes_more_the_larger_it_is_and_less_in_bf16():
     assert estimate_step(settings, 64, bf16=False).record > small.record
 
 
-def test_the_estimate_is_near_what_a_step_takes():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_estimate_is_near_what_a_step_takes(recompute):
     """What a training step of 16 records allocates at its peak, by PyTorch's own profiler."""
     from forget_mi.losses import training_loss
     from forget_mi.models.build import build_model
@@ -139,11 +141,12 @@ def test_the_estimate_is_near_what_a_step_takes():
         image_channels=(16, 16, 32, 32), text_width=32, text_layers=1, text_heads=2, dropout=0.0
     )
     records, pixels = 16, 128
-    estimate = estimate_step(settings, pixels, bf16=False)
+    estimate = estimate_step(settings, pixels, bf16=False, recompute=recompute)
+    accelerator = make_accelerator(DeviceConfig(device="cpu", recompute=recompute))
     model = build_model(settings, 4, settings.text_vocabulary, seed=0).train()
     tokens = torch.zeros(records, settings.max_tokens, dtype=torch.long)
     labels = torch.zeros(records, dtype=torch.long)
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with torch.profiler.profile(profile_memory=True) as profile, recomputed(model, accelerator):
         images = torch.zeros(records, 1, pixels, pixels)
         loss = training_loss(model(images, tokens, torch.ones_like(tokens)), labels, labels)
         loss.backward()

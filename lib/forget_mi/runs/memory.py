@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import torch
 
@@ -14,8 +16,9 @@ CARDS_GB = (16, 24, 80)
 
 def memory_table(params: Params, image_size: int | None = None) -> pd.DataFrame:
     """A row a card and kind of step: records of the profile's step, GiB that it takes whole, the
-    most records that fit at once, and the `device.parts` that make it fit ('none' where not even
-    one record does). The card of this machine, if it has one, comes last.
+    most records that fit at once, as many with `device.recompute`, and the `device.parts` that make
+    it fit ('none' where not even one record does). The card of this machine, if it has one, comes
+    last.
 
     image_size: in pixels, for a cohort whose settings don't say. Raises InputError where neither
     does.
@@ -27,7 +30,12 @@ def memory_table(params: Params, image_size: int | None = None) -> pd.DataFrame:
             "--image-size"
         )
     bf16 = params.device.precision != "fp32"
-    step = estimate_step(params.model, size, bf16=bf16)
+    estimate = partial(estimate_step, params.model, size, bf16=bf16)
+    step = estimate(recompute=params.device.recompute)
+    try:
+        sparing = estimate(recompute=True)
+    except InputError:  # somebody's own network, whose blocks can't be told apart
+        sparing = None
     unlearning = params.unlearning
     records = {"training": params.training.batch_size}
     if hasattr(unlearning, "retain_batch"):
@@ -39,7 +47,9 @@ def memory_table(params: Params, image_size: int | None = None) -> pd.DataFrame:
     rows = []
     for card, memory in cards.items():
         for kind, count in records.items():
-            rows.append({"card": card, "step": kind, **_row(step, kind, count, USABLE * memory)})
+            rows.append(
+                {"card": card, "step": kind, **_row(step, sparing, kind, count, USABLE * memory)}
+            )
     table = pd.DataFrame(rows)
     table.attrs["about"] = (
         f"profile {params.profile}: {step.parameters / 1e6:.1f} M parameters; a record of {size} "
@@ -48,7 +58,9 @@ def memory_table(params: Params, image_size: int | None = None) -> pd.DataFrame:
     return table
 
 
-def _row(step: StepMemory, kind: str, records: int, room: float) -> dict[str, object]:
+def _row(
+    step: StepMemory, sparing: StepMemory | None, kind: str, records: int, room: float
+) -> dict[str, object]:
     unlearns = kind == "unlearning"
     needed = step.unlearning(records) if unlearns else step.training(records)
     parts = step.parts(records, room, unlearns)
@@ -56,5 +68,6 @@ def _row(step: StepMemory, kind: str, records: int, room: float) -> dict[str, ob
         "records": records,
         "GiB": round(needed / 2**30, 2),
         "most records at once": step.most_records(room, unlearns),
+        "recomputing": "none" if sparing is None else sparing.most_records(room, unlearns),
         "device.parts": "none" if parts is None else parts,
     }

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "loop": "default_loss eval_frozen_layers make_optimizer train train_new",
         "memory": "StepMemory estimate_step",
         "state": "TrainingLog",
+        "recomputing": "recomputed",
         "prediction": "Predictions Tower predict softmax",
         "shadows": "ShadowSet Shadows open_shadow_set SEEDS",
         "sisa": "Sisa SisaConfig assign_slices expected_share",

@@ -36,6 +36,8 @@ class DeviceConfig:
     them again, on a card only). parts: into how many a step's batch is cut, one after another
     through the model, their gradients added up: what does not fit into memory whole then does.
     What depends on a whole batch (batch normalisation, the ranking loss) sees a part.
+    recompute: keep of each block of the towers its input alone for the backward pass, and compute
+    the rest again there: the same numbers in less memory and a third more time (`recomputing`).
     read_ahead: whether a thread reads the next batches, and copies them to the card, while a
     step runs; auto is on with CUDA. cohort_on: 'device' keeps records on the card and gathers
     batches there, 'host' never does, and auto does where they fit (`data.loaders.placed`).
@@ -51,6 +53,7 @@ class DeviceConfig:
     channels_last: Literal["auto", "on", "off"] = "auto"
     compile: Literal["no", "inductor", "aot_eager", "cudagraphs"] = "no"
     parts: Annotated[int, Field(ge=1, le=1024)] = 1
+    recompute: bool = False
     read_ahead: Literal["auto", "on", "off"] = "auto"
     cohort_on: Literal["auto", "host", "device"] = "auto"
     models: Annotated[int, Field(ge=1, le=64)] | None = None

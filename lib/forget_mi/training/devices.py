@@ -44,6 +44,11 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
             "parameter device.compile = 'cudagraphs': there are no kernels to record on a CPU; "
             "allowed here are no, inductor and aot_eager"
         )
+    if settings.recompute and settings.compile != "no":
+        raise InputError(
+            f"parameter device.recompute = true: not together with device.compile = "
+            f"{settings.compile!r}, whose graphs decide by themselves what is computed again"
+        )
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     precision = settings.precision
@@ -81,6 +86,7 @@ def make_accelerator(settings: DeviceConfig | None = None, **changes: Any) -> Ac
         ),
     )
     accelerator.parts = settings.parts
+    accelerator.recompute = settings.recompute
     accelerator.channels_last = settings.channels_last
     accelerator.cohort_on = settings.cohort_on
     accelerator.read_ahead = settings.read_ahead == "on" or (
@@ -110,8 +116,8 @@ def card_errors(accelerator: Accelerator) -> Iterator[None]:
         parts = getattr(accelerator, "parts", 1)
         raise InputError(
             f"parameter device.parts = {parts}: a step does not fit into the card's memory"
-            f"{_held_by_others(accelerator.device)}; {2 * parts} parts take about half as much "
-            f"({str(error).strip().splitlines()[0]})"
+            f"{_held_by_others(accelerator.device)}; {2 * parts} parts take about half as much"
+            f"{_and_recompute(accelerator)} ({str(error).strip().splitlines()[0]})"
         ) from None
     except RuntimeError as error:
         first = str(error).strip().splitlines()[:1]
@@ -121,6 +127,12 @@ def card_errors(accelerator: Accelerator) -> Iterator[None]:
             f"the card failed ({first[0]}); a training goes on from its last epoch when it is "
             "started again"
         ) from None
+
+
+def _and_recompute(accelerator: Accelerator) -> str:
+    if getattr(accelerator, "recompute", False):
+        return ""
+    return ", and so may device.recompute = true, for more time"
 
 
 def _held_by_others(device: torch.device) -> str:

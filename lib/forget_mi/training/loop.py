@@ -47,6 +47,7 @@ from forget_mi.training.devices import (
     to_device,
 )
 from forget_mi.training.prediction import predict
+from forget_mi.training.recomputing import recomputed
 from forget_mi.training.state import TrainingLog, TrainingState
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def train(
         epoch_seed = 1_000_003 * seed + epoch
         torch.manual_seed(epoch_seed)
         loader = make_loader(examples, settings.batch_size, seed=epoch_seed)
-        with card_errors(accelerator):
+        with card_errors(accelerator), recomputed(model, accelerator):
             mean_loss = _train_epoch(wrapped, loader, optimizer, scheduler, settings, accelerator)
         log.seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):

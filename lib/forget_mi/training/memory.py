@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -13,6 +16,7 @@ from torch.nn import functional as F
 from forget_mi.data.loaders import AHEAD
 from forget_mi.losses import training_loss
 from forget_mi.models import ImageTextModel, ModelConfig, build_model
+from forget_mi.training.recomputing import blocks_of, recomputed
 
 # Weights, gradients and AdamW's two moments: 4 bytes each, under autocast too.
 TRAINED = 16
@@ -53,25 +57,36 @@ class StepMemory:
 
 
 def estimate_step(
-    settings: ModelConfig, image_size: int, *, classes: int = 4, bf16: bool = True
+    settings: ModelConfig,
+    image_size: int,
+    *,
+    classes: int = 4,
+    bf16: bool = True,
+    recompute: bool = False,
 ) -> StepMemory:
     """The memory of a model's step, from a forward pass of one record and of two on the CPU:
     nothing is counted but what the backward pass needs. Reports are taken as long as they may be,
-    and a pretrained text tower that is not on this machine as large as `settings` says."""
+    and a pretrained text tower that is not on this machine as large as `settings` says. recompute:
+    as `device.recompute`; what the largest block keeps inside, and two gradients of its size, are
+    then there once."""
     name = settings.text_pretrained
     if name is not None and not (name.startswith("package:") or Path(name).is_dir()):
         settings = replace(settings, text_pretrained=None)
     settings = replace(settings, image_weights=None)
     vocabulary = settings.text_vocabulary if settings.text_pretrained is None else 1
     model = build_model(settings, classes, vocabulary, seed=0).train()
-    one, two = (kept_for_backward(model, image_size, records, bf16) for records in (1, 2))
+    one, two = (
+        kept_for_backward(model, image_size, records, bf16, recompute) for records in (1, 2)
+    )
     parameters = sum(p.numel() for p in model.parameters())
     # Each pixel as float and as it lies, and those of the batches that are read ahead.
     image = image_size**2 * (4 + 1 + AHEAD)
     return StepMemory(parameters, two - one + image, 2 * one - two)
 
 
-def kept_for_backward(model: ImageTextModel, image_size: int, records: int, bf16: bool) -> int:
+def kept_for_backward(
+    model: ImageTextModel, image_size: int, records: int, bf16: bool, recompute: bool = False
+) -> int:
     """Bytes of the tensors that a training step of so many records keeps for its backward pass,
     each storage once and the weights not at all."""
     tokens = torch.zeros(records, model.max_tokens, dtype=torch.long)
@@ -85,6 +100,14 @@ def kept_for_backward(model: ImageTextModel, image_size: int, records: int, bf16
             kept[storage.data_ptr()] = storage  # alive, so that no address is given out twice
         return tensor
 
+    def kept_bytes() -> int:
+        return sum(storage.nbytes() for storage in kept.values())
+
+    def forward() -> None:
+        images = torch.zeros(records, 1, image_size, image_size)
+        output = model(images, tokens, torch.ones_like(tokens))
+        training_loss(output, labels, labels)
+
     # A card's fused attention keeps no probabilities; a CPU's does where some are dropped.
     fused = partial(_attention, F.scaled_dot_product_attention)
     with (
@@ -92,10 +115,40 @@ def kept_for_backward(model: ImageTextModel, image_size: int, records: int, bf16
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
     ):
-        images = torch.zeros(records, 1, image_size, image_size)
-        output = model(images, tokens, torch.ones_like(tokens))
-        training_loss(output, labels, labels)
-    return sum(storage.nbytes() for storage in kept.values())
+        if not recompute:
+            forward()
+            return kept_bytes()
+        with _bytes_inside_blocks(model, kept_bytes) as inside:
+            forward()
+        kept.clear()
+        with recomputed(model, SimpleNamespace(recompute=True)):
+            forward()
+        return kept_bytes() + max(inside)
+
+
+@contextmanager
+def _bytes_inside_blocks(
+    model: ImageTextModel, kept_bytes: Callable[[], int]
+) -> Iterator[list[int]]:
+    """What each block needs while its backward pass runs: by how much its forward pass made
+    `kept_bytes` grow, and the gradients on the way in and out."""
+    inside, before, handles = [], [], []
+
+    def enter(*_) -> None:
+        before.append(kept_bytes())
+
+    def leave(block, inputs, output) -> None:
+        output = output if isinstance(output, torch.Tensor) else output[0]
+        gradient = max(tensor.nbytes for tensor in (inputs[0], output))
+        inside.append(kept_bytes() - before.pop() + 2 * gradient)
+
+    for block in blocks_of(model):
+        handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
+    try:
+        yield inside
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _attention(attention, *args, **kwargs) -> torch.Tensor:

@@ -261,6 +261,8 @@ def open_shadow_set(
         "device": asdict(device),
         "shadows": {"count": settings.count, "seed": settings.seed},
         "library": code_fingerprint("training.loop", "training.devices"),
+        # Another processor's instructions round otherwise, and training makes much of little.
+        "instructions": torch.backends.cpu.get_cpu_capability(),
     }
     made_of = json.loads(json.dumps(made_of, default=str))
     key = sha256_of_text(json.dumps(made_of, sort_keys=True))[:12]

@@ -24,6 +24,7 @@ from forget_mi.training import (
     eval_frozen_layers,
     make_optimizer,
     predict,
+    recomputed,
     to_device,
 )
 from forget_mi.unlearning.base import FORWARD_ONLY, StepConfig, UnlearningData, UnlearningLog
@@ -115,7 +116,7 @@ class UnlearningLoop:
             ]
             if before_epoch is not None:
                 before_epoch(steps)
-            with card_errors(accelerator):
+            with card_errors(accelerator), recomputed(self.unlearned, accelerator):
                 row, forget_loss = self._epoch(wrapped, optimizer, steps, loss, epoch)
             if not np.isfinite(row["total"]):
                 raise FloatingPointError(
