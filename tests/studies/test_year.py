@@ -1,5 +1,7 @@
 """A year of requests, on tiny models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from forget_mi.runs import open_run
 from forget_mi.runs.policies import MONTH, POLICIES, Policy, get_policy
 from forget_mi.studies.costs import policy_costs
 from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
+from forget_mi.studies.moves import moves_of_requests, target_margins, undone_by
 from forget_mi.studies.study import approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
 from forget_mi.studies.year_tables import alarm_quality, year_table
@@ -211,3 +214,48 @@ def test_nothing_of_a_served_patient_is_in_the_new_references(study, letters):
     for saw in year._now.references.saw.values():
         assert not gone & saw
     assert Policy(retrain="quarterly") == POLICIES["at_once-quarterly"]
+
+
+# ---- where wear comes from -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def moved(study):
+    settings = approach_settings(study.run, "held_out_targets", "demo", epochs=1)
+    return moves_of_requests(study, "held_out_targets", settings, 2), settings
+
+
+def test_steps_of_requests_add_up_and_are_laid_out_by_part(study, moved):
+    moves, _ = moved
+    table = moves.table
+    assert table.request.tolist() == [1, 2]
+    assert table.moved[0] == pytest.approx(table.moved_so_far[0])
+    a, b, both = (float(x) for x in (*table.moved, table.moved_so_far[1]))
+    assert both**2 == pytest.approx(a**2 + b**2 + 2 * a * b * moves.cosines.loc[1, 2], rel=1e-4)
+    assert moves.layers.sum(axis=1).tolist() == pytest.approx([1, 1])
+    assert np.isnan(table.earlier[0])
+    assert np.isfinite(table.earlier[1])
+    assert table.target[0] == pytest.approx(table.first_target[0])
+    assert set(moves.served) < set(study.request.patients)
+    assert year_plots.moves(table, moves.cosines, moves.layers).axes
+
+
+def test_targets_of_references_that_remember_are_seen(study):
+    known = {name: study.original for name in study.references.checkpoints}
+    now = replace(study, references=replace(study.references, checkpoints=known))
+    found = target_margins(study, now, (), study.request)
+    assert found["target"] > found["first_target"]
+
+
+def test_a_variant_of_the_last_request_starts_from_the_same_model(study, moved):
+    moves, settings = moved
+    variants = {
+        "as it is": ("held_out_targets", settings),
+        "without labels": ("held_out_targets", replace(settings, labels=0.0)),
+    }
+    table = undone_by(study, moves, variants)
+    assert list(table.index) == list(variants)
+    assert list(table) == ["own", "earlier", "stay", "strangers"]
+    assert not table.loc["as it is"].equals(table.loc["without labels"])
+    again = undone_by(study, moves, {"as it is": variants["as it is"]})
+    assert again.loc["as it is"].equals(table.loc["as it is"])

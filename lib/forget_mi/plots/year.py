@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from forget_mi.plots.style import COLOURS, approach_palette, finish_figure
@@ -48,4 +50,31 @@ def alarm(table: pd.DataFrame, threshold: float) -> Figure:
     for line in (axis.axvline, axis.axhline):
         line(threshold, color=COLOURS["neutral"], lw=1)
     axis.set(xlabel="measured mean gap", ylabel="estimated without a retrained model")
+    return finish_figure(figure)
+
+
+def moves(table: pd.DataFrame, cosines: pd.DataFrame, layers: pd.DataFrame) -> Figure:
+    """Of several requests in a row: whom each reaches (mean margins after it), the cosines between
+    their steps, and the parts of the towers that they move."""
+    figure, (reach, angles, where) = plt.subplots(1, 3, figsize=(14, 4.2))
+    groups = {
+        "stay": "those who stay",
+        "strangers": "strangers",
+        "earlier": "patients of earlier requests",
+        "own": "the request's own",
+        "target": "what its references teach",
+    }
+    for name, label in groups.items():
+        if name in table:
+            reach.plot(table.request, table[name], "o-", ms=3, label=label)
+    reach.set(xlabel="request", ylabel="mean margin, nats")
+    reach.legend(fontsize=7)
+    sns.heatmap(
+        cosines.mask(np.eye(len(cosines), dtype=bool)), ax=angles, vmin=-0.5, vmax=0.5, cmap="vlag",
+        square=True, cbar_kws={"label": "cosine of two steps", "shrink": 0.8},
+    )  # fmt: skip
+    angles.set(xlabel="request", ylabel="request")
+    layers.mean().plot.barh(ax=where, color=COLOURS["unlearned"])
+    where.invert_yaxis()
+    where.set(xlabel="share of a step's squared length")
     return finish_figure(figure)

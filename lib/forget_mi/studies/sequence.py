@@ -51,6 +51,31 @@ def mark_served(cohort: Cohort, patients: Sequence[str]) -> Cohort:
     )
 
 
+def serve_next(
+    now: Study,
+    cohort: Cohort,
+    served: Sequence[str],
+    request: Request,
+    method: str,
+    settings: Any,
+    *,
+    seed: int,
+) -> tuple[Study, UnlearningResult]:
+    """Serve a request by the model and references that the requests before it left, `now`'s; return
+    the study as the next request finds it, and what this one did.
+
+    cohort: as it was before any request. served: the patients of those before.
+    """
+    now = replace(now, cohort=mark_served(cohort, served), request=request)
+    forgotten = now.forget(method, settings, seed=seed)
+    after = replace(
+        now,
+        original=replace(now.original, model=forgotten.model),
+        references=update_references(now.references, forgotten.references, request),
+    )
+    return after, forgotten
+
+
 def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataFrame:
     """The study's request as `parts` requests, one after another, each served by what the one
     before left; a row a request.
@@ -71,18 +96,12 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
     for number, part in enumerate(
         split_request(study.cohort, study.request, parts, study.run.params.seed), 1
     ):
-        now = replace(now, cohort=mark_served(study.cohort, done), request=part)
-        forgotten = now.forget(
-            parse_approach(approach)[0], settings, seed=study.run.original_seed + 20 * number
-        )
+        seed = study.run.original_seed + 20 * number
+        how = (parse_approach(approach)[0], settings)
+        now, forgotten = serve_next(now, study.cohort, done, part, *how, seed=seed)
         done += part.patients
         total, seconds = total + forgotten.work, seconds + forgotten.seconds
         of_references += forgotten.work_of_references / whole.retraining_work
-        now = replace(
-            now,
-            original=replace(now.original, model=forgotten.model),
-            references=update_references(now.references, forgotten.references, part),
-        )
         row = whole.row(
             approach, UnlearningResult(forgotten.model, {}, seconds, total), request=number
         )

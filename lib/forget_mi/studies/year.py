@@ -22,7 +22,7 @@ from forget_mi.runs import Run, load_model, load_references, run_salt, train_mod
 from forget_mi.runs.policies import QUARTER, Policy
 from forget_mi.runs.salt import SALT
 from forget_mi.studies.letters import DAYS, Letter
-from forget_mi.studies.sequence import mark_served, update_references
+from forget_mi.studies.sequence import mark_served, serve_next
 from forget_mi.studies.study import Study
 from forget_mi.training import Predictions
 from forget_mi.unlearning import References, parse_approach
@@ -140,13 +140,12 @@ class Year:
             self._served += patients
             self._retrain()
             return
-        cohort = mark_served(self.study.cohort, self._served)
-        self._now = replace(
-            self._now, cohort=cohort, request=Request(f"day-{self._requests}", tuple(patients))
-        )
+        request = Request(f"day-{self._requests}", tuple(patients))
         how = parse_approach(self.approach)[0], self.settings
         seed = self.study.run.original_seed + 20 * self._requests
-        forgotten = self._now.forget(*how, seed=seed)
+        self._now, forgotten = serve_next(
+            self._now, self.study.cohort, self._served, request, *how, seed=seed
+        )
         spent = (forgotten.work, forgotten.work_of_references)
         own, of_references = (work / self._training_work for work in spent)
         self._trainings += own
@@ -154,13 +153,6 @@ class Year:
         self._unlearning += own + of_references
         self._served += patients
         self._since_retraining += patients
-        self._now = replace(
-            self._now,
-            original=replace(self._now.original, model=forgotten.model),
-            references=update_references(
-                self._now.references, forgotten.references, self._now.request
-            ),
-        )
         if self.policy.retrain == "alarm" and self._wear() > self.threshold:
             self._alarms += 1
             self._retrain()
