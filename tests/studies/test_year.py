@@ -241,7 +241,7 @@ def test_steps_of_requests_add_up_and_are_laid_out_by_part(study, moved):
 
 
 def test_targets_of_references_that_remember_are_seen(study):
-    known = {name: study.original for name in study.references.checkpoints}
+    known = dict.fromkeys(study.references.checkpoints, study.original)
     now = replace(study, references=replace(study.references, checkpoints=known))
     found = target_margins(study, now, (), study.request)
     assert found["target"] > found["first_target"]
