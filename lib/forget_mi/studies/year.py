@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from forget_mi.data import Request, rows_of
 from forget_mi.errors import InputError
@@ -59,7 +60,8 @@ class Retrained:
     def model(self, served: Sequence[str], name: str) -> Checkpoint:
         """One of JUDGES, or NEW_MODEL."""
         run, request = self.run(served), Request("served", tuple(sorted(served)))
-        train_model(run, name, self.study.cohort, request, self.study.accelerator)
+        with FileLock(run.folder / f"{name}.lock"):  # another policy may train it now
+            train_model(run, name, self.study.cohort, request, self.study.accelerator)
         return load_model(run, name, self.study.cohort, finished=False)
 
     def references(self, served: Sequence[str]) -> References:
@@ -67,7 +69,8 @@ class Retrained:
         run, request = self.run(served), Request("served", tuple(sorted(served)))
         cohort = mark_served(self.study.cohort, served)
         for name in run.reference_seeds():
-            train_model(run, name, cohort, request, self.study.accelerator)
+            with FileLock(run.folder / f"{name}.lock"):
+                train_model(run, name, cohort, request, self.study.accelerator)
         return load_references(run, cohort)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 from scipy.stats import spearmanr
 
 from forget_mi import plots
 from forget_mi.data import make_request, split_by_patient
-from forget_mi.errors import InputError
 from forget_mi.evaluation.wear import SIGNS, WearModel
-from forget_mi.files import write_text
+from forget_mi.files import sha256_of_text, write_text
 from forget_mi.plots import year as year_plots
 from forget_mi.runs import ROOT, draw_salt, open_run, run_parallel, tuned_by, write_table
 from forget_mi.runs.policies import POLICIES, Alarm, get_policy
@@ -33,44 +33,45 @@ ALARM = (*COLUMNS, *SIGNS)
 
 @dataclass(frozen=True)
 class YearJob:
-    """A seed's years, one policy after another; they share the retrained models."""
+    """A seed's year under a policy. Jobs share the models that are trained, below `folder`."""
 
     profile: str
     overrides: Mapping[str, Any]
     seed: int
-    policies: tuple[str, ...]
+    policy: str
     folder: Path
     wear: Mapping[str, float] | None
 
     def run(self) -> pd.DataFrame:
-        """Their rows; what is done already is read."""
-        found = []
-        for name in self.policies:
-            alarm = POLICIES[name].retrain == "alarm"
-            if alarm and self.wear is None:
-                raise InputError(f"policy {name}: the alarm is not calibrated")
-            made_of = code_fingerprint("studies.year", f"unlearning.{APPROACH}")
-            path = self.folder / "rows" / f"seed{self.seed}-{name}-{made_of}.csv"
-            if not path.is_file():
-                write_text(path, self._simulate(name).to_csv(index=False))
-            found.append(pd.read_csv(path))
-        return pd.concat(found, ignore_index=True)
+        """Its rows; those of a year that was simulated by this code already are read."""
+        made_of = code_fingerprint("studies.year", f"unlearning.{APPROACH}")
+        if POLICIES[self.policy].retrain == "alarm":
+            made_of += "-" + sha256_of_text(repr(self.wear))[:6]
+        path = self.folder / "rows" / f"seed{self.seed}-{self.policy}-{made_of}.csv"
+        if not path.is_file():
+            write_text(path, self._simulate().to_csv(index=False))
+        return pd.read_csv(path)
 
-    def _simulate(self, name: str) -> pd.DataFrame:
-        study = self._study
+    def _simulate(self) -> pd.DataFrame:
+        study = self._study()
         train = study.cohort.table[study.cohort.table.split == "train"]
         letters = draw_letters(sorted(train.patient_id.unique()), LetterConfig(), self.seed)
         settings = approach_settings(study.run, APPROACH, tuned_by(self.profile))
+        how = (self.policy, POLICIES[self.policy], letters, self._trained / "without")
         wear = None if self.wear is None else WearModel(self.wear)
-        how = (name, POLICIES[name], letters, self.folder / f"seed{self.seed}-without")
         return Year(study, APPROACH, settings, *how, wear=wear, threshold=THRESHOLD).run()
 
     @property
+    def _trained(self) -> Path:
+        return self.folder / f"seed{self.seed}"
+
     def _study(self) -> Study:
         changes = {**self.overrides, "seed": self.seed, "request.fraction": 0.1}
-        run = open_run(self.profile, self.folder / f"seed{self.seed}", changes)
+        run = open_run(self.profile, self._trained, changes)
         cohort = split_by_patient(run.source(), run.params.split)
-        return train_study(run, cohort, make_request(cohort, run.params.request))
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(run.folder / "training.lock"):  # another policy's job may train them now
+            return train_study(run, cohort, make_request(cohort, run.params.request))
 
 
 def rebuild_year(
@@ -88,13 +89,17 @@ def rebuild_year(
     folder = ROOT / "runs" / "year" / run.params.profile
     draw_salt(folder)
     job = partial(YearJob, profile, dict(overrides or {}), folder=folder)
-    tuning = [job(seed, (CALIBRATES,), wear=None) for seed in run.params.tuning.seeds]
+    tuning = [job(seed, CALIBRATES, wear=None) for seed in run.params.tuning.seeds]
     device = run.params.device
     known = pd.concat(run_parallel(YearJob.run, tuning, device), ignore_index=True)
     known = known[known.mean_gap.notna()]
     wear = WearModel.fit(known, known.mean_gap)
     Alarm(THRESHOLD, wear.coefficients).save(profile)
-    jobs = [job(seed, names, wear=wear.coefficients) for seed in run.params.sweep.beyond]
+    jobs = [
+        job(seed, name, wear=wear.coefficients)
+        for name in names
+        for seed in run.params.sweep.beyond
+    ]
     rows = pd.concat(run_parallel(YearJob.run, jobs, device), ignore_index=True)
     rows = rows.reindex(columns=list(ALARM))
     rows["wear"] = [
