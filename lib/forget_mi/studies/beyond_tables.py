@@ -92,8 +92,8 @@ def ways_out_rows(table: pd.DataFrame) -> pd.DataFrame:
             "model": row.approach,
             "guarantee": guarantee,
             "trainings before": f"{row.trainings_before:.2f}",
-            "share of retraining": f"{row.share_of_retraining:.3f}",
-            "a year of 52": f"{row.trainings_a_year:.1f}",
+            "share of retraining": _unless_nan(row.share_of_retraining, 3),
+            "a year of 52": _unless_nan(row.trainings_a_year, 1),
             "test AUC": f"{row.test_auc:.3f}",
             "mean gap": f"{row.mean_gap:.3f}",
             "found at 5 %": f"{row.patients_found_at_5pct:.2f}",
@@ -103,6 +103,10 @@ def ways_out_rows(table: pd.DataFrame) -> pd.DataFrame:
         for row, guarantee in zip(means.itertuples(), said, strict=True)
     ]
     return pd.DataFrame(lines).iloc[np.argsort(order, kind="stable")]
+
+
+def _unless_nan(value: float, digits: int) -> str:
+    return "" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def write_beyond(rows: pd.DataFrame) -> None:
