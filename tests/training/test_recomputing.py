@@ -47,7 +47,7 @@ def unlearned(method):
 @pytest.mark.parametrize(
     "work",
     [trained, unlearned("held_out_targets"), unlearned("forget_mi")],
-    ids=["train", "hot", "mi"],
+    ids=["train", "held_out_targets", "forget_mi"],
 )
 def test_no_number_changes(work, with_dropout, unlearning_data):
     """Weights and batch normalisation's statistics, to the last bit."""

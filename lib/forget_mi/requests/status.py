@@ -48,6 +48,7 @@ def status_facts(
         for path in sorted(aside.glob("*.reason.txt")):
             name = path.name.removesuffix(".reason.txt")
             refused.append({"file": name, "reason": path.read_text().strip()})
+    ledger = served_model.ledger
     served = [
         {
             "number": entry["number"],
@@ -58,13 +59,12 @@ def status_facts(
             "in_words": entry.get("in_words", ""),
             "report": entry.get("report", ""),
         }
-        for entry in served_model.ledger
+        for entry in ledger
     ]
-    wear = served_model.ledger[-1].get("wear") if served_model.ledger else None
     return {
         "model": served_model.folder.name,
         "policy": policy,
-        "alarm": wear,
+        "alarm": ledger[-1].get("wear") if ledger else None,
         "waiting": [
             {name: item[name] for name in ("number", "received", "urgent", "patients")}
             for item in waiting
