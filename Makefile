@@ -88,6 +88,7 @@ bench: .venv/installed           ## ONLY="a b": what makes it fast, as ratios, i
 	$(BIN)/python benchmarks/run.py $(ONLY)
 
 peers: .venv/installed           ## ONLY="erasus": other packages' methods by their own code on the same model, benchmarks/peers.csv
+	$(BIN)/python -m forget_mi shadows demo -- $(SNAKEMAKE)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers/run.py $(ONLY)
 
 gpu:                             ## on a machine with a card, without a network: PYTHON=python3 with torch; benchmarks/gpu.csv

@@ -1,13 +1,18 @@
 """Prepare, prevent or unlearn: the study on tiny models."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from forget_mi.data import make_request, split_by_patient
 from forget_mi.data.requests import Request
 from forget_mi.runs import open_run
+from forget_mi.runs import shadows as shadow_module
 from forget_mi.studies import ways_out as module
 from forget_mi.studies.study import train_study
 from forget_mi.studies.ways_out import A_YEAR, ways_out
+from forget_mi.training.shadows import Shadows, balanced_halves
 from forget_mi.training.sisa import expected_share
 
 pytest.importorskip("opacus")
@@ -20,16 +25,20 @@ def table(tmp_path_factory):
         patch.setattr(module, "SHARDS", (2,))
         patch.setattr(module, "SLICES", 2)
         patch.setattr(module, "EPSILONS", (8.0,))
-        studies = []
-        for name, fraction in (("1patient", 0.1), ("20pct", 0.2)):
-            changes = {"shadows.count": 0, "request.fraction": fraction}
-            run = open_run("tiny", folder / name, changes)
-            cohort = split_by_patient(run.source(), run.params.split)
-            asked = make_request(cohort, run.params.request)
-            if name == "1patient":
-                asked = Request(name, asked.patients[:1])
-            studies.append(train_study(run, cohort, asked))
-        yield ways_out(studies, "demo", folder)
+        one, fifth = studies(folder)
+        yield ways_out([one, fifth], "demo", folder)
+
+
+def studies(folder):
+    """A request of one patient, and one of a fifth of the images."""
+    for name, fraction in (("1patient", 0.1), ("20pct", 0.2)):
+        changes = {"shadows.count": 0, "request.fraction": fraction}
+        run = open_run("tiny", folder / name, changes)
+        cohort = split_by_patient(run.source(), run.params.split)
+        asked = make_request(cohort, run.params.request)
+        if name == "1patient":
+            asked = Request(name, asked.patients[:1])
+        yield train_study(run, cohort, asked)
 
 
 def test_each_way_has_a_row_a_request(table):
@@ -61,3 +70,27 @@ def test_all_are_measured_alike(table):
     assert table.test_auc.between(0, 1).all()
     assert table.mean_gap.ge(0).all()
     assert table.patients_found_at_5pct.notna().all()
+
+
+def test_shadow_models_of_a_private_model_are_private_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(shadow_module, "SHADOWS", tmp_path / "shadows")
+    judged = open_run("tiny", tmp_path / "judged", {"shadows.count": 4})
+    study = replace(next(studies(tmp_path)), run=judged, shadows=Shadows([], None, None))
+    trained = []
+    plain = module._trained_privately
+    monkeypatch.setattr(
+        module, "_trained_privately", lambda *how: trained.append(how) or plain(*how)
+    )
+    found = module._private_shadows(study, 8.0)
+    patients = study.cohort.table.patient_id.factorize()[0]
+    halves = balanced_halves(study.cohort, 4, judged.params.shadows.seed)[:, patients]
+    assert (found.member == halves).all()
+    assert (found.stranger == ~halves).all()
+    assert len(found.predictions[0].labels) == len(study.cohort)
+    assert [seed for *_, seed in trained] == [module.SEEDS + number for number in range(4)]
+    for (_, cohort, _, _), half in zip(trained, halves, strict=True):
+        assert ((cohort.table.split == "train").to_numpy() == half).all()
+    again = module._private_shadows(study, 8.0)
+    assert len(trained) == 4
+    np.testing.assert_array_equal(again.member, found.member)
+    assert module._private_shadows(replace(study, shadows=None), 8.0) is None

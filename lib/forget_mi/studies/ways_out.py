@@ -3,16 +3,20 @@ requests and audit, with what each costs before a request and by it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
-from forget_mi.data import Request, make_examples, make_request, rows_of, split_by_patient
+from forget_mi.data import Cohort, Request, make_examples, make_request, rows_of, split_by_patient
+from forget_mi.files import sha256_of_text
 from forget_mi.models import (
     MANIFEST,
     Checkpoint,
@@ -22,15 +26,18 @@ from forget_mi.models import (
     save_checkpoint,
     vocabulary_size,
 )
-from forget_mi.runs import open_run
+from forget_mi.runs import open_run, shadow_set
+from forget_mi.source_code import code_fingerprint
 from forget_mi.studies.study import Study, UnlearningResult, approach_settings, train_study
 from forget_mi.studies.sweep import Sweep
 from forget_mi.training import (
     PrivacyConfig,
+    Shadows,
     Sisa,
     SisaConfig,
     assign_slices,
     expected_share,
+    predict,
     train_private,
 )
 from forget_mi.unlearning import parse_approach
@@ -43,6 +50,8 @@ UNLEARNED = ("held_out_targets", "forget_mi-multimodal")
 # Requests of one patient in a year of weekly ones.
 A_YEAR = 52
 PATIENTS_A_STEP = 64
+# Private shadow models share no seed with other shadow models, which start at 900,000.
+SEEDS = 990_000
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,9 @@ def ways_out(studies: Sequence[Study], tuned: str | None, folder: Path) -> pd.Da
     - trainings_a_year: A_YEAR requests of one patient after another, in trainings, by what one
       cost (SISA: by the theory).
 
+    LiRA on a model with privacy has shadow models of its own, trained likewise; on all others it
+    has the run's.
+
     studies: one seed's, a request each; the first one's models in shards and with privacy serve
     all. folder: where these are kept.
     """
@@ -87,6 +99,7 @@ def ways_out(studies: Sequence[Study], tuned: str | None, folder: Path) -> pd.Da
     first = studies[0]
     sisas = [_sisa(first, shards, folder) for shards in SHARDS]
     privates = {epsilon: _private(first, epsilon, folder) for epsilon in EPSILONS}
+    shadows = {epsilon: _private_shadows(first, epsilon) for epsilon in EPSILONS}
     rows: list[dict[str, Any]] = []
     for study in studies:
         for line in study.baseline_rows():
@@ -102,7 +115,8 @@ def ways_out(studies: Sequence[Study], tuned: str | None, folder: Path) -> pd.Da
         rows += [_served(study, sisa, folder) for sisa in sisas]
         for epsilon, private in privates.items():
             found = UnlearningResult(private.checkpoint, {}, 0.0, 0.0)
-            line = study.row(f"dp-sgd-{epsilon:g}", found)
+            judged = replace(study, shadows=shadows[epsilon])
+            line = judged.row(f"dp-sgd-{epsilon:g}", found)
             line["trainings_before"] = private.work / _training(study)
             said = f"({private.epsilon:.2g}, {private.delta:.2g}) by patient"
             rows.append(_about(study.request, "prevent", said) | line)
@@ -146,31 +160,76 @@ def _served(study: Study, sisa: Sisa, folder: Path) -> dict[str, Any]:
 
 
 def _private(study: Study, epsilon: float, folder: Path) -> PrivateModel:
-    """A model trained with differential privacy on all training patients, kept in the folder. Its
-    words are those of validation reports, so that they say nothing of the training patients."""
-    params, cohort = study.run.params, study.cohort
+    """A model trained with differential privacy on all training patients, kept in the folder."""
     place = folder / f"dp-sgd-{epsilon:g}"
     if not (place / MANIFEST).is_file():
-        settings = replace(params.model, image_norm="group")
-        train, validation = rows_of(cohort, "train"), rows_of(cohort, "validation")
-        tokenizer = build_tokenizer(settings, [cohort.report_of(row) for row in validation])
-        seed = study.run.original_seed
-        size = vocabulary_size(tokenizer)
-        model = build_model(settings, len(cohort.classes), size, seed)
-        sets = (
-            make_examples(cohort, rows, tokenizer, model.max_tokens) for rows in (train, validation)
-        )
-        patients = min(PATIENTS_A_STEP, cohort.table.patient_id.iloc[train].nunique())
-        how = PrivacyConfig(epsilon=epsilon, patients=patients, epochs=params.training.epochs)
-        log = train_private(
-            model, *sets, how, seed=seed, accelerator=study.accelerator, progress=False
-        )
-        spent = {"epsilon": log.epsilon, "delta": log.delta, "work": log.work}
-        save_checkpoint(
-            place, model, tokenizer, {"cohort_fingerprint": cohort.fingerprint, **spent}
-        )
-    saved = load_checkpoint(place, fingerprint=cohort.fingerprint)
+        made = _trained_privately(study, study.cohort, epsilon, study.run.original_seed)
+        spent = {"epsilon": made.epsilon, "delta": made.delta, "work": made.work}
+        spent["cohort_fingerprint"] = study.cohort.fingerprint
+        save_checkpoint(place, made.checkpoint.model, made.checkpoint.tokenizer, spent)
+    saved = load_checkpoint(place, fingerprint=study.cohort.fingerprint)
     return PrivateModel(saved, *(saved.manifest[name] for name in ("epsilon", "delta", "work")))
+
+
+def _trained_privately(study: Study, cohort: Cohort, epsilon: float, seed: int) -> PrivateModel:
+    """A model trained on the training patients of a split cohort. Its words are those of validation
+    reports, so that they say nothing of the training patients."""
+    settings = replace(study.run.params.model, image_norm="group")
+    train, validation = rows_of(cohort, "train"), rows_of(cohort, "validation")
+    tokenizer = build_tokenizer(settings, [cohort.report_of(row) for row in validation])
+    model = build_model(settings, len(cohort.classes), vocabulary_size(tokenizer), seed)
+    sets = (
+        make_examples(cohort, rows, tokenizer, model.max_tokens) for rows in (train, validation)
+    )
+    patients = cohort.table.patient_id.iloc[train].nunique()
+    how = _privacy(study, epsilon, patients)
+    log = train_private(model, *sets, how, seed=seed, accelerator=study.accelerator, progress=False)
+    return PrivateModel(Checkpoint(model, tokenizer, {}), log.epsilon, log.delta, log.work)
+
+
+def _privacy(study: Study, epsilon: float, patients: int) -> PrivacyConfig:
+    epochs = study.run.params.training.epochs
+    return PrivacyConfig(epsilon=epsilon, patients=min(PATIENTS_A_STEP, patients), epochs=epochs)
+
+
+def _private_shadows(study: Study, epsilon: float) -> Shadows | None:
+    """The predictions of shadow models trained with differential privacy on the halves of the run's
+    other shadow models; None where the run has none. They lie beside those, for all seeds."""
+    if study.shadows is None:
+        return None
+    models = shadow_set(study.run, study.cohort)
+    made_of = {
+        "privacy": asdict(_privacy(study, epsilon, PATIENTS_A_STEP)),
+        "code": code_fingerprint("training.private"),
+    }
+    key = sha256_of_text(json.dumps(made_of, sort_keys=True))[:12]
+    folder = models.folder / f"private-{epsilon:g}-{key}"
+    folder.mkdir(exist_ok=True)
+    numbers = range(models.settings.count)
+    # First what no other process is training, then what one was: several share the work.
+    for timeout in (0, -1):
+        for number in numbers:
+            path = folder / f"shadow-{number:02d}.npz"
+            try:
+                with FileLock(path.with_suffix(".lock"), timeout):
+                    if not path.is_file():
+                        _private_shadow(study, epsilon, number).save(path)
+            except Timeout:
+                continue
+    count = len(study.cohort)
+    seen = [Shadows.load(folder / f"shadow-{number:02d}.npz", count) for number in numbers]
+    member = np.concatenate([each.member for each in seen])
+    return Shadows([each.predictions[0] for each in seen], member, ~member)
+
+
+def _private_shadow(study: Study, epsilon: float, number: int) -> Shadows:
+    """One of them."""
+    cohort, models = study.cohort, shadow_set(study.run, study.cohort)
+    saved = _trained_privately(study, models.split_for(number), epsilon, SEEDS + number).checkpoint
+    everyone = np.arange(len(cohort))
+    member = np.isin(everyone, models.rows_of(number))[None]
+    seen = predict(saved.model, study.examples(saved, everyone), study.accelerator)
+    return Shadows([seen], member, ~member)
 
 
 def _with_years(table: pd.DataFrame) -> pd.DataFrame:
