@@ -24,8 +24,9 @@ from forget_mi.requests import serving, wear
 from forget_mi.requests.erasure import JOURNAL, OUTPUTS, delete_records
 from forget_mi.requests.ledger import ledger_problems
 from forget_mi.requests.served_model import ServedModel
-from forget_mi.requests.serving import retrain, serve
+from forget_mi.requests.serving import retrain, serve, serve_together
 from forget_mi.requests.wear import wear_of
+from forget_mi.runs import Run
 from forget_mi.runs.chain import NotebookError, run_chain
 from forget_mi.runs.policies import Alarm
 from forget_mi.runs.project import ROOT
@@ -109,6 +110,38 @@ def test_the_report_says_what_training_on_brings_back(model):
     facts = json.loads((model / "requests" / "001" / "report.json").read_text())
     assert [row["epochs"] for row in facts["training_on"]] == [0, 1]
     assert all(0 <= row["found_after_training_on"] <= 1 for row in facts["training_on"])
+
+
+def test_requests_are_served_together_from_the_model_before_them(model, tmp_path):
+    own = Path(shutil.copytree(model, tmp_path / "model"))
+    whole = Run(own, ServedModel(own).params).cohort()
+    rows = whole.table.patient_id.map(ServedModel(own).hashed).isin(ServedModel(own).served())
+    traces = traces_of(whole, rows.to_numpy())
+    folder = serve_together(own, progress=False)
+    served = ServedModel(own)
+    first, second, third = served.ledger
+    assert third["again"] == [1, 2]
+    assert third["patients"] == sorted(first["patients"] + second["patients"])
+    assert third["images"] == first["images"] + second["images"]
+    assert third["original_sha256"] == first["original_sha256"] != third["unlearned_sha256"]
+    assert served.checkpoint() == own / third["checkpoint"]
+    assert set(third["verdicts"]) == set(third["patients"])
+    assert ledger_problems(own) == []
+    split = pd.read_csv(folder / "01_cohort" / "cohort" / "cohort.csv").split
+    assert not (split == "forgotten").any()  # as it was before both
+    with pytest.raises(InputError, match="no request was served by itself since"):
+        serve_together(own, progress=False)
+    delete_records(own)
+    assert set(ServedModel(own).served()) == set(third["patients"])
+    assert leaks(own, traces) == []
+
+
+def test_requests_whose_records_were_destroyed_are_not_served_together(model, tmp_path):
+    own = Path(shutil.copytree(model, tmp_path / "model"))
+    delete_records(own)
+    with pytest.raises(InputError, match="001 to 002, was destroyed with their records; they"):
+        serve_together(own, progress=False)
+    assert len(ServedModel(own).ledger) == 2
 
 
 def test_reports_and_ledger_show_hashed_ids_only(model):

@@ -21,6 +21,7 @@ from forget_mi.requests.ledger import ledger_path, ledger_problems
 from forget_mi.requests.served_model import ServedModel
 from forget_mi.requests.service import Service
 from forget_mi.runs.chain import NotebookError, run_chain
+from forget_mi.runs.policies import QUICK
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
@@ -485,6 +486,72 @@ def test_a_quarterly_policy_retrains_once_a_quarter_and_only_after_requests(mode
     here.run(once=True)
     here.run(once=True)
     assert approaches_in(model) == ["made up", "retrain", "made up", "retrain"]
+
+
+def quick_together(seen):
+    """What `serve_together` leaves in the ledger, without a model."""
+
+    def serve_together(model, overrides):
+        served = ServedModel(model)
+        alone = served.ledger[served.alone_since() :]
+        number = len(served.ledger) + 1
+        seen.append(([entry["number"] for entry in alone], overrides))
+        served.add({"number": number, "served": "", "approach": "together",
+                    "patients": sorted(p for entry in alone for p in entry["patients"]),
+                    "again": seen[-1][0], "checkpoint": "02_train/original"})  # fmt: skip
+        return model / "requests" / f"{number:03d}"
+
+    return serve_together
+
+
+def test_requests_are_served_at_once_and_together_at_the_end_of_the_month(model, inbox, patients):
+    alone, together, clock = [], [], Clock()
+
+    def watching(model, patients, overrides):
+        alone.append(overrides)
+        return quick_serve(model, patients, overrides)
+
+    here = service(model, inbox, "at_once-together", clock, watching)
+    here.overrides = {"audit.draws": 50}
+    here.serve_together = quick_together(together)
+    here.run(once=True)
+    for number in range(3):
+        clock.now += timedelta(days=12)
+        drop(inbox, f"{number}.csv", patients[number : number + 1])
+        here.run(once=True)
+        here.run(once=True)
+    # The month ended on day 30, after the first two and the third had not come.
+    few = {f"unlearning.{name}": value for name, value in QUICK.items()}
+    assert alone == [few | {"audit.draws": 50}] * 3
+    assert approaches_in(model) == ["made up", "made up", "made up", "together"]
+    assert together == [([1, 2, 3], {"audit.draws": 50})]
+    clock.now += timedelta(days=60)
+    here.run(once=True)
+    assert len(together) == 1  # nobody was served since
+    drop(inbox, "late.csv", patients[3:4])
+    here.run(once=True)
+    clock.now += timedelta(days=31)
+    here.run(once=True)
+    assert [numbers for numbers, _ in together] == [[1, 2, 3], [5]]
+    assert ledger_problems(model) == []
+
+
+def test_what_cannot_be_served_together_any_more_stands_in_the_status(model, inbox, patients):
+    clock = Clock()
+    here = service(model, inbox, "at_once-together", clock)
+
+    def destroyed(model, overrides):
+        raise InputError("02_train/original: this model was destroyed")
+
+    here.serve_together = destroyed
+    drop(inbox, "one.csv", patients[:1])
+    here.run(once=True)
+    clock.now += timedelta(days=31)
+    drop(inbox, "two.csv", patients[1:2])
+    here.run(once=True)
+    assert len(served(model)) == 2  # the queue goes on
+    status = json.loads((model / "requests" / "status.json").read_text())
+    assert "not served together: 02_train/original: this model was destroyed" in status["trouble"]
 
 
 def test_an_alarm_policy_without_a_calibrated_alarm_is_refused(model, inbox):

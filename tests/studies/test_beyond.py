@@ -21,6 +21,7 @@ from forget_mi.evaluation import iam, ruli
 from forget_mi.evaluation.comparison import CLOSENESS
 from forget_mi.evaluation.klom import FLOOR, klom
 from forget_mi.plots import beyond as beyond_plots
+from forget_mi.runs.policies import quick
 from forget_mi.runs.project import ROOT
 from forget_mi.runs.run import open_run
 from forget_mi.studies import beyond, budgets
@@ -217,6 +218,24 @@ def test_one_request_after_another_ends_with_everyone_forgotten(study):
     assert table.request.tolist() == [1, 2, 3]
     assert table.share_of_retraining.is_monotonic_increasing
     assert np.isfinite(table.margin_over_retrained).all()
+
+
+def test_served_together_after_the_last_they_end_as_one_request_does(study):
+    """The last row is of the model that the whole request leaves, and its cost is of both."""
+    table = sequence(study, "held_out_targets", QUICK, 3, together=True)
+    assert table.approach.unique().tolist() == ["held_out_targets-together"]
+    once = study.row("held_out_targets", study.forget("held_out_targets", QUICK))
+    alone = sequence(study, "held_out_targets", replace(QUICK, **quick(QUICK)), 3)
+    last, before = table.iloc[-1], alone.iloc[-1]
+    for measure in ("mean_gap", "retain_loss", "test_auc"):
+        assert last[measure] == pytest.approx(once[measure], abs=1e-6)
+        assert table[measure].iloc[1] == pytest.approx(alone[measure].iloc[1], abs=1e-6)
+    assert last.share_of_retraining == pytest.approx(
+        before.share_of_retraining + once["share_of_retraining"]
+    )
+    assert last.share_of_references == pytest.approx(
+        before.share_of_references + once["share_of_references"]
+    )
 
 
 def test_the_second_request_reads_nothing_of_the_first_patients(study):

@@ -81,7 +81,7 @@ def test_shadow_models_of_a_private_model_are_private_too(tmp_path, monkeypatch)
     monkeypatch.setattr(
         module, "_trained_privately", lambda *how: trained.append(how) or plain(*how)
     )
-    found = module._private_shadows(study, 8.0)
+    found = module._private_shadows(study)
     patients = study.cohort.table.patient_id.factorize()[0]
     halves = balanced_halves(study.cohort, 4, judged.params.shadows.seed)[:, patients]
     assert (found.member == halves).all()
@@ -90,7 +90,7 @@ def test_shadow_models_of_a_private_model_are_private_too(tmp_path, monkeypatch)
     assert [seed for *_, seed in trained] == [module.SEEDS + number for number in range(4)]
     for (_, cohort, _, _), half in zip(trained, halves, strict=True):
         assert ((cohort.table.split == "train").to_numpy() == half).all()
-    again = module._private_shadows(study, 8.0)
+    again = module._private_shadows(study)
     assert len(trained) == 4
     np.testing.assert_array_equal(again.member, found.member)
-    assert module._private_shadows(replace(study, shadows=None), 8.0) is None
+    assert module._private_shadows(replace(study, shadows=None)) is None

@@ -11,13 +11,24 @@ from forget_mi.errors import InputError
 from forget_mi.evaluation.wear import SIGNS, WearModel
 from forget_mi.plots import year as year_plots
 from forget_mi.runs import open_run
-from forget_mi.runs.policies import MONTH, POLICIES, Policy, get_policy
+from forget_mi.runs.policies import (
+    MONTH,
+    POLICIES,
+    QUARTER,
+    QUICK,
+    Policy,
+    get_policy,
+    period_ended,
+    quick,
+)
+from forget_mi.studies import year as module
 from forget_mi.studies.costs import policy_costs
 from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.moves import moves_of_requests, target_margins, undone_by
-from forget_mi.studies.study import approach_settings, train_study
+from forget_mi.studies.study import UnlearningResult, approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
 from forget_mi.studies.year_tables import alarm_quality, year_table
+from forget_mi.unlearning import get_method
 
 # ---- letters -------------------------------------------------------------------------------------
 
@@ -68,6 +79,21 @@ def test_when_a_policy_serves():
     assert pytest.approx(DAYS / 4) == 3 * MONTH
     with pytest.raises(InputError, match="policy 'daily': allowed are at_once"):
         get_policy("daily")
+
+
+def test_when_a_period_has_ended():
+    assert period_ended(MONTH, 30, 31)
+    assert not period_ended(MONTH, 31, 60)
+    assert period_ended(MONTH, 90, 91)  # three months are a quarter, to the day
+    assert not period_ended(MONTH, 91, 121)
+    assert period_ended(QUARTER, 3, 300)
+    assert not period_ended(QUARTER, 300, 300)
+
+
+def test_quick_settings_are_those_of_methods_that_take_such_steps():
+    assert quick(get_method("held_out_targets").Config) == QUICK
+    assert quick(get_method("retrain").Config) == {}  # a retraining is not cut short
+    assert quick(get_method("ssd").Config()) == {}
 
 
 # ---- the alarm -----------------------------------------------------------------------------------
@@ -126,6 +152,44 @@ def test_a_year_serves_every_letter(study, letters, name):
         assert 1 < table.trainings.iloc[-1] < 2
         assert table.alarms.eq(0).all()
         assert table.trainings_of_references.eq(0).all()
+
+
+def test_those_served_in_a_month_are_served_together_at_its_end(study, monkeypatch):
+    """From the model as it was before the first of them, by the settings as they are."""
+    train = study.cohort.table[study.cohort.table.split == "train"].patient_id.unique()[:4]
+    days = (3, 20, 40, 100)
+    letters = [Letter(float(d), (str(p),), False) for d, p in zip(days, train, strict=True)]
+    year = year_of(study, letters, "at_once-together")
+    seen = []
+
+    def watched(now, cohort, served, request, method, settings, *, seed):
+        after = replace(now, original=replace(now.original, manifest={"made": len(seen) + 1}))
+        before = now.original.manifest.get("made", 0)
+        seen.append((before, len(served), len(request.patients), settings.retain_batch))
+        return after, UnlearningResult(now.original.model, {}, 0.0, 10.0)
+
+    monkeypatch.setattr(module, "serve_next", watched)
+    year._found_now = lambda: dict.fromkeys(map(str, train), False)
+    table = year.run()
+    few, all_of_them = QUICK["retain_batch"], year.settings.retain_batch
+    assert few < all_of_them
+    assert seen == [
+        (0, 0, 1, few),
+        (1, 1, 1, few),
+        (0, 0, 2, all_of_them),  # day 31: both, from the first model
+        (3, 2, 1, few),
+        (3, 2, 1, all_of_them),
+        (5, 3, 1, few),
+        (5, 3, 1, all_of_them),
+    ]
+    assert table.served.iloc[-1] == 4
+    assert table.trainings.iloc[-1] == pytest.approx(70 / year._training_work)
+
+
+def test_a_retraining_leaves_nobody_to_be_served_together(study, letters):
+    table = year_of(study, letters, "at_once-together-quarterly").run()
+    assert table.retrainings.tolist() == [1, 2, 2, 2]
+    assert table.served.iloc[-1] == 3
 
 
 def test_exposure_counts_the_days_on_which_a_patient_is_found(study, letters):

@@ -114,7 +114,8 @@ def request_sequence(table: pd.DataFrame) -> Figure:
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
         for name, part in table.groupby("approach", sort=False):
             by_request = part.groupby("request")[column]
-            colour = "black" if name == OURS else model_colour(name)
+            colour = "black" if name.startswith(OURS) else model_colour(name)
+            line = "o--" if name.endswith("-together") else "o-"
             axis.fill_between(
                 by_request.mean().index,
                 by_request.min(),
@@ -123,7 +124,7 @@ def request_sequence(table: pd.DataFrame) -> Figure:
                 alpha=0.15,
                 lw=0,
             )
-            axis.plot(by_request.mean(), "o-", ms=3, color=colour, label=name)
+            axis.plot(by_request.mean(), line, ms=3, color=colour, label=name)
         axis.set(xlabel="request", ylabel=title)
     axes[0].axhline(0, color=COLOURS["neutral"], lw=1, ls=":")
     axes[0].legend(fontsize=8)

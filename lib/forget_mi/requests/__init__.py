@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "served_model": "ServedModel",
         "ledger": "ledger_problems",
-        "serving": "retrain serve",
+        "serving": "retrain serve serve_together",
         "service": "Service",
         "report": "write_report",
         "card": "pack_model",

@@ -22,9 +22,11 @@ DELETED = "deleted"  # the side of rows whose records were destroyed
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A trained run whose model is in use, with the requests that were served."""
+    """A trained run whose model is in use, with the requests that were served. lines: how many
+    lines of the ledger count, for the model as it was after them; None for all."""
 
     folder: Path
+    lines: int | None = None
 
     @cached_property
     def params(self) -> Params:
@@ -43,7 +45,7 @@ class ServedModel:
     @property
     def ledger(self) -> list[dict[str, Any]]:
         """One entry a served request, in order. Raises InputError where the file is damaged."""
-        return read_ledger(self.folder)
+        return read_ledger(self.folder)[: self.lines]
 
     def served(self) -> dict[str, dict[str, Any]]:
         """By hashed id, the entry of each patient whose request was served."""
@@ -58,6 +60,13 @@ class ServedModel:
         if not self.ledger:
             return self.folder / "02_train" / "original"
         return self.folder / self.ledger[-1]["checkpoint"]
+
+    def alone_since(self) -> int:
+        """How many lines of the ledger stand before the requests that were served one by one since
+        a retraining, or since several were served together."""
+        places = enumerate(self.ledger, start=1)
+        whole = [k for k, e in places if e["approach"] == "retrain" or e.get("again")]
+        return max(whole, default=0)
 
     def last_trained(self) -> Path:
         """The folder of the model as it was trained last: the run's original, or the last

@@ -30,16 +30,18 @@ from forget_mi.data import read_forget_csv
 from forget_mi.errors import InputError
 from forget_mi.files import sha256_of, write_bytes, write_text
 from forget_mi.requests.served_model import ServedModel
-from forget_mi.requests.serving import retrain, serve
+from forget_mi.requests.serving import retrain, serve, serve_together
 from forget_mi.requests.status import REFUSED, status_facts, write_status
 from forget_mi.runs import NotebookError, approach_overrides, display_path
-from forget_mi.runs.policies import QUARTER, Policy, get_policy, load_alarm
+from forget_mi.runs.policies import QUARTER, Policy, get_policy, load_alarm, period_ended, quick
+from forget_mi.unlearning import get_method
 
 URGENT = "urgent"  # how the name of a file begins that does not wait
 MOST_PATIENTS = 10_000  # in one file
 
 Clock = Callable[[], datetime]
 Serve = Callable[[Path, Path, Mapping[str, Any]], Path]
+ServeTogether = Callable[[Path, Mapping[str, Any]], Path]
 Retrain = Callable[[Path], Path]
 
 
@@ -55,7 +57,7 @@ class Queued:
 @dataclass
 class Service:
     """The service of one model. policy: one of `runs.policies.POLICIES`. overrides: of the run's
-    params, for each request. clock, serve, retrain: for tests."""
+    params, for each request. clock, serve, serve_together, retrain: for tests."""
 
     model: Path
     inbox: Path
@@ -64,6 +66,9 @@ class Service:
     clock: Clock = lambda: datetime.now().astimezone()
     serve: Serve = lambda model, patients, overrides: serve(
         model, patients, overrides, progress=False
+    )
+    serve_together: ServeTogether = lambda model, overrides: serve_together(
+        model, overrides, progress=False
     )
     retrain: Retrain = lambda model: retrain(model)
 
@@ -215,18 +220,27 @@ class Service:
         if state["retraining"] and ledger and not ledger[-1]["patients"]:
             self._note_retraining(state)  # the service was killed before it could
         self._show(state, trouble)
-        overrides = dict(self.overrides or {})
-        if self._policy.retrain == "instead":
-            overrides |= approach_overrides("retrain", None)
         while True:
             due = self.due(state)
             if due:
-                self._serve(due, overrides, state)
+                self._serve(due, self._overrides(), state)
                 self._mark_served(state)
                 self._show(state, trouble)
             self._retrain_if_due(state, trouble)
             if not due:
-                return
+                break
+        self._serve_together_if_due(state, trouble)
+
+    def _overrides(self) -> dict[str, Any]:
+        """Of the run's params, for a request served by itself."""
+        if self._policy.retrain == "instead":
+            return dict(self.overrides or {}) | approach_overrides("retrain", None)
+        if not self._policy.together:
+            return dict(self.overrides or {})
+        settings = get_method(self.served_model.params.method).Config
+        return {f"unlearning.{k}": v for k, v in quick(settings).items()} | dict(
+            self.overrides or {}
+        )
 
     def _serve(self, due: list[dict[str, Any]], overrides: Mapping[str, Any], state: dict) -> None:
         """Serve these together. Raises InputError where that fails."""
@@ -256,6 +270,26 @@ class Service:
             self.retrain(self.model)
             self._note_retraining(state)
             self._show(state, trouble)
+
+    def _serve_together_if_due(self, state: dict[str, Any], trouble: str) -> None:
+        """Serve those who were served one by one once more, together, where a period ended since
+        the first of them. Where it can't be done any more, the status says why."""
+        model = self.served_model
+        alone = {entry["number"] for entry in model.ledger[model.alone_since() :]}
+        received = [item["received"] for item in state["items"] if item["request"] in alone]
+        if not self._policy.together or not received:
+            return
+        first, now = (self._days(state, moment) for moment in (min(received), state["latest"]))
+        if not period_ended(self._policy.together, first, now):
+            return
+        try:
+            self.serve_together(self.model, dict(self.overrides or {}))
+        except NotebookError as error:
+            self._show(state, f"requests not served together: {error}")
+            raise InputError(str(error)) from error
+        except InputError as error:  # the records were destroyed: what was done alone stands
+            trouble = f"requests not served together: {error}"
+        self._show(state, trouble)
 
     def _note_retraining(self, state: dict[str, Any]) -> None:
         state |= {"retrained": state["retraining"], "retraining": None}

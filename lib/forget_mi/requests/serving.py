@@ -17,16 +17,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from forget_mi.data import Cohort, Request
+from forget_mi.data import Cohort, Request, check_request
 from forget_mi.errors import InputError
 from forget_mi.files import replace_when_whole, write_text
-from forget_mi.models import MANIFEST, read_manifest
+from forget_mi.models import MANIFEST, WEIGHTS, read_manifest
 from forget_mi.requests.report import write_report
 from forget_mi.requests.served_model import ServedModel, profile_sections
 from forget_mi.requests.wear import wear_of
@@ -55,15 +55,62 @@ def serve(
     served = ServedModel(Path(model).resolve())
     cohort = served.cohort()
     request = served.request(cohort, Path(patients))
-    folder = served.folder / "requests" / f"{len(served.ledger) + 1:03d}"
+    return _serve(served, cohort, request, overrides or {}, progress)
+
+
+def serve_together(
+    model: Path, overrides: Mapping[str, Any] | None = None, *, progress: bool = True
+) -> Path:
+    """Serve everyone whose request was served by itself since the last retraining, or since the
+    last call, once more: in one request, from the model as it was before them. Return its folder.
+
+    One request wears a model less than several do. The line of the ledger says in `again` which
+    requests it stands for. Raises InputError where there is none, or where their records or the
+    model before them were destroyed since; else as `serve` does.
+    """
+    now = ServedModel(Path(model).resolve())
+    before = ServedModel(now.folder, now.alone_since())
+    again = now.ledger[before.lines :]
+    if not again:
+        raise InputError(
+            f"MODEL {display_path(now.folder)}: no request was served by itself since the last "
+            "retraining, or since all were served together"
+        )
+    if not (before.checkpoint() / WEIGHTS).is_file():
+        raise InputError(
+            f"{display_path(before.checkpoint())}: this model, before requests "
+            f"{again[0]['number']:03d} to {again[-1]['number']:03d}, was destroyed with their "
+            "records; they can't be served together any more"
+        )
+    cohort = before.cohort()
+    hashes = {patient for entry in again for patient in entry["patients"]}
+    ids = cohort.table.patient_id.unique()
+    patients = tuple(sorted(str(each) for each in ids if before.hashed(each) in hashes))
+    request = check_request(cohort, Request(f"request-{len(now.ledger) + 1:03d}", patients))
+    numbers = [entry["number"] for entry in again]
+    return _serve(before, cohort, request, overrides or {}, progress, again=numbers)
+
+
+def _serve(
+    served: ServedModel,
+    cohort: Cohort,
+    request: Request,
+    overrides: Mapping[str, Any],
+    progress: bool,
+    again: Sequence[int] = (),
+) -> Path:
+    """Serve a request by a model, as it is or as it was; add a line to the ledger as it is."""
+    now = ServedModel(served.folder)
+    number = len(now.ledger) + 1
+    folder = served.folder / "requests" / f"{number:03d}"
     shutil.rmtree(folder, ignore_errors=True)
-    run = prepare_request(served, cohort, request, folder, overrides or {})
+    run = prepare_request(served, cohort, request, folder, overrides)
     run_chain(
         folder / "request.yaml", folder, notebooks=["03_unlearn", "04_audit"], progress=progress
     )
     unlearned = run.stage("03_unlearn") / run.unlearned_name / "model"
     entry = {
-        "number": len(served.ledger) + 1,
+        "number": number,
         "served": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "patients": sorted(served.hashed(patient) for patient in request.patients),
         "images": len(request.forget_rows(cohort)),
@@ -72,10 +119,12 @@ def serve(
         "original_sha256": read_manifest(run.stage("02_train") / "original")["weights_sha256"],
         "unlearned_sha256": read_manifest(unlearned)["weights_sha256"],
     }
+    if again:
+        entry["again"] = list(again)
     if (wear := wear_of(served, unlearned, cohort, request)) is not None:
         entry["wear"] = wear
     report = write_report(run, entry, served.hashed)
-    served.add(
+    now.add(
         {
             **entry,
             "verdict": report["verdict"],

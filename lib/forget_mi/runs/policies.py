@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 
@@ -31,11 +31,15 @@ class Policy:
     quarter); 0 serves each request at once. urgent: whether urgent requests are served at once all
     the same. retrain: None, or what makes the model be trained again without everyone served so
     far: 'instead' (the queue is served by it, and nothing is unlearned), 'quarterly', or 'alarm'
-    (where the estimated wear is over the threshold)."""
+    (where the estimated wear is over the threshold). together: days after which everyone served
+    since is served once more, in one request, from the model as it was before them; 0 for never.
+    One request wears a model less than several do. Until then each is served by QUICK settings,
+    and the records must be there."""
 
     every: float = 0.0
     urgent: bool = True
     retrain: str | None = None
+    together: float = 0.0
 
     def due(self, waiting: Sequence[Waiting], now: float) -> list[Waiting]:
         """Which of the waiting requests (oldest first) are served now, in one go: an urgent one by
@@ -55,6 +59,24 @@ class Policy:
         return round((math.floor(request.received / self.every) + 1) * self.every, 6)
 
 
+# Of a request that will be served once more: fewer passes and retained records, enough that its
+# patients are not found meanwhile.
+QUICK = {"epochs": 3, "retain_batch": 2, "least_steps": 2}
+
+
+def quick(settings: Any) -> dict[str, int]:
+    """QUICK, where the method of these settings takes steps of that kind; else nothing."""
+    return dict(QUICK) if all(hasattr(settings, name) for name in QUICK) else {}
+
+
+def period_ended(days: float, before: float, now: float) -> bool:
+    """Whether one of the periods of so many days ended after `before` and not after `now`, in days
+    since the service began."""
+    # Rounded, since three months are a quarter.
+    number = [math.floor(round(day / days, 6)) for day in (before, now)]
+    return number[1] > number[0]
+
+
 # By the name that the service's --policy takes.
 POLICIES = {
     "at_once": Policy(),
@@ -62,6 +84,8 @@ POLICIES = {
     "monthly": Policy(MONTH),
     "at_once-quarterly": Policy(retrain="quarterly"),
     "monthly-quarterly": Policy(MONTH, retrain="quarterly"),
+    "at_once-together": Policy(together=MONTH),
+    "at_once-together-quarterly": Policy(together=MONTH, retrain="quarterly"),
     "at_once-alarm": Policy(retrain="alarm"),
     "monthly-alarm": Policy(MONTH, retrain="alarm"),
     "retrain_at_once": Policy(retrain="instead"),

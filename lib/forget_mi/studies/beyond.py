@@ -192,15 +192,16 @@ def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
 
 def sequence_part(study: Study, tuned: str | None) -> pd.DataFrame:
     """REQUESTS_IN_A_ROW requests one after another, by held-out targets and by Forget-MI."""
-    return pd.concat(
-        [
-            sequence(
-                study, approach, approach_settings(study.run, approach, tuned), REQUESTS_IN_A_ROW
-            )
-            for approach in ("held_out_targets", "forget_mi-multimodal")
-        ],
-        ignore_index=True,
+    ways = (
+        ("held_out_targets", False),
+        ("held_out_targets", True),
+        ("forget_mi-multimodal", False),
     )
+    tables = []
+    for approach, together in ways:
+        settings = approach_settings(study.run, approach, tuned)
+        tables.append(sequence(study, approach, settings, REQUESTS_IN_A_ROW, together=together))
+    return pd.concat(tables, ignore_index=True)
 
 
 def other_run(sweep: Sweep, seed: int, folder: Path) -> Study:

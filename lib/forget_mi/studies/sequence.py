@@ -14,6 +14,7 @@ from forget_mi.data import Cohort, Request
 from forget_mi.errors import InputError
 from forget_mi.evaluation import FORGOTTEN
 from forget_mi.runs import load_model
+from forget_mi.runs.policies import quick
 from forget_mi.studies.study import Study, UnlearningResult
 from forget_mi.unlearning import References, UnlearnedReference, parse_approach
 
@@ -76,9 +77,13 @@ def serve_next(
     return after, forgotten
 
 
-def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataFrame:
+def sequence(
+    study: Study, approach: str, settings: Any, parts: int, *, together: bool = False
+) -> pd.DataFrame:
     """The study's request as `parts` requests, one after another, each served by what the one
-    before left; a row a request.
+    before left; a row a request. together: each is served by `runs.policies.QUICK` settings, and
+    after the last one all of them once more, together, from the first model; the last row is of
+    what that gives, and its approach ends in '-together'.
 
     The columns of `Study.row`, all measured on the whole request's patients against models
     retrained without any of them (so only the last row is a fair distance), the shares of all
@@ -92,19 +97,26 @@ def sequence(study: Study, approach: str, settings: Any, parts: int) -> pd.DataF
         whole.predictions(load_model(whole.run, name, whole.cohort, finished=False), everyone)
         for name in whole.run.retrained_seeds()
     ]
+    method = parse_approach(approach)[0]
+    first = replace(settings, **quick(settings)) if together else settings
     rows, seconds = [], 0.0
     for number, part in enumerate(
         split_request(study.cohort, study.request, parts, study.run.params.seed), 1
     ):
         seed = study.run.original_seed + 20 * number
-        how = (parse_approach(approach)[0], settings)
-        now, forgotten = serve_next(now, study.cohort, done, part, *how, seed=seed)
+        now, forgotten = serve_next(now, study.cohort, done, part, method, first, seed=seed)
+        steps = [forgotten]
         done += part.patients
-        total, seconds = total + forgotten.work, seconds + forgotten.seconds
-        of_references += forgotten.work_of_references / whole.retraining_work
-        row = whole.row(
-            approach, UnlearningResult(forgotten.model, {}, seconds, total), request=number
-        )
+        if together and number == parts:
+            everyone_served = Request(study.request.name, tuple(done))
+            how = (study.cohort, [], everyone_served, method, settings)
+            _, forgotten = serve_next(study, *how, seed=study.run.original_seed)
+            steps.append(forgotten)
+        total += sum(step.work for step in steps)
+        seconds += sum(step.seconds for step in steps)
+        of_references += sum(step.work_of_references for step in steps) / whole.retraining_work
+        so_far = UnlearningResult(forgotten.model, {}, seconds, total)
+        row = whole.row(f"{approach}-together" if together else approach, so_far, request=number)
         asked = whole.cohort.table.patient_id.iloc[everyone].isin(done).to_numpy()
         mine = margins(whole.predictions(forgotten.model, everyone), "fused")[asked].mean()
         theirs = (

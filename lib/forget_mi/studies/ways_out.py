@@ -50,8 +50,9 @@ UNLEARNED = ("held_out_targets", "forget_mi-multimodal")
 # Requests of one patient in a year of weekly ones.
 A_YEAR = 52
 PATIENTS_A_STEP = 64
-# Private shadow models share no seed with other shadow models, which start at 900,000.
-SEEDS = 990_000
+# Private shadow models share no seed with other shadow models, which start at 900,000. Each takes
+# several times as long, so they are fewer, and one set serves every epsilon.
+PRIVATE_SHADOWS, SHADOW_EPSILON, SEEDS = 8, 3.0, 990_000
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def ways_out(studies: Sequence[Study], tuned: str | None, folder: Path) -> pd.Da
     - trainings_a_year: A_YEAR requests of one patient after another, in trainings, by what one
       cost (SISA: by the theory).
 
-    LiRA on a model with privacy has shadow models of its own, trained likewise; on all others it
-    has the run's.
+    LiRA on a model with privacy has shadow models that were trained with privacy as well; on all
+    others it has the run's.
 
     studies: one seed's, a request each; the first one's models in shards and with privacy serve
     all. folder: where these are kept.
@@ -99,7 +100,7 @@ def ways_out(studies: Sequence[Study], tuned: str | None, folder: Path) -> pd.Da
     first = studies[0]
     sisas = [_sisa(first, shards, folder) for shards in SHARDS]
     privates = {epsilon: _private(first, epsilon, folder) for epsilon in EPSILONS}
-    shadows = {epsilon: _private_shadows(first, epsilon) for epsilon in EPSILONS}
+    private_shadows = _private_shadows(first)
     rows: list[dict[str, Any]] = []
     for study in studies:
         for line in study.baseline_rows():
@@ -115,7 +116,7 @@ def ways_out(studies: Sequence[Study], tuned: str | None, folder: Path) -> pd.Da
         rows += [_served(study, sisa, folder) for sisa in sisas]
         for epsilon, private in privates.items():
             found = UnlearningResult(private.checkpoint, {}, 0.0, 0.0)
-            judged = replace(study, shadows=shadows[epsilon])
+            judged = replace(study, shadows=private_shadows)
             line = judged.row(f"dp-sgd-{epsilon:g}", found)
             line["trainings_before"] = private.work / _training(study)
             said = f"({private.epsilon:.2g}, {private.delta:.2g}) by patient"
@@ -192,20 +193,21 @@ def _privacy(study: Study, epsilon: float, patients: int) -> PrivacyConfig:
     return PrivacyConfig(epsilon=epsilon, patients=min(PATIENTS_A_STEP, patients), epochs=epochs)
 
 
-def _private_shadows(study: Study, epsilon: float) -> Shadows | None:
-    """The predictions of shadow models trained with differential privacy on the halves of the run's
-    other shadow models; None where the run has none. They lie beside those, for all seeds."""
+def _private_shadows(study: Study) -> Shadows | None:
+    """The predictions of PRIVATE_SHADOWS shadow models trained with differential privacy, on the
+    halves of the run's first other shadow models; None where the run has none. They lie beside
+    those, for all seeds."""
     if study.shadows is None:
         return None
     models = shadow_set(study.run, study.cohort)
     made_of = {
-        "privacy": asdict(_privacy(study, epsilon, PATIENTS_A_STEP)),
+        "privacy": asdict(_privacy(study, SHADOW_EPSILON, PATIENTS_A_STEP)),
         "code": code_fingerprint("training.private"),
     }
     key = sha256_of_text(json.dumps(made_of, sort_keys=True))[:12]
-    folder = models.folder / f"private-{epsilon:g}-{key}"
+    folder = models.folder / f"private-{SHADOW_EPSILON:g}-{key}"
     folder.mkdir(exist_ok=True)
-    numbers = range(models.settings.count)
+    numbers = range(min(PRIVATE_SHADOWS, models.settings.count))
     # First what no other process is training, then what one was: several share the work.
     for timeout in (0, -1):
         for number in numbers:
@@ -213,7 +215,7 @@ def _private_shadows(study: Study, epsilon: float) -> Shadows | None:
             try:
                 with FileLock(path.with_suffix(".lock"), timeout):
                     if not path.is_file():
-                        _private_shadow(study, epsilon, number).save(path)
+                        _private_shadow(study, number).save(path)
             except Timeout:
                 continue
     count = len(study.cohort)
@@ -222,10 +224,11 @@ def _private_shadows(study: Study, epsilon: float) -> Shadows | None:
     return Shadows([each.predictions[0] for each in seen], member, ~member)
 
 
-def _private_shadow(study: Study, epsilon: float, number: int) -> Shadows:
+def _private_shadow(study: Study, number: int) -> Shadows:
     """One of them."""
     cohort, models = study.cohort, shadow_set(study.run, study.cohort)
-    saved = _trained_privately(study, models.split_for(number), epsilon, SEEDS + number).checkpoint
+    how = (models.split_for(number), SHADOW_EPSILON, SEEDS + number)
+    saved = _trained_privately(study, *how).checkpoint
     everyone = np.arange(len(cohort))
     member = np.isin(everyone, models.rows_of(number))[None]
     seen = predict(saved.model, study.examples(saved, everyone), study.accelerator)

@@ -20,7 +20,7 @@ from forget_mi.evaluation.wear import WearModel, signs_of_wear
 from forget_mi.files import sha256_of_text, write_text
 from forget_mi.models import Checkpoint
 from forget_mi.runs import Run, load_model, load_references, run_salt, train_model
-from forget_mi.runs.policies import QUARTER, Policy
+from forget_mi.runs.policies import QUARTER, Policy, period_ended, quick
 from forget_mi.runs.salt import SALT
 from forget_mi.studies.letters import DAYS, Letter
 from forget_mi.studies.sequence import mark_served, serve_next
@@ -90,6 +90,7 @@ class Year:
     threshold: float = 0.05
     _served: list[str] = field(default_factory=list)
     _since_retraining: list[str] = field(default_factory=list)
+    _since_together: list[str] = field(default_factory=list)
     _requests: int = 0
     _trainings: float = 0.0
     _of_references: float = 0.0
@@ -100,7 +101,7 @@ class Year:
     def __post_init__(self):
         if self.policy.retrain == "alarm" and self.wear is None:
             raise InputError(f"policy {self.name}: asks for an alarm, which is not calibrated yet")
-        self._now = self.study
+        self._now = self._before = self.study
         self._fresh = self.study.original
         self._retrained = Retrained(self.study, self.folder)
         self._exposed = dict.fromkeys(self._everyone, 0.0)
@@ -128,6 +129,10 @@ class Year:
             if quarter and self.policy.retrain == "quarterly" and self._since_retraining:
                 self._retrain()
                 changed = True
+            together = self.policy.together
+            if together and self._since_together and period_ended(together, day - 1, day):
+                self._serve_together()
+                changed = True
             found = self._found_now() if changed else found
             if quarter:
                 rows.append(self._row(int(day // 7), waiting))
@@ -143,19 +148,40 @@ class Year:
             self._served += patients
             self._retrain()
             return
+        before, settings = self._now, self.settings
+        if self.policy.together:
+            settings = replace(settings, **quick(settings))
+            if not self._since_together:
+                self._before = before
+            self._since_together += patients
+        self._unlearn(before, self._served, patients, settings)
+        self._served += patients
+        self._since_retraining += patients
+        self._retrain_if_worn()
+
+    def _serve_together(self) -> None:
+        """Serve everyone since the last time once more, from the model as it was before them."""
+        patients, self._since_together = self._since_together, []
+        earlier = [each for each in self._served if each not in patients]
+        self._requests += 1
+        self._unlearn(self._before, earlier, patients, self.settings)
+        self._retrain_if_worn()
+
+    def _unlearn(
+        self, now: Study, served: Sequence[str], patients: Sequence[str], settings: Any
+    ) -> None:
+        """Put into use what a request makes of a model that served some patients before."""
         request = Request(f"day-{self._requests}", tuple(patients))
-        how = parse_approach(self.approach)[0], self.settings
+        how = parse_approach(self.approach)[0], settings
         seed = self.study.run.original_seed + 20 * self._requests
-        self._now, forgotten = serve_next(
-            self._now, self.study.cohort, self._served, request, *how, seed=seed
-        )
+        self._now, forgotten = serve_next(now, self.study.cohort, served, request, *how, seed=seed)
         spent = (forgotten.work, forgotten.work_of_references)
         own, of_references = (work / self._training_work for work in spent)
         self._trainings += own
         self._of_references += of_references
         self._unlearning += own + of_references
-        self._served += patients
-        self._since_retraining += patients
+
+    def _retrain_if_worn(self) -> None:
         if self.policy.retrain == "alarm" and self._wear() > self.threshold:
             self._alarms += 1
             self._retrain()
@@ -172,7 +198,7 @@ class Year:
             self._of_references += self.study.one_off_trainings * share
         model = self._retrained.model(self._served, NEW_MODEL)
         self._now = replace(self._now, original=model, references=references)
-        self._fresh, self._since_retraining = model, []
+        self._fresh, self._since_retraining, self._since_together = model, [], []
         self.__dict__.pop("_fresh_sides", None)
 
     # ---- what is measured ------------------------------------------------------------------------
