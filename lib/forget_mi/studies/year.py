@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from forget_mi.data import Request, rows_of
+from forget_mi.data import Cohort, Request, rows_of
 from forget_mi.errors import InputError
 from forget_mi.evaluation import mean_gap, patient_tests
 from forget_mi.evaluation.wear import WearModel, signs_of_wear
@@ -60,8 +60,7 @@ class Retrained:
     def model(self, served: Sequence[str], name: str) -> Checkpoint:
         """One of JUDGES, or NEW_MODEL."""
         run, request = self.run(served), Request("served", tuple(sorted(served)))
-        with FileLock(run.folder / f"{name}.lock"):  # another policy may train it now
-            train_model(run, name, self.study.cohort, request, self.study.accelerator)
+        self._train(run, name, self.study.cohort, request)
         return load_model(run, name, self.study.cohort, finished=False)
 
     def references(self, served: Sequence[str]) -> References:
@@ -69,9 +68,12 @@ class Retrained:
         run, request = self.run(served), Request("served", tuple(sorted(served)))
         cohort = mark_served(self.study.cohort, served)
         for name in run.reference_seeds():
-            with FileLock(run.folder / f"{name}.lock"):
-                train_model(run, name, cohort, request, self.study.accelerator)
+            self._train(run, name, cohort, request)
         return load_references(run, cohort)
+
+    def _train(self, run: Run, name: str, cohort: Cohort, request: Request) -> None:
+        with FileLock(run.folder / f"{name}.lock"):  # another policy may train it now
+            train_model(run, name, cohort, request, self.study.accelerator)
 
 
 @dataclass
