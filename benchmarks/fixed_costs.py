@@ -22,7 +22,13 @@ from forget_mi.evaluation.attack_rates import BootstrapWeights, Patients, rates
 from forget_mi.runs.chain import NOTEBOOKS, run_chain
 
 LIMIT = 8.0
-TRAIN = ("train_models(run, ", ".unlearn(", "unlearn_references(", "relearning_speed(")
+TRAIN = (
+    "train_models(run, ",
+    ".unlearn(",
+    "unlearn_references(",
+    "relearning_speed(",
+    "trained_on(",
+)
 
 
 def notebooks() -> list[Row]:
