@@ -233,14 +233,13 @@ class Service:
 
     def _overrides(self) -> dict[str, Any]:
         """Of the run's params, for a request served by itself."""
+        overrides = dict(self.overrides or {})
         if self._policy.retrain == "instead":
-            return dict(self.overrides or {}) | approach_overrides("retrain", None)
-        if not self._policy.together:
-            return dict(self.overrides or {})
-        settings = get_method(self.served_model.params.method).Config
-        return {f"unlearning.{k}": v for k, v in quick(settings).items()} | dict(
-            self.overrides or {}
-        )
+            return overrides | approach_overrides("retrain", None)
+        if self._policy.together:
+            few = quick(get_method(self.served_model.params.method).Config)
+            return {f"unlearning.{name}": value for name, value in few.items()} | overrides
+        return overrides
 
     def _serve(self, due: list[dict[str, Any]], overrides: Mapping[str, Any], state: dict) -> None:
         """Serve these together. Raises InputError where that fails."""
@@ -259,10 +258,8 @@ class Service:
         ledger = self.served_model.ledger
         if not ledger or not ledger[-1]["patients"]:
             return
-        now, last = (
-            int(self._days(state, t) // QUARTER) for t in (state["latest"], state["retrained"])
-        )
-        quarter = self._policy.retrain == "quarterly" and now > last
+        last, now = (self._days(state, moment) for moment in (state["retrained"], state["latest"]))
+        quarter = self._policy.retrain == "quarterly" and period_ended(QUARTER, last, now)
         worn = self._policy.retrain == "alarm" and (ledger[-1].get("wear") or {}).get("retrain")
         if quarter or worn:
             state["retraining"] = state["latest"]
@@ -274,10 +271,12 @@ class Service:
     def _serve_together_if_due(self, state: dict[str, Any], trouble: str) -> None:
         """Serve those who were served one by one once more, together, where a period ended since
         the first of them. Where it can't be done any more, the status says why."""
+        if not self._policy.together:
+            return
         model = self.served_model
         alone = {entry["number"] for entry in model.ledger[model.alone_since() :]}
         received = [item["received"] for item in state["items"] if item["request"] in alone]
-        if not self._policy.together or not received:
+        if not received:
             return
         first, now = (self._days(state, moment) for moment in (min(received), state["latest"]))
         if not period_ended(self._policy.together, first, now):

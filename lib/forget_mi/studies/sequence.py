@@ -108,9 +108,7 @@ def sequence(
         steps = [forgotten]
         done += part.patients
         if together and number == parts:
-            everyone_served = Request(study.request.name, tuple(done))
-            how = (study.cohort, [], everyone_served, method, settings)
-            _, forgotten = serve_next(study, *how, seed=study.run.original_seed)
+            forgotten = study.forget(method, settings)
             steps.append(forgotten)
         total += sum(step.work for step in steps)
         seconds += sum(step.seconds for step in steps)

@@ -207,19 +207,18 @@ def _private_shadows(study: Study) -> Shadows | None:
     key = sha256_of_text(json.dumps(made_of, sort_keys=True))[:12]
     folder = models.folder / f"private-{SHADOW_EPSILON:g}-{key}"
     folder.mkdir(exist_ok=True)
-    numbers = range(min(PRIVATE_SHADOWS, models.settings.count))
+    count = min(PRIVATE_SHADOWS, models.settings.count)
+    paths = [folder / f"shadow-{number:02d}.npz" for number in range(count)]
     # First what no other process is training, then what one was: several share the work.
     for timeout in (0, -1):
-        for number in numbers:
-            path = folder / f"shadow-{number:02d}.npz"
+        for number, path in enumerate(paths):
             try:
                 with FileLock(path.with_suffix(".lock"), timeout):
                     if not path.is_file():
                         _private_shadow(study, number).save(path)
             except Timeout:
                 continue
-    count = len(study.cohort)
-    seen = [Shadows.load(folder / f"shadow-{number:02d}.npz", count) for number in numbers]
+    seen = [Shadows.load(path, len(study.cohort)) for path in paths]
     member = np.concatenate([each.member for each in seen])
     return Shadows([each.predictions[0] for each in seen], member, ~member)
 
