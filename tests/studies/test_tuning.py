@@ -4,6 +4,7 @@ import dataclasses
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import weights
 
@@ -227,6 +228,28 @@ def test_a_search_finds_what_scores_best(case, monkeypatch):
         "the first trial takes the defaults"
     )
     assert trials.score.min() < trials.score[0]
+
+
+def test_the_second_trial_takes_what_start_names_within_the_range(case, monkeypatch):
+    stub(monkeypatch)
+    settings = dataclasses.replace(SETTINGS, start="elsewhere")
+    asked = []
+
+    def known(section):
+        asked.append(section)
+        return "made", {"learning_rate": 0.02, "epochs": 1000, "batch_size": 3}
+
+    monkeypatch.setattr(tuning, "unlearning_values", known)
+    _, trials = search("made", {}, [case], settings, make_accelerator(), progress=False)
+    space = tuning.get_method("made").SEARCH
+    assert asked == [{"method": "made", "tuned": "elsewhere"}]
+    assert trials.learning_rate[0] == StepConfig().learning_rate
+    assert trials.learning_rate[1] == 0.02
+    assert trials.epochs[1] == space["epochs"].high
+    monkeypatch.setattr(tuning, "unlearning_values", lambda section: ("made", {}))
+    _, without = search("made", {}, [case], settings, make_accelerator(), progress=False)
+    _, plain = search("made", {}, [case], SETTINGS, make_accelerator(), progress=False)
+    pd.testing.assert_frame_equal(without, plain)
 
 
 def test_a_trial_over_the_budget_is_never_chosen(case, monkeypatch):

@@ -72,7 +72,9 @@ class TuningConfig:
     each trial is scored, never those that are reported. budget: the largest share of retraining's
     work that a trial may cost. watched: share of the retained patients on whom it is measured what
     becomes of those who stay.
-    patience: trials before the median rule may cut one short. seed: of the search."""
+    patience: trials before the median rule may cut one short. seed: of the search. start: the name
+    of a file in params/tuned/, whose settings of a method are its second trial; the first takes the
+    method's defaults."""
 
     trials: Annotated[int, Field(ge=1, le=10_000)] = 16
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (10, 11)
@@ -81,6 +83,7 @@ class TuningConfig:
     watched: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Annotated[int, Field(ge=0)] = 5
     seed: Annotated[int, Field(ge=0)] = 0
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,8 @@ def resolve(values: Mapping[str, Any], profile: str) -> Params:
         "beside": _approaches(values.get("beside"), "beside"),
     }
     _approaches(list(checked["sweep"].approaches), "sweep.approaches")
+    if checked["tuning"].start is not None:
+        tuned_settings(checked["tuning"].start, "tuning.start")
     method, settings = _unlearning(values.get("unlearning"), checked["references"])
     return Params(profile=profile, seed=seed, method=method, unlearning=settings, **checked)
 
@@ -276,13 +281,14 @@ def unlearning_values(section: Mapping[str, Any] | None) -> tuple[str, dict[str,
     return method, {**known.get(f"{method}-{setting}" if setting else method, {}), **values}
 
 
-def tuned_settings(name: str) -> dict[str, dict[str, Any]]:
-    """The settings of each approach in params/tuned/<name>.yaml."""
+def tuned_settings(name: str, parameter: str = "unlearning.tuned") -> dict[str, dict[str, Any]]:
+    """The settings of each approach in params/tuned/<name>.yaml. parameter: whose value the name
+    is. Raises InputError where there is no such file."""
     path = ROOT / "params" / "tuned" / f"{name}.yaml"
     if not path.is_file():
         files = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise InputError(
-            f"parameter unlearning.tuned = {name!r}: there is no {path}; known: {', '.join(files)}"
+            f"parameter {parameter} = {name!r}: there is no {path}; known: {', '.join(files)}"
         )
     return yaml.safe_load(path.read_text()) or {}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +24,7 @@ from forget_mi.config import build
 from forget_mi.errors import import_extra
 from forget_mi.files import sha256_of_text, write_text
 from forget_mi.models import ImageTextModel, load_checkpoint
-from forget_mi.runs import TuningConfig, load_references, train_model
+from forget_mi.runs import TuningConfig, load_references, train_model, unlearning_values
 from forget_mi.source_code import code_fingerprint
 from forget_mi.studies.tuning_score import (
     TuningCase,
@@ -177,10 +177,10 @@ def search(
 
     Each trial unlearns every case in turn and is scored by `total_score`; a trial that
     costs more than the budget in any case is dropped, and one that is worse than the median of the
-    earlier ones so far is cut short. The first trial takes the module's defaults. folder: where a
-    journal is kept, from which a search that was killed goes on and a finished one is read, as long
-    as neither the code nor the cases have changed. A method without SEARCH has nothing to choose,
-    and gets one trial.
+    earlier ones so far is cut short. The first trial takes the module's defaults, the second what
+    settings.start names. folder: where a journal is kept, from which a search that was killed goes
+    on and a finished one is read, as long as neither the code nor the cases have changed. A method
+    without SEARCH has nothing to choose, and gets one trial.
 
     Raises RuntimeError where no trial stayed within the budget.
     """
@@ -200,7 +200,8 @@ def search(
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     done = len([t for t in study.trials if t.state in ended])  # the others were interrupted
     if done == 0:
-        study.enqueue_trial(_defaults(module, fixed, space))
+        for values in _first_settings(method, fixed, settings.start):
+            study.enqueue_trial(_within(space, values))
     numbers = range(done, settings.trials if space else 1)
     for number in tqdm(numbers, desc=method, unit="trial", disable=not progress):
         # A sampler a trial: a search that was killed and goes on draws what it would have drawn.
@@ -229,12 +230,24 @@ def _unlearn(
     )
 
 
-def _defaults(module, fixed: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
-    """The module's default settings as far as the search may choose them, moved into its range."""
-    defaults = module.Config(**fixed)
+def _first_settings(
+    method: str, fixed: Mapping[str, Any], start: str | None
+) -> Iterator[dict[str, Any]]:
+    """What the first trials take: the defaults, and what params/tuned/<start>.yaml has of the
+    approach (nothing where it has none)."""
+    defaults = asdict(get_method(method).Config(**fixed))
+    yield defaults
+    if start is not None:
+        _, known = unlearning_values({"method": method, **fixed, "tuned": start})
+        if known.keys() - fixed.keys():
+            yield defaults | known
+
+
+def _within(space: SearchSpace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as far as the search may choose them, moved into its range."""
     values = {}
     for name, choice in space.items():
-        value = getattr(defaults, name)
+        value = settings[name]
         if isinstance(choice, OneOf):
             values[name] = value if value in choice.values else choice.values[0]
         else:

@@ -118,14 +118,16 @@ def run_tuning(
     if own:  # what was tuned before stays, unless it was tuned again
         settings = {**(yaml.safe_load(tuned.read_text()) if tuned.is_file() else {}), **settings}
         path = ROOT / "figures" / "tuning.csv"
+        trials = trials.assign(profile=sweep.params.profile)
         earlier = pd.read_csv(path) if path.is_file() else trials.iloc[:0]
-        trials = pd.concat([earlier[~earlier.approach.isin(approaches)], trials])
+        again = (earlier.profile == sweep.params.profile) & earlier.approach.isin(approaches)
+        trials = pd.concat([earlier[~again], trials])
     comment = (
         f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best "
         "trial, by 03a's rule.\n"
     )
     write_text(tuned, comment + yaml.safe_dump(settings, sort_keys=False))
-    first = ["approach", "trial", "chosen", "score", "ended"]
+    first = [*(["profile"] if own else []), "approach", "trial", "chosen", "score", "ended"]
     columns = first + [name for name in trials if name not in first]
     write_table(ROOT / "figures" / "tuning.csv" if own else where / "tuning.csv", trials[columns])
     print(f"The chosen settings lie in {display_path(tuned)}.")
