@@ -69,6 +69,8 @@ def test_training_loss_is_the_sum_of_its_parts():
     assert classification_loss(output, labels).item() == pytest.approx(expected.item())
     expected = expected + ranking_loss(output.embeddings, labels, studies)
     assert training_loss(output, labels, studies).item() == pytest.approx(expected.item())
+    tenth = expected - 0.9 * ranking_loss(output.embeddings, labels, studies)
+    assert training_loss(output, labels, studies, 0.1).item() == pytest.approx(tenth.item())
 
 
 def test_unimodal_distance_by_hand():

@@ -43,12 +43,15 @@ def classification_loss(output: ModelOutput, labels: Tensor) -> Tensor:
     return sum(F.cross_entropy(logits, labels, ignore_index=MISSING) for logits in output.logits)
 
 
-def training_loss(output: ModelOutput, labels: Tensor, studies: Tensor) -> Tensor:
-    """CE(image) + CE(text) + ranking loss: what F_og and F_re are trained with. With one tower, or
-    two of different widths, there is nothing to rank: CE alone."""
+def training_loss(
+    output: ModelOutput, labels: Tensor, studies: Tensor, ranking: float = 1.0
+) -> Tensor:
+    """CE(image) + CE(text) + ranking * ranking loss: what F_og and F_re are trained with (the paper
+    has ranking = 1). With one tower, or two of different widths, there is nothing to rank: CE
+    alone."""
     loss = classification_loss(output, labels)
     return (
-        loss + ranking_loss(output.embeddings, labels, studies)
+        loss + ranking * ranking_loss(output.embeddings, labels, studies)
         if output.embeddings.are_paired
         else loss
     )

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "outputs": "Embeddings ModelOutput fused_probabilities",
         "image_text": "ImageTextModel",
         "joint_embedding": "JointEmbedding joint_embedding_of joint_embedding_or_none",
-        "build": "build_model reinitialized",
+        "build": "build_model reinitialized text_config_of",
         "tokenizers": "build_tokenizer vocabulary_size",
         "adapters": "adapt",
         "contract": "ModelContract problems_of_model require_model",

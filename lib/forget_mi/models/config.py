@@ -31,12 +31,14 @@ class ModelConfig:
     tokenizer. max_tokens: reports are cut there. dropout: in the text tower. project: a common
     width to which both towers' embeddings are projected, for towers of different widths (None:
     as wide as they come; without a common width there is no ranking loss, and Forget-MI and
-    MultiDelete can't run). joint_seed: of the fixed joint embedding. factory: in place of all
-    that, a function 'package.module:name' that builds a model of one's own from `arguments` (see
-    `contract`). weights: of a model that is trained already, the original of a run: a state
-    dict, a folder of `save_checkpoint` or `save_pretrained`, or the authors' released one; it is
-    then not trained here. retrained_weights: the same for models that were retrained without the
-    request. tokenizer: a local folder; the model's own where None."""
+    MultiDelete can't run). ranking: weight of the ranking loss in training; towers that were
+    pretrained and are fine-tuned for a few passes need a small one. joint_seed: of the fixed
+    joint embedding. factory: in place of all that, a function 'package.module:name' that builds
+    a model of one's own from `arguments` (see `contract`). weights: of a model that is trained
+    already, the original of a run: a state dict, a folder of `save_checkpoint` or
+    `save_pretrained`, or the authors' released one; it is then not trained here.
+    retrained_weights: the same for models that were retrained without the request. tokenizer: a
+    local folder; the model's own where None."""
 
     towers: Literal["both", "text", "image"] = "both"
     image_channels: tuple[Annotated[int, Field(ge=1)], ...] = (16, 16, 32, 64, 128)
@@ -55,6 +57,7 @@ class ModelConfig:
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 48
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     project: Annotated[int, Field(ge=2)] | None = None
+    ranking: Annotated[float, Field(ge=0, le=100)] = 1.0
     joint_seed: Annotated[int, Field(ge=0)] = 0
     dual_encoder: str | None = None
     factory: str | None = None

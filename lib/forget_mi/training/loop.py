@@ -54,11 +54,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def default_loss(model: ImageTextModel, batch: Batch) -> Tensor:
-    """CE(image) + CE(text) + ranking loss of a batch; of the whole one where several processes have
-    a share of it each, since neighbours in the ranking loss may be another's."""
+def default_loss(model: ImageTextModel, batch: Batch, ranking: float) -> Tensor:
+    """CE(image) + CE(text) + ranking * ranking loss of a batch; of the whole one where several
+    processes have a share of it each, since neighbours in the ranking loss may be another's."""
     output = model(batch["images"], batch["input_ids"], batch["attention_mask"])
-    return training_loss(*from_all_processes(output, batch["labels"], batch["studies"]))
+    return training_loss(*from_all_processes(output, batch["labels"], batch["studies"]), ranking)
 
 
 def from_all_processes(
@@ -156,12 +156,14 @@ def _train_epoch(
     """One pass over the loader; the mean loss of a batch over all processes."""
     model.train()
     parameters = list(model.parameters())
+    ranking = accelerator.unwrap_model(model).settings.ranking
     total = torch.zeros((), device=accelerator.device)
     for batch in device_loader(loader, accelerator):
         batch["images"] = translate(batch["images"], settings.translation)
         parts = split_batch(batch, accelerator.parts)
         for part in accumulate_gradients(parts, model, accelerator):
-            loss = default_loss(model, part) * (len(part["labels"]) / len(batch["labels"]))
+            share = len(part["labels"]) / len(batch["labels"])
+            loss = default_loss(model, part, ranking) * share
             accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(parameters, settings.clip)

@@ -114,8 +114,10 @@ class StepConfig:
     disturbed. retain_batch: retain records a step. learning_rate, weight_decay, beta2: AdamW.
     schedule: of the rate; 'linear' warms up over the first tenth of the run and decays to 0 at its
     end. clip: largest gradient norm. batch_norm: whether it keeps F_og's running statistics
-    (frozen) or takes each batch's. stop: 'validation' ends the run as soon as the cross-entropy on
-    D_f has reached that of F_og on D_v; 'never' runs all epochs, and asks nothing of D_v."""
+    (frozen) or takes each batch's. rewind: how far the pretrained networks of the towers go back
+    towards their pretrained weights before the first step (0: not; `rewinding`). stop: 'validation'
+    ends the run as soon as the cross-entropy on D_f has reached that of F_og on D_v; 'never' runs
+    all epochs, and asks nothing of D_v."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 8
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -127,4 +129,5 @@ class StepConfig:
     schedule: Literal["constant", "linear"] = "constant"
     clip: Annotated[float, Field(gt=0)] = 1.0
     batch_norm: Literal["train", "frozen"] = "frozen"
+    rewind: Annotated[float, Field(ge=0, le=1)] = 0.0
     stop: Literal["validation", "never"] = "validation"

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from forget_mi.config import config
-from forget_mi.losses import training_loss
 from forget_mi.models import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
@@ -58,8 +57,6 @@ def train_on_retained(
     """Passes over D_r with the training loss."""
 
     def loss(_: BatchOutput, retain: BatchOutput) -> dict[str, torch.Tensor]:
-        return {
-            "total": training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
-        }
+        return {"total": loop.training_loss(retain)}
 
     return loop.run(retain_sampler(loop.data, loop.settings), loss, description=description)

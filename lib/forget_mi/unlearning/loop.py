@@ -16,6 +16,7 @@ from torch.nn.functional import nll_loss
 from tqdm.auto import tqdm
 
 from forget_mi.data import Batch, Examples, placed, stored_batch, to_device_ahead
+from forget_mi.losses import training_loss
 from forget_mi.models import ImageTextModel, ModelOutput, fused_probabilities
 from forget_mi.training import (
     accumulate_gradients,
@@ -28,6 +29,7 @@ from forget_mi.training import (
     to_device,
 )
 from forget_mi.unlearning.base import FORWARD_ONLY, StepConfig, UnlearningData, UnlearningLog
+from forget_mi.unlearning.rewinding import rewind
 from forget_mi.unlearning.samplers import BatchSampler, StepIndices, micro_batches, shard
 
 # From this share of the validation loss on, the forget loss is measured in a pass of its own.
@@ -55,8 +57,8 @@ UnlearningLoss = Callable[[BatchOutput, BatchOutput], dict[str, Tensor]]
 class UnlearningLoop:
     """F_og and F_ul of one unlearning, and the steps that change F_ul.
 
-    original: a frozen copy of the model in evaluation mode. unlearned: a copy that is trained. log:
-    starts its clock now. The model itself is left as it is.
+    original: a frozen copy of the model in evaluation mode. unlearned: a copy that is trained,
+    rewound as settings.rewind says. log: starts its clock now. The model itself is left as it is.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class UnlearningLoop:
         self.log = UnlearningLog()
         torch.manual_seed(seed)
         self.original, self.unlearned = frozen_and_trainable(model, accelerator)
+        if settings.rewind:
+            rewind(self.unlearned, settings.rewind)
 
     def run(
         self,
@@ -135,6 +139,11 @@ class UnlearningLoop:
             if validation_loss is not None and forget_loss >= validation_loss:
                 return self.unlearned, log.finish("the forget loss reached the validation loss")
         return self.unlearned, log.finish("all epochs were run")
+
+    def training_loss(self, part: BatchOutput) -> Tensor:
+        """What F_og was trained with, of the forget or the retain part of a step; a scalar."""
+        labels, studies = part.batch["labels"], part.batch["studies"]
+        return training_loss(part.output, labels, studies, self.original.settings.ranking)
 
     def _fused_loss(self, model: ImageTextModel, examples: Examples) -> float:
         """Mean cross-entropy of the fused prediction; it counts as work."""

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from forget_mi.config import config
-from forget_mi.losses import classification_loss, training_loss
+from forget_mi.losses import classification_loss
 from forget_mi.models import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
@@ -57,7 +57,7 @@ def unlearn(
     )
 
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, torch.Tensor]:
-        retain_loss = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
+        retain_loss = loop.training_loss(retain)
         forget_loss = classification_loss(forget.output, forget.batch["labels"])
         total = settings.alpha * retain_loss - (1 - settings.alpha) * forget_loss
         return {"retain": retain_loss, "forget": forget_loss, "total": total}

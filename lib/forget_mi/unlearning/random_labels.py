@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from forget_mi.config import config
-from forget_mi.losses import classification_loss, training_loss
+from forget_mi.losses import classification_loss
 from forget_mi.models import ImageTextModel
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
 from forget_mi.unlearning.loop import BatchOutput, UnlearningLoop
@@ -59,7 +59,7 @@ def unlearn(
 
     def loss(forget: BatchOutput, retain: BatchOutput) -> dict[str, torch.Tensor]:
         forget_loss = classification_loss(forget.output, wrong[forget.index])
-        retain_loss = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
+        retain_loss = loop.training_loss(retain)
         n, m = len(forget.index), len(retain.index)
         total = (n * forget_loss + m * retain_loss) / (n + m)
         return {"forget": forget_loss, "retain": retain_loss, "total": total}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from forget_mi.config import config
 from forget_mi.data import device_loader, make_loader
-from forget_mi.losses import classification_loss, training_loss
+from forget_mi.losses import classification_loss
 from forget_mi.models import ImageTextModel
 from forget_mi.training import eval_frozen_layers
 from forget_mi.unlearning.base import StepConfig, UnlearningData, UnlearningLog
@@ -72,7 +72,7 @@ def unlearn(
         shift = shift.to(labels.device, non_blocking=True)
         random_labels = (labels + shift) % unlearned.classes
         forget_loss = classification_loss(forget.output, random_labels)
-        retain_loss = training_loss(retain.output, retain.batch["labels"], retain.batch["studies"])
+        retain_loss = loop.training_loss(retain)
         return {
             "forget": forget_loss,
             "retain": retain_loss,

@@ -1,0 +1,59 @@
+"""Rewinding: back towards the weights that a model's towers were pretrained with, before the first
+step (between two fine-tuned states of one pretrained network lies no barrier: Wortsman et al., CVPR
+2022, arXiv 2109.01903, who interpolate towards the pretrained weights to keep what they knew)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from forget_mi.errors import InputError
+from forget_mi.models import ImageTextModel, ModelConfig, build_model, text_config_of
+
+
+def rewind(model: ImageTextModel, share: float) -> None:
+    """Move a model's pretrained networks, in place, `share` (0 to 1) of the way back to the weights
+    and statistics that they were loaded with. Heads, projections and towers from scratch stay.
+
+    Fine-tuning is short, and what it learns of one patient goes with the first part of the way;
+    what it learns of all goes later, and the steps that follow bring it back.
+
+    Raises InputError where no tower was pretrained, or where nothing says any more with what.
+    """
+    trained = pretrained_networks(model)
+    if not trained:
+        raise InputError(
+            f"parameter unlearning.rewind = {share}: no tower of this model was pretrained "
+            "(model.image_weights, model.text_pretrained, model.dual_encoder); only 0 is allowed"
+        )
+    vocabulary = getattr(text_config_of(model), "vocab_size", 0)
+    with torch.random.fork_rng(devices=[]):  # the weights of new heads are drawn, and thrown away
+        before = pretrained_networks(build_model(model.settings, model.classes, vocabulary, 0))
+    with torch.no_grad():
+        for network, loaded in zip(trained, before, strict=True):
+            there = loaded.state_dict()
+            for name, now in network.state_dict().items():
+                if now.is_floating_point():
+                    now.lerp_(there[name].to(now), share)
+
+
+def can_rewind(settings: ModelConfig) -> bool:
+    """Whether a model of this configuration has a tower that was pretrained."""
+    return bool(settings.image_weights or settings.text_pretrained or settings.dual_encoder)
+
+
+def pretrained_networks(model: ImageTextModel) -> list[nn.Module]:
+    """The parts of a model that were loaded with pretrained weights, image first."""
+    settings, found = model.settings, []
+    towers = [
+        (model.image_tower, settings.image_weights),
+        (model.text_tower, settings.text_pretrained),
+    ]
+    for tower, weights in towers:
+        if tower is None or not (weights or settings.dual_encoder):
+            continue
+        tower = getattr(tower, "tower", tower)  # inside of a projection
+        found.append(tower.network if hasattr(tower, "network") else tower.encoder)
+        if settings.dual_encoder:
+            found.append(tower.projection)
+    return found
