@@ -10,7 +10,7 @@ from conftest import weights
 
 from forget_mi.runs.params import TuningConfig
 from forget_mi.studies import tuning
-from forget_mi.studies.tuning import search
+from forget_mi.studies.tuning import search, space_of
 from forget_mi.studies.tuning_score import (
     TuningCase,
     TuningPredictions,
@@ -23,7 +23,7 @@ from forget_mi.studies.tuning_score import (
 from forget_mi.training.config import DeviceConfig, TrainingConfig
 from forget_mi.training.devices import make_accelerator
 from forget_mi.training.prediction import Predictions
-from forget_mi.unlearning import neg_grad
+from forget_mi.unlearning import held_out_targets, neg_grad, scrub
 from forget_mi.unlearning.base import StepConfig, UnlearningLog
 from forget_mi.unlearning.search_space import LogUniform, OneOf, Whole
 
@@ -250,6 +250,34 @@ def test_the_second_trial_takes_what_start_names_within_the_range(case, monkeypa
     _, without = search("made", {}, [case], settings, make_accelerator(), progress=False)
     _, plain = search("made", {}, [case], SETTINGS, make_accelerator(), progress=False)
     pd.testing.assert_frame_equal(without, plain)
+
+
+def test_rates_and_passes_are_searched_in_proportion_to_those_of_training(case):
+    def space(method, **training):
+        trained = dataclasses.replace(case, training=TrainingConfig(**training))
+        return space_of(method, {}, trained)
+
+    as_written = space("scrub", epochs=30, learning_rate=1e-3)
+    assert as_written == scrub.SEARCH == space_of("scrub", {}, case)
+    short = space("scrub", epochs=4, learning_rate=3e-4)
+    assert short["learning_rate"] == LogUniform(5e-5 * 0.3, 2e-3 * 0.3)
+    assert short["epochs"] == short["max_epochs"] == Whole(1, 1)
+    assert short["alpha"] == as_written["alpha"]
+    assert short["batch_norm"] == as_written["batch_norm"]
+    few = space("held_out_targets", epochs=4, learning_rate=1e-3)
+    assert few["epochs"] == OneOf((1, 2))
+    assert few["retain_batch"] == held_out_targets.SEARCH["retain_batch"]
+    assert space("forget_mi", epochs=4)["epochs"] == Whole(2, 4)
+    assert "epochs" not in space_of("forget_mi", {"epochs": 3}, case)
+
+
+def test_pretrained_towers_are_searched_with_rewinding_and_others_without(case):
+    settings = dataclasses.replace(case.original.settings, text_pretrained="folder")
+    model = types.SimpleNamespace(settings=settings)
+    pretrained = dataclasses.replace(case, original=model)
+    assert 0.0 in space_of("fine_tune", {}, pretrained)["rewind"].values
+    assert "rewind" not in space_of("fine_tune", {}, case)
+    assert "rewind" not in space_of("ssd", {}, pretrained), "takes no steps"
 
 
 def test_a_trial_over_the_budget_is_never_chosen(case, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from conftest import TINY_MODEL
 
+from forget_mi import losses
 from forget_mi.data import batches
 from forget_mi.data.batches import make_examples, tokenize
 from forget_mi.data.cohort import rows_of
@@ -64,6 +65,17 @@ def test_tokens_take_five_bytes_each_and_models_see_int64(cohort, original):
     assert sum(t.untyped_storage().nbytes() for t in tokens) == 5 * examples.input_ids.numel()
     batch = examples.__getitems__([0, 1])
     assert {batch[name].dtype for name in ("input_ids", "attention_mask")} == {torch.int64}
+
+
+def test_the_ranking_loss_counts_by_the_weight_of_the_model(cohort, accelerator, monkeypatch):
+    once = TrainingConfig(epochs=1, batch_size=16)
+    one, none = (
+        fit(cohort, accelerator, once, model=replace(TINY_MODEL, ranking=weight))[0]
+        for weight in (1.0, 0.0)
+    )
+    assert not same(one, none)
+    monkeypatch.setattr(losses, "ranking_loss", lambda z, labels, studies: z.image.sum() * 0)
+    assert same(fit(cohort, accelerator, once)[0], none)
 
 
 def test_same_seed_same_model(cohort, accelerator):

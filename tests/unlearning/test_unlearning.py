@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -8,11 +9,13 @@ from conftest import TINY_MODEL, differs, weights
 from forget_mi import unlearning
 from forget_mi.config import build
 from forget_mi.errors import InputError
+from forget_mi.losses import classification_loss, ranking_loss
 from forget_mi.training.prediction import predict
 from forget_mi.unlearning import forget_mi, loop, teacher_outputs
 from forget_mi.unlearning.base import UnlearningData, UnlearningLog
 from forget_mi.unlearning.forget_mi import SETTINGS, Config, noisy_copies
-from forget_mi.unlearning.samplers import sample_in_rounds
+from forget_mi.unlearning.loop import UnlearningLoop, forward_step, joined_batch
+from forget_mi.unlearning.samplers import StepIndices, sample_in_rounds
 from forget_mi.unlearning.teacher_outputs import TeacherOutputs
 
 SETTINGS_TO_TRY = {
@@ -29,6 +32,22 @@ def unlearn(original, data, accelerator, seed=0, **settings):
     return forget_mi.unlearn(
         original[0], data, config, seed=seed, accelerator=accelerator, progress=False
     )
+
+
+def test_the_loss_of_training_has_the_weight_that_the_original_was_trained_with(
+    original, unlearning_data, accelerator
+):
+    model = copy.deepcopy(original[0])
+    model.settings = dataclasses.replace(model.settings, ranking=0.25)
+    loop = UnlearningLoop(
+        model, unlearning_data, Config(), seed=0, accelerator=accelerator, progress=False
+    )
+    index = torch.arange(5)
+    batch = joined_batch(unlearning_data, StepIndices(index[:0], index))
+    _, part = forward_step(loop.unlearned.eval(), batch, 0)
+    apart = classification_loss(part.output, part.batch["labels"])
+    ranked = ranking_loss(part.output.embeddings, part.batch["labels"], part.batch["studies"])
+    assert loop.training_loss(part).item() == pytest.approx((apart + ranked / 4).item())
 
 
 def test_a_method_is_found_by_name():

@@ -39,7 +39,7 @@ def relearning_curve(
         eval_frozen_layers(pupil, all_batch_norm=True)
         for batch in device_loader(make_loader(examples, 32, seed=1000 * seed + done), accelerator):
             with accelerator.autocast():
-                value = default_loss(pupil, batch)
+                value = default_loss(pupil, batch, pupil.settings.ranking)
             value.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -67,7 +67,7 @@ def trained_on(
         for number, batch in enumerate(device_loader(loader, accelerator), start=1):
             pupil.train()
             with accelerator.autocast():
-                loss = default_loss(pupil, batch)
+                loss = default_loss(pupil, batch, pupil.settings.ranking)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(pupil.parameters(), settings.clip)
             steps_of.step()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,13 +35,16 @@ from forget_mi.studies.tuning_score import (
     watched,
     with_training_on,
 )
+from forget_mi.training import TrainingConfig
 from forget_mi.unlearning import (
     LogUniform,
     OneOf,
     SearchSpace,
+    StepConfig,
     Uniform,
     UnlearningData,
     UnlearningLog,
+    can_rewind,
     get_method,
 )
 
@@ -90,6 +94,44 @@ def tuning_cases(
             how = (run.original_seed, work, params.training)
             cases.append(TuningCase(name, original.model, data, stay, *how))
     return cases
+
+
+# How the models were trained for which the ranges of SEARCH are written.
+RANGES_ARE_FOR = TrainingConfig(epochs=30, learning_rate=1e-3)
+PASSES = ("epochs", "max_epochs")
+
+
+def space_of(method: str, fixed: Mapping[str, Any], case: TuningCase) -> SearchSpace:
+    """What a search for a method chooses on a case: the module's SEARCH without what is fixed.
+
+    Ranges of rates and passes go in proportion to those that the case's original was trained with:
+    a pretrained tower is fine-tuned in a few passes at a lower rate, and unlearned so. Where
+    towers were pretrained, `rewind` is searched as well, of every method that takes steps.
+    """
+    module = get_method(method)
+    space = {
+        name: type(choice)(*_in_proportion(name, choice, case.training))
+        for name, choice in module.SEARCH.items()
+        if name not in fixed
+    }
+    if issubclass(module.Config, StepConfig) and space and can_rewind(case.original.settings):
+        space["rewind"] = OneOf((0.0, 0.3, 0.5, 0.7))
+    return space
+
+
+def _in_proportion(name: str, values: Sequence, training: TrainingConfig | None) -> list:
+    """Values of a setting, as they are for RANGES_ARE_FOR, for models trained in another way."""
+    if training is None:
+        return list(values)
+    if values and isinstance(values[0], tuple):  # of OneOf
+        return [tuple(dict.fromkeys(_in_proportion(name, values[0], training)))]
+    if name == "learning_rate":
+        ratio = training.learning_rate / RANGES_ARE_FOR.learning_rate
+        return [value * ratio for value in values]
+    if name in PASSES:
+        ratio = training.epochs / RANGES_ARE_FOR.epochs
+        return [math.ceil(value * ratio) for value in values]
+    return list(values)
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
@@ -187,7 +229,7 @@ def search(
     optuna = import_extra("optuna", "studies")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     module = get_method(method)
-    space = {name: choice for name, choice in module.SEARCH.items() if name not in fixed}
+    space = space_of(method, fixed, cases[0])
     trial = Trial(module, fixed, space, cases, settings.budget, accelerator)
     study = optuna.create_study(
         study_name=method,
@@ -200,7 +242,7 @@ def search(
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     done = len([t for t in study.trials if t.state in ended])  # the others were interrupted
     if done == 0:
-        for values in _first_settings(method, fixed, settings.start):
+        for values in _first_settings(method, fixed, settings.start, cases[0].training):
             study.enqueue_trial(_within(space, values))
     numbers = range(done, settings.trials if space else 1)
     for number in tqdm(numbers, desc=method, unit="trial", disable=not progress):
@@ -231,11 +273,14 @@ def _unlearn(
 
 
 def _first_settings(
-    method: str, fixed: Mapping[str, Any], start: str | None
+    method: str, fixed: Mapping[str, Any], start: str | None, training: TrainingConfig | None
 ) -> Iterator[dict[str, Any]]:
-    """What the first trials take: the defaults, and what params/tuned/<start>.yaml has of the
-    approach (nothing where it has none)."""
+    """What the first trials take: the defaults, rates and passes in proportion, and what
+    params/tuned/<start>.yaml has of the approach (nothing where it has none)."""
     defaults = asdict(get_method(method).Config(**fixed))
+    for name in ("learning_rate", *PASSES):
+        if name in defaults:
+            (defaults[name],) = _in_proportion(name, [defaults[name]], training)
     yield defaults
     if start is not None:
         _, known = unlearning_values({"method": method, **fixed, "tuned": start})
