@@ -8,6 +8,7 @@ from conftest import TINY_MODEL, differs, weights
 
 from forget_mi import unlearning
 from forget_mi.config import build
+from forget_mi.data import to_device_ahead
 from forget_mi.errors import InputError
 from forget_mi.losses import classification_loss, ranking_loss
 from forget_mi.training.prediction import predict
@@ -44,6 +45,7 @@ def test_the_loss_of_training_has_the_weight_that_the_original_was_trained_with(
     )
     index = torch.arange(5)
     batch = joined_batch(unlearning_data, StepIndices(index[:0], index))
+    (batch,) = to_device_ahead([batch], accelerator)
     _, part = forward_step(loop.unlearned.eval(), batch, 0)
     apart = classification_loss(part.output, part.batch["labels"])
     ranked = ranking_loss(part.output.embeddings, part.batch["labels"], part.batch["studies"])
