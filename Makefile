@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ALIKE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 \
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Haswell
 
-.PHONY: demo run shadows beyond year forget serve-requests test test-service test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory peers sweep sweep-dry tune calibration results real-results layers notebooks reference format lock clean
+.PHONY: demo run shadows beyond year forget serve-requests test test-service test-slurm bench benchmark-store benchmark-released lab explore docs test-browser gpu gpu-wheels memory peers sweep sweep-dry tune ablation calibration results real-results layers notebooks reference format lock clean
 
 demo: .venv/installed            ## the main job on the built-in synthetic cohort
 	$(BIN)/python -m forget_mi run demo
@@ -68,6 +68,9 @@ sweep-dry: .venv/installed       ## what make sweep would run
 
 tune: .venv/installed            ## PROFILE=demo: choose every approach's hyper-parameters, into params/tuned/
 	$(BIN)/python -m forget_mi tune $(PROFILE) $(if $(DATA),--data $(DATA)) -- $(SNAKEMAKE)
+
+ablation: .venv/installed        ## PROFILE=medpix DATA=clone: what helps, one change at a time, on the tuning seeds
+	$(BIN)/python -m forget_mi ablation $(PROFILE) $(if $(DATA),--data $(DATA))
 
 calibration: .venv/installed     ## PROFILE=demo: how often the test of one patient accuses strangers, and finds who is known
 	$(BIN)/python -m forget_mi calibration $(PROFILE) $(if $(DATA),--data $(DATA))

@@ -167,6 +167,8 @@ def _add_studies(commands) -> None:
     year = _add(commands, "year", _year, "a simulated year of requests under every policy")
     year.add_argument("--policies", nargs="+", default=[], help="some of them (all)")
     _add_profile_options(year)
+    ablation = _add(commands, "ablation", _ablation, "what helps, on a profile's tuning seeds")
+    _add_profile_options(ablation)
     for command in (sweep, tune, beyond, calibration):
         _add_profile_options(command)
         command.epilog = "What follows -- goes to snakemake, as in: sweep demo -- --dry-run"
@@ -184,6 +186,12 @@ def _tune(options: Namespace) -> int:
     from forget_mi.studies import run_tuning
 
     return run_tuning(options.profile, options.folder, overrides_of(options), options.snakemake)
+
+
+def _ablation(options: Namespace) -> None:
+    from forget_mi.studies import rebuild_ablation
+
+    rebuild_ablation(options.profile, overrides_of(options))
 
 
 def _beyond(options: Namespace) -> int:

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "sweep": "Sweep compared_runs open_sweep",
+        "ablation": "ablate read_changes rebuild_ablation",
         "tuning": "save_search search space_of tuning_cases tuning_folder",
         "tuning_score": "TuningCase TuningPredictions score_terms watched",
         "study": "Study",

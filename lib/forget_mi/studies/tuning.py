@@ -165,7 +165,10 @@ class Trial:
     ):
         self.module, self.fixed, self.space, self.cases = module, fixed, space, cases
         self.budget, self.accelerator = budget, accelerator
-        self.before = {case.name: self._predictions(case.original, case) for case in cases}
+        self.before = {
+            case.name: TuningPredictions.of_model(case.original, case, accelerator)
+            for case in cases
+        }
 
     def __call__(self, trial: optuna.Trial) -> float:
         """The mean score over the cases. Raises optuna.TrialPruned, with the reason in the trial's
@@ -175,15 +178,14 @@ class Trial:
         trial.set_user_attr("settings", json.dumps(values))
         for number, case in enumerate(self.cases):
             try:
-                unlearned, log = _unlearn(self.module, values, case, self.accelerator)
+                unlearned, log = unlearn_case(self.module, values, case, self.accelerator)
                 share = log.work / case.retraining_work
                 if share > self.budget:
                     self._prune(trial, f"costs {share:.3f} of retraining")
-                after = self._predictions(unlearned, case)
-                after = with_training_on(after, unlearned, case, self.accelerator)
+                found = case_terms(unlearned, case, self.before[case.name], self.accelerator)
             except FloatingPointError as error:
                 self._prune(trial, str(error))
-            terms.append(score_terms(self.before[case.name], after) | {"share": share})
+            terms.append(found | {"share": share})
             means = pd.DataFrame(terms).mean()
             trial.set_user_attr("terms", means.to_dict())
             score = total_score(means.drop("share").to_dict())
@@ -192,9 +194,6 @@ class Trial:
                 self._prune(trial, "worse than the median")
         trial.set_user_attr("ended", "")
         return score
-
-    def _predictions(self, model: ImageTextModel, case: TuningCase) -> TuningPredictions:
-        return TuningPredictions.of_model(model, case, self.accelerator)
 
     @staticmethod
     def _prune(trial: optuna.Trial, reason: str) -> NoReturn:
@@ -259,9 +258,10 @@ def search(
     return json.loads(best.user_attrs["settings"]), _table(study.trials, best.number)
 
 
-def _unlearn(
-    module, values: Mapping[str, Any], case: TuningCase, accelerator: Accelerator
+def unlearn_case(
+    module: Any, values: Mapping[str, Any], case: TuningCase, accelerator: Accelerator
 ) -> tuple[ImageTextModel, UnlearningLog]:
+    """A tuning case unlearned by a method's module with some settings."""
     return module.unlearn(
         case.original,
         case.data,
@@ -270,6 +270,16 @@ def _unlearn(
         accelerator=accelerator,
         progress=False,
     )
+
+
+def case_terms(
+    model: ImageTextModel, case: TuningCase, before: TuningPredictions, accelerator: Accelerator
+) -> dict[str, float]:
+    """The terms of the rule (`score_terms`) for a model of a tuning case, what comes back when it
+    is trained on among them. before: F_og's predictions. Raises FloatingPointError where the
+    model's outputs are not finite."""
+    after = TuningPredictions.of_model(model, case, accelerator)
+    return score_terms(before, with_training_on(after, model, case, accelerator))
 
 
 def _first_settings(
