@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -129,8 +128,8 @@ def _in_proportion(name: str, values: Sequence, training: TrainingConfig | None)
         ratio = training.learning_rate / RANGES_ARE_FOR.learning_rate
         return [value * ratio for value in values]
     if name in PASSES:
-        ratio = training.epochs / RANGES_ARE_FOR.epochs
-        return [math.ceil(value * ratio) for value in values]
+        whole = RANGES_ARE_FOR.epochs
+        return [-(-value * training.epochs // whole) for value in values]  # rounded up
     return list(values)
 
 
