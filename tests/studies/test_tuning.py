@@ -1,5 +1,6 @@
 """The rule by which hyper-parameters are chosen."""
 
+import copy
 import dataclasses
 import types
 
@@ -272,8 +273,8 @@ def test_rates_and_passes_are_searched_in_proportion_to_those_of_training(case):
 
 
 def test_pretrained_towers_are_searched_with_rewinding_and_others_without(case):
-    settings = dataclasses.replace(case.original.settings, text_pretrained="folder")
-    model = types.SimpleNamespace(settings=settings)
+    model = copy.deepcopy(case.original)
+    model.settings = dataclasses.replace(model.settings, text_pretrained="folder")
     pretrained = dataclasses.replace(case, original=model)
     assert 0.0 in space_of("fine_tune", {}, pretrained)["rewind"].values
     assert "rewind" not in space_of("fine_tune", {}, case)

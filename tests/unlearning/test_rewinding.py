@@ -1,11 +1,12 @@
 """Back towards pretrained weights, before the first step of an unlearning."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import weights
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 
 from forget_mi.errors import InputError
 from forget_mi.models import ModelConfig, build_model
@@ -81,6 +82,34 @@ def test_a_pretrained_image_network_goes_back_with_its_statistics():
     for name, tensor in network.state_dict().items():
         left = 1 if tensor.is_floating_point() else 2  # a count of batches stays
         torch.testing.assert_close(tensor, loaded[name] + left)
+
+
+def test_both_sides_of_a_dual_encoder_go_back_with_their_projections(tmp_path):
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    text = sizes | {"vocab_size": 90, "max_position_embeddings": 48}
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    pair = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    pair.save_pretrained(tmp_path)
+    model = build_model(ModelConfig(dual_encoder=str(tmp_path)), classes=2, vocabulary=90, seed=0)
+    start = weights(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(2.0)
+    rewind(model, 0.5)
+    for name, weight in model.named_parameters():
+        left = 2.0 if ".head." in name else 1.0
+        torch.testing.assert_close(weight, start[name] + left)
+
+
+def test_weights_that_no_network_takes_are_not_pretrained(original):
+    model = copy.deepcopy(original[0])
+    model.settings = replace(model.settings, image_weights="elsewhere.safetensors")
+    assert pretrained_networks(model) == []
 
 
 def test_towers_from_scratch_have_nowhere_to_go_back_to(original):

@@ -43,8 +43,8 @@ from forget_mi.unlearning import (
     Uniform,
     UnlearningData,
     UnlearningLog,
-    can_rewind,
     get_method,
+    pretrained_networks,
 )
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def space_of(method: str, fixed: Mapping[str, Any], case: TuningCase) -> SearchS
         for name, choice in module.SEARCH.items()
         if name not in fixed
     }
-    if issubclass(module.Config, StepConfig) and space and can_rewind(case.original.settings):
+    if issubclass(module.Config, StepConfig) and space and pretrained_networks(case.original):
         space["rewind"] = OneOf((0.0, 0.3, 0.5, 0.7))
     return space
 

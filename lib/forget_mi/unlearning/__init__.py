@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "registry": "approaches get_method needs_references parse_approach METHODS",
         "base": "Reference StepConfig UnlearningData UnlearningLog",
         "loop": "BatchOutput UnlearningLoop",
-        "rewinding": "can_rewind rewind",
+        "rewinding": "pretrained_networks rewind",
         "samplers": "forget_sampler paired_sampler retain_sampler",
         "teacher_outputs": "TeacherOutputs",
         "references": "References UnlearnedReference unlearn_references",

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from forget_mi.errors import InputError
-from forget_mi.models import ImageTextModel, ModelConfig, build_model, text_config_of
+from forget_mi.models import ImageTextModel, build_model, text_config_of
+from forget_mi.models.towers import ProjectedTower, Tower
 
 
 def rewind(model: ImageTextModel, share: float) -> None:
@@ -37,23 +38,19 @@ def rewind(model: ImageTextModel, share: float) -> None:
                     now.lerp_(there[name].to(now), share)
 
 
-def can_rewind(settings: ModelConfig) -> bool:
-    """Whether a model of this configuration has a tower that was pretrained."""
-    return bool(settings.image_weights or settings.text_pretrained or settings.dual_encoder)
-
-
 def pretrained_networks(model: ImageTextModel) -> list[nn.Module]:
-    """The parts of a model that were loaded with pretrained weights, image first."""
+    """The parts of a model that were loaded with pretrained weights, image first; none where the
+    model was built from scratch, or is one piece."""
     settings, found = model.settings, []
-    towers = [
-        (model.image_tower, settings.image_weights),
-        (model.text_tower, settings.text_pretrained),
-    ]
-    for tower, weights in towers:
-        if tower is None or not (weights or settings.dual_encoder):
-            continue
-        tower = getattr(tower, "tower", tower)  # inside of a projection
-        found.append(tower.network if hasattr(tower, "network") else tower.encoder)
-        if settings.dual_encoder:
-            found.append(tower.projection)
+    if settings.dual_encoder:
+        return [part for t in model.towers() for part in (t.encoder, t.projection)]
+    if model.image_tower is not None and settings.image_network and settings.image_weights:
+        found.append(_inside(model.image_tower).network)
+    if model.text_tower is not None and settings.text_pretrained:
+        found.append(_inside(model.text_tower).encoder)
     return found
+
+
+def _inside(tower: Tower) -> Tower:
+    """A tower without its projection."""
+    return tower.tower if isinstance(tower, ProjectedTower) else tower
