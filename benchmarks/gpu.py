@@ -141,7 +141,7 @@ def chain(device: str):
         study = Study.open(run, cohort, request)
         models = {n: load_model(run, n, cohort, finished=False) for n in names[:2]}
         for approach in ("held_out_targets", "forget_mi-multimodal"):
-            settings = approach_settings(run, approach, "demo")
+            settings = approach_settings(approach, "demo")
             found = study.forget(parse_approach(approach)[0], settings, alone=True)
             models[approach], seconds[approach] = found.model, found.seconds
         for name, model in models.items():

@@ -44,7 +44,7 @@ def run(name: str, towers: str) -> list[dict[str, Any]]:
         if name == "trained":
             rows += trained(opened, towers)
             continue
-        settings = approach_settings(opened.run, name, tuned_by(study.PROFILE))
+        settings = approach_settings(name, tuned_by(study.PROFILE))
         forget = lambda: opened.forget(parse_approach(name)[0], settings)  # noqa: B023, E731
         rows.append(study.judged(opened, name, towers, "tuned", forget))
     return rows

@@ -174,7 +174,7 @@ def test_a_row_is_the_gap_to_the_retrained_models(study):
     assert row["share_of_references"] > 0
     assert row["one_off_trainings"] == pytest.approx(1.0)
     assert (
-        study.row("x", study.forget("fine_tune", approach_settings(study.run, "fine_tune", None)))[
+        study.row("x", study.forget("fine_tune", approach_settings("fine_tune", None)))[
             "one_off_trainings"
         ]
         == 0
@@ -183,7 +183,7 @@ def test_a_row_is_the_gap_to_the_retrained_models(study):
 
 def test_within_a_budget_is_within_it(study):
     for approach in ("fine_tune", "held_out_targets"):
-        settings_ = approach_settings(study.run, approach, None)
+        settings_ = approach_settings(approach, None)
         found = within_budgets(study, approach, settings_, (0.01, 1.0, 1.5))
         assert found[0.01] is None
         for budget, each in found.items():

@@ -5,7 +5,17 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from forget_mi.studies.real_results import ATTACKS, REAL, real_study, real_study_rows
+from forget_mi.plots import beyond as beyond_plots
+from forget_mi.studies import real_results
+from forget_mi.studies.real_results import (
+    ATTACKS,
+    REAL,
+    front_rows,
+    largest_request,
+    real_study,
+    real_study_rows,
+    with_earlier_rows,
+)
 
 MODELS = {"original": "original", "mine": "held_out_targets", "re-1": "retrain", "re-2": "retrain"}
 
@@ -60,3 +70,34 @@ def test_the_docs_show_the_nearest_first(sweep):
     assert rows["mean gap"][0] == "0.200 (0.141)"
     assert rows["found at 5 %"][0] == "0.20 [0.13, 0.27]"
     assert rows["probe, text"][0] == "0.61"
+
+
+def test_the_first_page_shows_its_approaches_in_their_order(sweep, monkeypatch):
+    monkeypatch.setattr(real_results, "FRONT", ("original", "mine", "retrained"))
+    rows = front_rows(real_study(sweep), "mine")
+    assert rows.approach.tolist() == ["original", "**mine**", "retrained"]
+    assert rows.iloc[1, 1:4].tolist() == ["20 [13, 27]", "30", "0.200 (0.141)"]
+
+
+def test_other_sizes_of_request_stay_and_the_same_are_replaced(sweep, tmp_path):
+    table, path = real_study(sweep), tmp_path / "cohort.csv"
+    assert with_earlier_rows(table, path) is table
+    pd.concat([table.assign(forget_fraction=0.03), table.assign(mean_gap=9.0)]).to_csv(path)
+    both = with_earlier_rows(table, path)[list(REAL)]
+    assert both.forget_fraction.tolist() == [0.03] * 3 + [0.1] * 3
+    assert both.mean_gap.max() < 1
+    assert largest_request(both).method.tolist() == table.method.tolist()
+    path.write_text("model,measure,value\noriginal,test_auc,0.8\n")  # of make real-results
+    assert with_earlier_rows(table, path) is table
+
+
+@pytest.mark.parametrize("shadows", [True, False])
+def test_the_picture_has_a_point_a_method_and_names_the_ones_asked_for(sweep, shadows):
+    table = real_study(sweep).assign(**({} if shadows else {"lira_patient_auc": None}))
+    other = table[table.method == "mine"].assign(method="other")
+    figure = beyond_plots.closeness_and_attack(pd.concat([table, other]), ["mine"], "mine")
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels[1].startswith("LiRA" if shadows else "patients found")
+    for axis in figure.axes:
+        assert sorted(text.get_text() for text in axis.texts) == ["mine", "original", "retrained"]
+        assert sum(line.get_marker() == "o" for line in axis.lines) == 2

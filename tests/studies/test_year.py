@@ -134,7 +134,7 @@ def letters(study):
 
 
 def year_of(study, letters, name: str, **more) -> Year:
-    settings = approach_settings(study.run, "held_out_targets", "demo", epochs=1)
+    settings = approach_settings("held_out_targets", "demo", epochs=1)
     how = (name, get_policy(name), letters, study.run.folder / "year")
     return Year(study, "held_out_targets", settings, *how, **more)
 
@@ -285,7 +285,7 @@ def test_nothing_of_a_served_patient_is_in_the_new_references(study, letters):
 
 @pytest.fixture(scope="module")
 def moved(study):
-    settings = approach_settings(study.run, "held_out_targets", "demo", epochs=1)
+    settings = approach_settings("held_out_targets", "demo", epochs=1)
     return moves_of_requests(study, "held_out_targets", settings, 2), settings
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from forget_mi.plots.style import (
     COLOURS,
@@ -62,6 +62,56 @@ def frontier(table: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return finish_figure(figure)
+
+
+def closeness_and_attack(table: pd.DataFrame, named: Sequence[str], ours: str) -> Figure:
+    """One size of request: a point a method, its mean gap to the retrained models (left) and what
+    an attack finds by patient (right: LiRA, or without shadow models the share of patients found at
+    5 % of false alarms) against the share of retraining's work. table: method,
+    share_of_retraining, mean_gap and lira_patient_auc with their _sd, patients_found_at_5pct; the
+    band is the retrained models' mean and standard deviation over seeds. named: those that get
+    their name; the others are grey.
+    """
+    second = ("lira_patient_auc", "LiRA by patient (AUC)")
+    if table.lira_patient_auc.isna().all():
+        second = ("patients_found_at_5pct", "patients found, 5 % of strangers accused")
+    rows = table.set_index("method")
+    gold = rows.loc["retrained"]
+    methods = [name for name in rows.index if name not in ("original", "retrained")]
+    colours = approach_palette([name for name in methods if name in named])
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))
+    for axis, (column, title) in zip(
+        axes, (("mean_gap", "mean gap to the retrained models"), second), strict=True
+    ):
+        spread = gold.get(f"{column}_sd", 0.0)
+        axis.axhspan(
+            gold[column] - spread,
+            gold[column] + spread,
+            color=COLOURS["retrained"],
+            alpha=0.18,
+            lw=0,
+        )
+        axis.axhline(gold[column], color=COLOURS["retrained"], lw=1)
+        axis.axhline(rows.loc["original", column], color=COLOURS["original"], lw=1, ls="--")
+        for name in methods:
+            x, y = rows.loc[name, ["share_of_retraining", column]]
+            colour = "black" if name == ours else colours.get(name, "0.7")
+            axis.plot(x, y, "o", ms=9 if name == ours else 6, color=colour, zorder=3)
+            if name in named:
+                axis.annotate(
+                    name, (x, y), fontsize=8, xytext=(6, 4), textcoords="offset points",
+                    color=colour, fontweight="bold" if name == ours else "normal",
+                )  # fmt: skip
+        for name in ("original", "retrained"):
+            axis.annotate(
+                name, (1, rows.loc[name, column]), xycoords=("axes fraction", "data"), fontsize=8,
+                xytext=(-4, 2), textcoords="offset points", ha="right", color=COLOURS[name],
+            )  # fmt: skip
+        axis.set(xlabel="share of retraining's work", ylabel=title, xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     return finish_figure(figure)
 
 

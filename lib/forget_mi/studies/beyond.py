@@ -177,9 +177,7 @@ def requests_part(study: Study, tuned: str | None) -> pd.DataFrame:
         found = float(np.nanmedian(completeness(study, model)))
         rows.append(line | {"iam_median": found} | study.came_back(model))
     for approach in COMPARED_HERE:
-        found = study.forget(
-            parse_approach(approach)[0], approach_settings(study.run, approach, tuned)
-        )
+        found = study.forget(parse_approach(approach)[0], approach_settings(approach, tuned))
         row = study.row(approach, found) | study.came_back(found.model)
         row["iam_median"] = float(np.nanmedian(completeness(study, found.model)))
         if found.references:
@@ -199,7 +197,7 @@ def sequence_part(study: Study, tuned: str | None) -> pd.DataFrame:
     )
     tables = []
     for approach, together in ways:
-        settings = approach_settings(study.run, approach, tuned)
+        settings = approach_settings(approach, tuned)
         tables.append(sequence(study, approach, settings, REQUESTS_IN_A_ROW, together=together))
     return pd.concat(tables, ignore_index=True)
 
@@ -238,9 +236,7 @@ def other_part(sweep: Sweep, seed: int, folder: Path) -> pd.DataFrame:
             }
         )
     for approach in COMPARED_HERE:
-        found = study.forget(
-            parse_approach(approach)[0], approach_settings(study.run, approach, sweep.tuned)
-        )
+        found = study.forget(parse_approach(approach)[0], approach_settings(approach, sweep.tuned))
         rows.append(
             study.row(approach, found) | {"other_study_auc": other_study_auc(study, found.model)}
         )
@@ -263,7 +259,7 @@ def many_part(sweep: Sweep, folder: Path, models: int = MANY) -> pd.DataFrame:
         for name in study.run.retrained_seeds():
             keep("retrained", load_model(study.run, name, study.cohort, finished=False))
         for approach in COMPARED_HERE:
-            settings = approach_settings(study.run, approach, sweep.tuned)
+            settings = approach_settings(approach, sweep.tuned)
             keep(approach, study.forget(parse_approach(approach)[0], settings).model)
     # One half of the retrained models from each seed, so that no seed is on one side only.
     retrained = seen.pop("retrained")

@@ -46,7 +46,7 @@ def frontier(
     """A row an approach and budget: the columns of `Study.row`, and budget."""
     rows = [{**line, "budget": np.nan} for line in study.baseline_rows()]
     for approach in approaches:
-        settings = approach_settings(study.run, approach, tuned)
+        settings = approach_settings(approach, tuned)
         for budget, found in within_budgets(study, approach, settings, budgets).items():
             if found is not None:
                 rows.append(study.row(approach, found, budget=budget))
@@ -97,7 +97,7 @@ def apply_change(settings: Any, change: Mapping[str, Any]) -> Any:
 def ablation(study: Study, tuned: str | None) -> pd.DataFrame:
     """A row a change of ABLATIONS to held-out targets, one with reference models on MORE_FOLDS
     folds, and one a retrained model: the columns of `Study.row`, CAME_BACK, and change."""
-    settings = approach_settings(study.run, "held_out_targets", tuned)
+    settings = approach_settings("held_out_targets", tuned)
     tries = [(name, study, apply_change(settings, change)) for name, change in ABLATIONS.items()]
     tries.append((f"{MORE_FOLDS} folds", with_folds(study, MORE_FOLDS), settings))
     rows = []

@@ -53,7 +53,7 @@ def models_of(study: Study, tuned: str | None) -> Iterator[tuple[str, Checkpoint
     for name in study.run.retrained_seeds():
         yield "retrained", load_model(study.run, name, study.cohort, finished=False)
     for approach in APPROACHES:
-        settings = approach_settings(study.run, approach, tuned)
+        settings = approach_settings(approach, tuned)
         model = study.forget(parse_approach(approach)[0], settings, alone=True).model
         yield approach, replace(study.original, model=model)
 

@@ -15,6 +15,11 @@ def without_zero(text: str) -> str:
     return re.sub(r"\b0\.", ".", text)
 
 
+def of_hundred(value: float, low: float, high: float) -> str:
+    """A share and its interval as '8 [0, 17]' of a hundred."""
+    return f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def write_document_table(marker: str, table: pd.DataFrame) -> None:
     """Put a table between two markers, in the README and in each page of the docs that has them.
 

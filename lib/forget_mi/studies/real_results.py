@@ -13,10 +13,12 @@ import pandas as pd
 from forget_mi import plots
 from forget_mi.evaluation import FOUND_AT, STRONGEST, statistics
 from forget_mi.plots import audit as audit_plots
+from forget_mi.plots import beyond as beyond_plots
 from forget_mi.runs import ROOT, run_chain, write_table
 from forget_mi.studies.audit_tables import audit_over_seeds
 from forget_mi.studies.beyond_tables import BEYOND, real_rows, write_beyond
-from forget_mi.studies.documents import write_document_table
+from forget_mi.studies.documents import of_hundred, write_document_table
+from forget_mi.studies.results import FRONT
 from forget_mi.studies.study import CAME_BACK
 from forget_mi.studies.sweep import Sweep, open_sweep
 from forget_mi.studies.workflow import only_shows, run_sweep
@@ -34,7 +36,7 @@ ATTACKS = {
 
 
 # Their standard deviation over seeds stands beside them.
-SPREAD = ("mean_gap", "lira_auc", "test_auc")
+SPREAD = ("mean_gap", "lira_auc", "lira_patient_auc", "test_auc")
 
 
 REAL = (
@@ -42,6 +44,10 @@ REAL = (
     *(name for name in ATTACKS if name not in BEYOND),
     *(f"{name}_sd" for name in SPREAD),
 )
+
+
+# The cohort whose rows the README and the site's first page show.
+FIRST_PAGE = "medpix"
 
 
 # The columns of the docs' table.
@@ -99,18 +105,40 @@ def rebuild_real_study(
     profile: str, overrides: Mapping[str, Any], options: Sequence[str] = ()
 ) -> int:
     """Finish the sweep of a real cohort's profile, then rewrite figures/<profile>.csv (REAL, a row
-    an approach and size of request, means over seeds), figures/<profile>.png and the table of the
-    docs. Returns the exit status; with failed cells nothing is rewritten."""
+    an approach and size of request, means over seeds), the pictures and the table of the docs that
+    are made from it, and for FIRST_PAGE the README's table. Rows of sizes of request that were not
+    asked for (sweep.fractions) stay. Returns the exit status; with failed cells nothing is
+    rewritten."""
     code = run_sweep(profile, None, overrides, options)
     if code == 0 and not only_shows(options):
         sweep = open_sweep(profile, None, overrides)
-        table, name = real_study(sweep), sweep.params.profile
-        write_table(ROOT / "figures" / f"{name}.csv", table)
+        figures, name = ROOT / "figures", sweep.params.profile
+        table = with_earlier_rows(real_study(sweep), figures / f"{name}.csv")
+        write_table(figures / f"{name}.csv", table)
         plots.set_style()
+        picture = beyond_plots.closeness_and_attack(largest_request(table), FRONT, sweep.own)
+        picture.savefig(figures / f"{name}.png")
         picture = audit_plots.attacks_by_approach(audit_over_seeds(sweep), first=sweep.own)
-        picture.savefig(ROOT / "figures" / f"{name}.png")
+        picture.savefig(figures / f"{name}_attacks.png")
         write_document_table(name, real_study_rows(table, sweep.own))
+        if name == FIRST_PAGE:
+            write_document_table("front", front_rows(table, sweep.own))
     return code
+
+
+def with_earlier_rows(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table, and the rows of a file of the same columns for other sizes of request."""
+    earlier = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if "method" not in earlier:  # `make real-results` writes one run's measures there
+        return table
+    earlier = earlier[~earlier.forget_fraction.isin(table.forget_fraction)]
+    both = pd.concat([part for part in (earlier, table) if len(part)])
+    return both.sort_values("forget_fraction", kind="stable", ignore_index=True)
+
+
+def largest_request(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the largest request of `real_study`."""
+    return table[table.forget_fraction == table.forget_fraction.max()]
 
 
 def real_study(sweep: Sweep) -> pd.DataFrame:
@@ -155,9 +183,8 @@ def real_study(sweep: Sweep) -> pd.DataFrame:
 def real_study_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
     """The docs' form of `real_study`: the largest request, nearest to the retrained models
     first."""
-    part = table[table.forget_fraction == table.forget_fraction.max()]
     lines = []
-    for row in part.sort_values("mean_gap", kind="stable").to_dict("records"):
+    for row in largest_request(table).sort_values("mean_gap", kind="stable").to_dict("records"):
         one = "patients_found_at_5pct"
         line = {"approach": f"**{row['method']}**" if row["method"] == ours else row["method"]}
         line["found at 5 %"] = f"{row[one]:.2f} [{row[f'{one}_low']:.2f}, {row[f'{one}_high']:.2f}]"
@@ -166,6 +193,26 @@ def real_study_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
             spread = row.get(f"{column}_sd", np.nan)
             line[title] = text if np.isnan(spread) else f"{text} ({spread:.3f})"
         lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def front_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """The README's table from `real_study`: FRONT in this order, at the largest request."""
+    part, lines = largest_request(table).set_index("method"), []
+    for name in FRONT:
+        row = part.loc[name]
+        found = [row[f"patients_found_at_5pct{end}"] for end in ("", "_low", "_high")]
+        lines.append(
+            {
+                "approach": f"**{name}**" if name == ours else name,
+                "of 100 patients found, 5 of 100 strangers accused": of_hundred(*found),
+                "the same after one more epoch": f"{100 * row[CAME_BACK[0]]:.0f}",
+                "mean gap to retrained": f"{row.mean_gap:.3f} ({row.mean_gap_sd:.3f})",
+                "strongest attack, by patient": f"{row.strongest_patient_auc:.2f}",
+                "test AUC": f"{row.test_auc:.2f}",
+                "share of retraining": f"{row.share_of_retraining:.2f}",
+            }
+        )
     return pd.DataFrame(lines)
 
 

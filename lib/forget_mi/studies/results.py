@@ -14,7 +14,7 @@ from forget_mi.evaluation import CLOSENESS, STRONGEST, statistics
 from forget_mi.runs import ROOT, write_table
 from forget_mi.studies.audit_tables import rebuild_audit
 from forget_mi.studies.beyond_tables import rebuild_beyond
-from forget_mi.studies.documents import write_document_table
+from forget_mi.studies.documents import of_hundred, write_document_table
 from forget_mi.studies.sweep import Sweep, open_sweep
 from forget_mi.studies.workflow import only_shows, open_beyond_sweep, run_beyond, run_sweep
 
@@ -82,7 +82,7 @@ def rebuild_from(sweep: Sweep, results: pd.DataFrame) -> None:
     write_document_table("results", statistics.summary(main, COLUMNS, ours).reset_index())
     write_document_table("approaches", approaches_table(results, ours))
     audit = rebuild_audit(sweep)
-    write_document_table("front", front_table(results, audit, ours))
+    write_document_table("overview", overview_table(results, audit, ours))
 
 
 def approaches_table(results: pd.DataFrame, ours: str) -> pd.DataFrame:
@@ -147,10 +147,6 @@ def found_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     return found.assign(low=low, high=high)
 
 
-def _hundred(row: pd.Series) -> str:
-    return f"{100 * row['mean']:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
-
-
 def _squares(values: pd.Series) -> float:
     return float((values**2).sum())
 
@@ -170,9 +166,9 @@ FRONT = (
 )
 
 
-def front_table(results: pd.DataFrame, audit: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """The README's table: FRONT in this order, over all sizes of request and seeds; the attack over
-    the largest one."""
+def overview_table(results: pd.DataFrame, audit: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """The first table of docs/results.md: FRONT in this order, over all sizes of request and seeds;
+    the attack over the largest one."""
     rows = statistics.add_approach_column(results)
     means = rows.groupby("approach")[
         ["mean_gap", "forget_auc", "test_auc", "share_of_retraining"]
@@ -183,7 +179,9 @@ def front_table(results: pd.DataFrame, audit: pd.DataFrame, ours: str) -> pd.Dat
     lines, found = [], found_over_seeds(rows)
     for name in FRONT:
         line = {"approach": f"**{name}**" if name == ours else name}
-        line["of 100 patients found, 5 of 100 strangers accused"] = _hundred(found.loc[name])
+        line["of 100 patients found, 5 of 100 strangers accused"] = of_hundred(
+            *found.loc[name, ["mean", "low", "high"]]
+        )
         line["mean gap to retrained"] = f"{means.mean_gap[name]:.3f}"
         line["strongest attack, by patient"] = f"{strongest[name]:.2f}"
         line["forget AUC"], line["test AUC"] = (

@@ -275,7 +275,7 @@ class Study:
         ]
 
 
-def approach_settings(run: Run, approach: str, tuned: str | None, **changes: Any) -> Any:
+def approach_settings(approach: str, tuned: str | None, **changes: Any) -> Any:
     """The settings of an approach: what was tuned for it, with changes."""
     from forget_mi.config import build
     from forget_mi.runs import approach_overrides, unlearning_values

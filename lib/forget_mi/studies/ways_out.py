@@ -109,7 +109,7 @@ def ways_out(studies: Sequence[Study], tuned: str | None, folder: Path) -> pd.Da
             before = {"trainings_before": 1.0}
             rows.append(_about(study.request, way, guarantee) | line | before)
         for approach in UNLEARNED:
-            settings = approach_settings(study.run, approach, tuned)
+            settings = approach_settings(approach, tuned)
             line = study.row(approach, study.forget(parse_approach(approach)[0], settings))
             line["trainings_before"] = 1 + line["one_off_trainings"]
             rows.append(_about(study.request, "unlearn", "empirical") | line)

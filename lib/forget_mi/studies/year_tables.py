@@ -56,7 +56,7 @@ class YearJob:
         study = self._study()
         train = study.cohort.table[study.cohort.table.split == "train"]
         letters = draw_letters(sorted(train.patient_id.unique()), LetterConfig(), self.seed)
-        settings = approach_settings(study.run, APPROACH, tuned_by(self.profile))
+        settings = approach_settings(APPROACH, tuned_by(self.profile))
         how = (self.policy, POLICIES[self.policy], letters, self._trained / "without")
         wear = None if self.wear is None else WearModel(self.wear)
         return Year(study, APPROACH, settings, *how, wear=wear, threshold=THRESHOLD).run()
