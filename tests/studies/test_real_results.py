@@ -7,14 +7,15 @@ import pytest
 
 from forget_mi.plots import beyond as beyond_plots
 from forget_mi.studies import real_results
+from forget_mi.studies.documents import with_earlier_rows
 from forget_mi.studies.real_results import (
     ATTACKS,
     REAL,
+    STUDY_KEYS,
     front_rows,
     largest_request,
     real_study,
     real_study_rows,
-    with_earlier_rows,
 )
 
 MODELS = {"original": "original", "mine": "held_out_targets", "re-1": "retrain", "re-2": "retrain"}
@@ -81,14 +82,14 @@ def test_the_first_page_shows_its_approaches_in_their_order(sweep, monkeypatch):
 
 def test_other_sizes_of_request_stay_and_the_same_are_replaced(sweep, tmp_path):
     table, path = real_study(sweep), tmp_path / "cohort.csv"
-    assert with_earlier_rows(table, path) is table
+    assert with_earlier_rows(table, path, STUDY_KEYS) is table
     pd.concat([table.assign(forget_fraction=0.03), table.assign(mean_gap=9.0)]).to_csv(path)
-    both = with_earlier_rows(table, path)[list(REAL)]
+    both = with_earlier_rows(table, path, STUDY_KEYS)[list(REAL)]
     assert both.forget_fraction.tolist() == [0.03] * 3 + [0.1] * 3
     assert both.mean_gap.max() < 1
     assert largest_request(both).method.tolist() == table.method.tolist()
     path.write_text("model,measure,value\noriginal,test_auc,0.8\n")  # of make real-results
-    assert with_earlier_rows(table, path) is table
+    assert with_earlier_rows(table, path, STUDY_KEYS) is table
 
 
 @pytest.mark.parametrize("shadows", [True, False])

@@ -22,6 +22,7 @@ from forget_mi.runs.policies import (
     quick,
 )
 from forget_mi.studies import year as module
+from forget_mi.studies import year_tables
 from forget_mi.studies.costs import policy_costs
 from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.moves import moves_of_requests, target_margins, undone_by
@@ -240,6 +241,34 @@ def test_tables_of_the_year_and_of_the_alarm():
     assert table.loc["at_once", "largest"] == "0.200"
     assert year_plots.policies(rows).axes
     assert year_plots.alarm(rows, 0.05).axes
+
+
+def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, monkeypatch):
+    asked, saved = [], []
+
+    def simulated(job):
+        asked.append((job.policy, job.seed))
+        share = 0.01 * job.seed + 0.1 * np.arange(1, 5)
+        signs = pd.DataFrame(np.outer(share, np.ones(len(SIGNS))), columns=SIGNS)
+        rows = pd.DataFrame(dict.fromkeys(COLUMNS, 0.1), index=range(4)).assign(**signs)
+        return rows.assign(policy=job.policy, seed=job.seed, week=[13, 26, 39, 52], mean_gap=share)
+
+    (tmp_path / "figures").mkdir()
+    monkeypatch.setattr(year_tables, "ROOT", tmp_path)
+    monkeypatch.setattr(year_tables.YearJob, "run", simulated)
+    monkeypatch.setattr(year_tables, "run_parallel", lambda run, jobs, _: [run(j) for j in jobs])
+    monkeypatch.setattr(year_tables, "write_document_table", lambda *_: None)
+    monkeypatch.setattr(year_tables, "load_alarm", lambda _: saved[0] if saved else None)
+    monkeypatch.setattr(year_tables.Alarm, "save", lambda alarm, _: saved.append(alarm))
+    overrides = {"sweep.beyond": [3], "tuning.seeds": [10, 11]}
+    year_tables.rebuild_year("tiny", overrides, ["at_once"])
+    assert asked == [("at_once", 10), ("at_once", 11), ("at_once", 3)]
+    # The signs are equal, so that their coefficients add up to gap over sign.
+    assert sum(saved[0].coefficients.values()) == pytest.approx(1)
+    rows = year_tables.rebuild_year("tiny", overrides, ["weekly"])
+    assert asked[3:] == [("weekly", 3)]
+    assert rows.groupby("policy").size().to_dict() == {"at_once": 4, "weekly": 4}
+    assert rows.wear.to_list() == pytest.approx(rows.mean_gap.to_list())
 
 
 def test_what_policies_cost_at_another_rate():

@@ -1,8 +1,11 @@
-"""Tables in the README and the docs, between two markers."""
+"""Tables: those of figures/, finished in parts, and those in the README and the docs, between two
+markers."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,6 +16,19 @@ from forget_mi.runs import ROOT
 def without_zero(text: str) -> str:
     """.5 for 0.5, as the README's tables have it."""
     return re.sub(r"\b0\.", ".", text)
+
+
+def with_earlier_rows(table: pd.DataFrame, path: Path, keys: Sequence[str]) -> pd.DataFrame:
+    """The rows of a CSV whose keys are not in the table, then the table: a study may be finished in
+    parts. A file without these keys is another table, of which nothing stays."""
+    earlier = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if not set(keys) <= set(earlier):
+        return table
+    again = pd.MultiIndex.from_frame(earlier[[*keys]]).isin(
+        pd.MultiIndex.from_frame(table[[*keys]])
+    )
+    parts = [part for part in (earlier[~again], table) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else table
 
 
 def of_hundred(value: float, low: float, high: float) -> str:

@@ -17,7 +17,7 @@ from forget_mi.plots import beyond as beyond_plots
 from forget_mi.runs import ROOT, run_chain, write_table
 from forget_mi.studies.audit_tables import audit_over_seeds
 from forget_mi.studies.beyond_tables import BEYOND, real_rows, write_beyond
-from forget_mi.studies.documents import of_hundred, write_document_table
+from forget_mi.studies.documents import of_hundred, with_earlier_rows, write_document_table
 from forget_mi.studies.results import FRONT
 from forget_mi.studies.study import CAME_BACK
 from forget_mi.studies.sweep import Sweep, open_sweep
@@ -44,6 +44,10 @@ REAL = (
     *(name for name in ATTACKS if name not in BEYOND),
     *(f"{name}_sd" for name in SPREAD),
 )
+
+
+# What a study's rows are replaced by: a part of it may be made again.
+STUDY_KEYS = ("method", "forget_fraction")
 
 
 # The cohort whose rows the README and the site's first page show.
@@ -113,7 +117,8 @@ def rebuild_real_study(
     if code == 0 and not only_shows(options):
         sweep = open_sweep(profile, None, overrides)
         figures, name = ROOT / "figures", sweep.params.profile
-        table = with_earlier_rows(real_study(sweep), figures / f"{name}.csv")
+        table = with_earlier_rows(real_study(sweep), figures / f"{name}.csv", STUDY_KEYS)
+        table = table.sort_values("forget_fraction", kind="stable", ignore_index=True)
         write_table(figures / f"{name}.csv", table)
         plots.set_style()
         picture = beyond_plots.closeness_and_attack(largest_request(table), FRONT, sweep.own)
@@ -124,16 +129,6 @@ def rebuild_real_study(
         if name == FIRST_PAGE:
             write_document_table("front", front_rows(table, sweep.own))
     return code
-
-
-def with_earlier_rows(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table, and the rows of a file of the same columns for other sizes of request."""
-    earlier = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    if "method" not in earlier:  # `make real-results` writes one run's measures there
-        return table
-    earlier = earlier[~earlier.forget_fraction.isin(table.forget_fraction)]
-    both = pd.concat([part for part in (earlier, table) if len(part)])
-    return both.sort_values("forget_fraction", kind="stable", ignore_index=True)
 
 
 def largest_request(table: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from forget_mi.runs import (
     write_table,
 )
 from forget_mi.studies.beyond import make_part
+from forget_mi.studies.documents import with_earlier_rows
 from forget_mi.studies.sweep import Sweep, open_sweep
 from forget_mi.studies.tuning import tuning_folder
 from forget_mi.training import make_accelerator
@@ -119,9 +120,7 @@ def run_tuning(
         settings = {**(yaml.safe_load(tuned.read_text()) if tuned.is_file() else {}), **settings}
         path = ROOT / "figures" / "tuning.csv"
         trials = trials.assign(profile=sweep.params.profile)
-        earlier = pd.read_csv(path) if path.is_file() else trials.iloc[:0]
-        again = (earlier.profile == sweep.params.profile) & earlier.approach.isin(approaches)
-        trials = pd.concat([earlier[~again], trials])
+        trials = with_earlier_rows(trials, path, ["profile", "approach"])
     comment = (
         f"# Written by make tune PROFILE={sweep.params.profile}: each approach's best "
         "trial, by 03a's rule.\n"

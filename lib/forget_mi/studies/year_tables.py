@@ -18,9 +18,9 @@ from forget_mi.evaluation.wear import SIGNS, WearModel
 from forget_mi.files import sha256_of_text, write_text
 from forget_mi.plots import year as year_plots
 from forget_mi.runs import ROOT, draw_salt, open_run, run_parallel, tuned_by, write_table
-from forget_mi.runs.policies import POLICIES, Alarm, get_policy
+from forget_mi.runs.policies import POLICIES, Alarm, get_policy, load_alarm
 from forget_mi.source_code import code_fingerprint
-from forget_mi.studies.documents import write_document_table
+from forget_mi.studies.documents import with_earlier_rows, write_document_table
 from forget_mi.studies.letters import LetterConfig, draw_letters
 from forget_mi.studies.study import Study, approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
@@ -40,13 +40,13 @@ class YearJob:
     seed: int
     policy: str
     folder: Path
-    wear: Mapping[str, float] | None
+    alarm: Alarm | None
 
     def run(self) -> pd.DataFrame:
         """Its rows; those of a year that was simulated by this code already are read."""
         made_of = code_fingerprint("studies.year", f"unlearning.{APPROACH}")
         if POLICIES[self.policy].retrain == "alarm":
-            made_of += "-" + sha256_of_text(repr(self.wear))[:6]
+            made_of += "-" + sha256_of_text(repr(self.alarm))[:6]
         path = self.folder / "rows" / f"seed{self.seed}-{self.policy}-{made_of}.csv"
         if not path.is_file():
             write_text(path, self._simulate().to_csv(index=False))
@@ -58,8 +58,10 @@ class YearJob:
         letters = draw_letters(sorted(train.patient_id.unique()), LetterConfig(), self.seed)
         settings = approach_settings(APPROACH, tuned_by(self.profile))
         how = (self.policy, POLICIES[self.policy], letters, self._trained / "without")
-        wear = None if self.wear is None else WearModel(self.wear)
-        return Year(study, APPROACH, settings, *how, wear=wear, threshold=THRESHOLD).run()
+        if self.alarm is None:
+            return Year(study, APPROACH, settings, *how).run()
+        wear = WearModel(self.alarm.coefficients)
+        return Year(study, APPROACH, settings, *how, wear, self.alarm.threshold).run()
 
     @property
     def _trained(self) -> Path:
@@ -78,9 +80,11 @@ def rebuild_year(
     profile: str, overrides: Mapping[str, Any] | None = None, policies: Sequence[str] = ()
 ) -> pd.DataFrame:
     """figures/year.csv (a row a policy, seed and quarter), params/wear/<profile>.yaml (the alarm,
-    from the tuning seeds), figures/year_alarm.csv, figures/year.png and the tables of docs/year.md.
+    from the tuning seeds, where it is not there yet), figures/year_alarm.csv, figures/year.png and
+    the tables of docs/year.md.
 
-    policies: some of POLICIES, or all. Raises InputError for one that is not there.
+    policies: some of POLICIES, or all; rows of the others stay in figures/year.csv, so that a year
+    can be simulated in parts. Raises InputError for one that is not there.
     """
     names = tuple(policies) or tuple(POLICIES)
     for name in names:
@@ -89,31 +93,35 @@ def rebuild_year(
     folder = ROOT / "runs" / "year" / run.params.profile
     draw_salt(folder)
     job = partial(YearJob, profile, dict(overrides or {}), folder=folder)
-    tuning = [job(seed, CALIBRATES, wear=None) for seed in run.params.tuning.seeds]
     device = run.params.device
-    known = pd.concat(run_parallel(YearJob.run, tuning, device), ignore_index=True)
-    known = known[known.mean_gap.notna()]
-    wear = WearModel.fit(known, known.mean_gap)
-    Alarm(THRESHOLD, wear.coefficients).save(profile)
-    jobs = [
-        job(seed, name, wear=wear.coefficients)
-        for name in names
-        for seed in run.params.sweep.beyond
-    ]
+    alarm = load_alarm(profile)
+    if alarm is None:
+        tuning = [job(seed, CALIBRATES, alarm=None) for seed in run.params.tuning.seeds]
+        alarm = calibrate(pd.concat(run_parallel(YearJob.run, tuning, device), ignore_index=True))
+        alarm.save(profile)
+    wear = WearModel(alarm.coefficients)
+    jobs = [job(seed, name, alarm=alarm) for name in names for seed in run.params.sweep.beyond]
     rows = pd.concat(run_parallel(YearJob.run, jobs, device), ignore_index=True)
     rows = rows.reindex(columns=list(ALARM))
     rows["wear"] = [
         wear.gap(row) if row["served"] else float("nan") for row in rows.to_dict("records")
     ]
+    rows = with_earlier_rows(rows, ROOT / "figures" / "year.csv", ["policy", "seed"])
     write_table(ROOT / "figures" / "year.csv", rows)
-    quality = alarm_quality(rows, THRESHOLD)
+    quality = alarm_quality(rows, alarm.threshold)
     write_table(ROOT / "figures" / "year_alarm.csv", quality)
     plots.set_style()
     year_plots.policies(rows).savefig(ROOT / "figures" / "year.png")
-    year_plots.alarm(rows, THRESHOLD).savefig(ROOT / "figures" / "year_alarm.png")
+    year_plots.alarm(rows, alarm.threshold).savefig(ROOT / "figures" / "year_alarm.png")
     write_document_table("year", year_table(rows))
     write_document_table("year_alarm", quality.round(3).astype(str))
     return rows
+
+
+def calibrate(years: pd.DataFrame) -> Alarm:
+    """The alarm from years whose gap was measured."""
+    known = years[years.mean_gap.notna()]
+    return Alarm(THRESHOLD, WearModel.fit(known, known.mean_gap).coefficients)
 
 
 def alarm_quality(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
