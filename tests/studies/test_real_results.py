@@ -1,10 +1,12 @@
 """The table of a real cohort's sweep, from made-up audits of two seeds."""
 
+import json
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from forget_mi.evaluation import SAME, UNDER
 from forget_mi.plots import beyond as beyond_plots
 from forget_mi.studies import real_results
 from forget_mi.studies.documents import with_earlier_rows
@@ -36,6 +38,8 @@ def sweep(tmp_path):
         rows["patients_found_at_5pct_high"] = [1, 0.3, 0.2, 0.2]
         rows = rows.assign(found_after_training_on=0.3, lira_after_training_on=0.6)
         rows.to_csv(folder / "comparison.csv", index=False)
+        average = {"original": "under-forgotten", "mine": (UNDER, SAME)[seed], "re-2": SAME}
+        (folder / "outcome.json").write_text(json.dumps({"ok": True, "average": average}))
         attacks = [
             {"model": model, "attack": attack, "tower": tower, "level": level}
             | {"auc": 0.5 + 0.1 * at + 0.02 * seed, "tpr_at_1pct_fpr": 0.01 * at}
@@ -60,6 +64,7 @@ def test_a_row_an_approach_with_means_and_spread_over_seeds(sweep):
     assert mine.retrain_gap == table.mean_gap["retrained"] == pytest.approx(0.2)
     assert mine.share_of_retraining == pytest.approx(0.1)  # by work, not by the clock
     assert mine.probe_auc_text == pytest.approx(0.61)
+    assert table.indistinguishable.tolist() == [0, 0.5, 1]  # of re-1 nothing is said
     assert mine.lira_tpr_at_1pct_fpr == pytest.approx(0.01)
     # .1 on either side in each seed: sqrt(.01 + .01) / 2.
     assert mine.patients_found_at_5pct_high - 0.2 == pytest.approx(0.02**0.5 / 2)
@@ -71,6 +76,7 @@ def test_the_docs_show_the_nearest_first(sweep):
     assert rows["mean gap"][0] == "0.200 (0.141)"
     assert rows["found at 5 %"][0] == "0.20 [0.13, 0.27]"
     assert rows["probe, text"][0] == "0.61"
+    assert rows["not told apart"].tolist() == ["1 of 2", "2 of 2", "0 of 2"]
 
 
 def test_the_first_page_shows_its_approaches_in_their_order(sweep, monkeypatch):

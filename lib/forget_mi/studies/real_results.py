@@ -3,6 +3,7 @@ sweep. Each gives measures (no record of any patient) in figures/ and a table in
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from forget_mi import plots
-from forget_mi.evaluation import FOUND_AT, STRONGEST, statistics
+from forget_mi.evaluation import FOUND_AT, SAME, STRONGEST, statistics
 from forget_mi.plots import audit as audit_plots
 from forget_mi.plots import beyond as beyond_plots
 from forget_mi.runs import ROOT, run_chain, write_table
@@ -43,6 +44,7 @@ REAL = (
     *BEYOND,
     *(name for name in ATTACKS if name not in BEYOND),
     *(f"{name}_sd" for name in SPREAD),
+    "indistinguishable",
 )
 
 
@@ -140,7 +142,9 @@ def real_study(sweep: Sweep) -> pd.DataFrame:
     """The columns of REAL from the audits of a sweep: a row an approach and size of request, means
     over seeds (of a seed's retrained models, their mean).
 
-    share_of_retraining goes by work (records forward and backward), as in figures/beyond.csv. The
+    indistinguishable: share of the seeds whose verdict on averages (notebook 04) is that the model
+    can't be told from the retrained ones. share_of_retraining goes by work (records forward and
+    backward), as in figures/beyond.csv. The
     interval of the patients found adds up those of the seeds, whose patients differ.
     """
     parts = []
@@ -151,6 +155,8 @@ def real_study(sweep: Sweep) -> pd.DataFrame:
         for column, (*where, value) in ATTACKS.items():
             if tuple(where) in found.index:
                 rows[column] = found.loc[[tuple(where)]].set_index("model")[value]
+        verdicts = json.loads((folder / "outcome.json").read_text())["average"]
+        rows["indistinguishable"] = pd.Series(verdicts).eq(SAME).astype(float)
         parts.append(rows.reset_index())
     rows = statistics.add_approach_column(pd.concat(parts, ignore_index=True))
     rows["share_of_retraining"] = rows.share_of_work
@@ -187,6 +193,10 @@ def real_study_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
             text = "" if np.isnan(row[column]) else f"{row[column]:.{2 + (column == 'mean_gap')}f}"
             spread = row.get(f"{column}_sd", np.nan)
             line[title] = text if np.isnan(spread) else f"{text} ({spread:.3f})"
+        told = row["indistinguishable"]
+        line["not told apart"] = (
+            "" if np.isnan(told) else f"{told * row['seeds']:.0f} of {row['seeds']}"
+        )
         lines.append(line)
     return pd.DataFrame(lines)
 
