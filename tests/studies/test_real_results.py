@@ -13,11 +13,13 @@ from forget_mi.studies.documents import with_earlier_rows
 from forget_mi.studies.real_results import (
     ATTACKS,
     REAL,
-    STUDY_KEYS,
+    SEED_KEYS,
+    SEED_ROWS,
     front_rows,
     largest_request,
-    real_study,
     real_study_rows,
+    study_by_seed,
+    study_means,
 )
 
 MODELS = {"original": "original", "mine": "held_out_targets", "re-1": "retrain", "re-2": "retrain"}
@@ -52,10 +54,14 @@ def sweep(tmp_path):
     return SimpleNamespace(folder=tmp_path, own="mine", params=params, names=lambda: names)
 
 
+def means(sweep):
+    return study_means(study_by_seed(sweep), "mine")
+
+
 def test_a_row_an_approach_with_means_and_spread_over_seeds(sweep):
-    table = real_study(sweep).set_index("method")
+    table = means(sweep).set_index("method")
     assert table.index.tolist() == ["original", "mine", "retrained"]
-    assert list(real_study(sweep).columns) == list(REAL)
+    assert list(means(sweep).columns) == list(REAL)
     mine = table.loc["mine"]
     assert (mine.seeds, mine.requests, mine.cohort) == (2, 1, "medpix")
     assert mine.mean_gap == pytest.approx(0.2)
@@ -71,7 +77,7 @@ def test_a_row_an_approach_with_means_and_spread_over_seeds(sweep):
 
 
 def test_the_docs_show_the_nearest_first(sweep):
-    rows = real_study_rows(real_study(sweep), "mine")
+    rows = real_study_rows(means(sweep), "mine")
     assert rows.approach.tolist() == ["**mine**", "retrained", "original"]
     assert rows["mean gap"][0] == "0.200 (0.141)"
     assert rows["found at 5 %"][0] == "0.20 [0.13, 0.27]"
@@ -81,26 +87,35 @@ def test_the_docs_show_the_nearest_first(sweep):
 
 def test_the_first_page_shows_its_approaches_in_their_order(sweep, monkeypatch):
     monkeypatch.setattr(real_results, "FRONT", ("original", "mine", "retrained"))
-    rows = front_rows(real_study(sweep), "mine")
+    rows = front_rows(means(sweep), "mine")
     assert rows.approach.tolist() == ["original", "**mine**", "retrained"]
     assert rows.iloc[1, 1:4].tolist() == ["20 [13, 27]", "30", "0.200 (0.141)"]
 
 
-def test_other_sizes_of_request_stay_and_the_same_are_replaced(sweep, tmp_path):
-    table, path = real_study(sweep), tmp_path / "cohort.csv"
-    assert with_earlier_rows(table, path, STUDY_KEYS) is table
-    pd.concat([table.assign(forget_fraction=0.03), table.assign(mean_gap=9.0)]).to_csv(path)
-    both = with_earlier_rows(table, path, STUDY_KEYS)[list(REAL)]
+def test_a_study_is_finished_in_parts(sweep, tmp_path):
+    rows, path = study_by_seed(sweep), tmp_path / "cohort_seeds.csv"
+    assert list(rows.columns) == list(SEED_ROWS)
+    assert with_earlier_rows(rows, path, SEED_KEYS) is rows
+    first, second = rows[rows.seed == 0], rows[rows.seed == 1]
+    pd.concat([first, second.assign(mean_gap=9.0), rows.assign(forget_fraction=0.03)]).to_csv(path)
+    both = study_means(with_earlier_rows(second, path, SEED_KEYS), "mine")
     assert both.forget_fraction.tolist() == [0.03] * 3 + [0.1] * 3
-    assert both.mean_gap.max() < 1
-    assert largest_request(both).method.tolist() == table.method.tolist()
-    path.write_text("model,measure,value\noriginal,test_auc,0.8\n")  # of make real-results
-    assert with_earlier_rows(table, path, STUDY_KEYS) is table
+    pd.testing.assert_frame_equal(largest_request(both).reset_index(drop=True), means(sweep))
+    path.write_text("model,measure,value\noriginal,test_auc,0.8\n")  # another table
+    assert with_earlier_rows(rows, path, SEED_KEYS) is rows
+
+
+def test_the_floor_of_a_method_is_that_of_its_own_seeds(sweep):
+    rows = study_by_seed(sweep)
+    table = study_means(rows[(rows.method != "mine") | (rows.seed == 0)], "mine")
+    table = table.set_index("method")
+    assert table.loc["mine", ["seeds", "mean_gap", "retrain_gap"]].tolist() == [1, 0.1, 0.1]
+    assert table.retrain_gap["retrained"] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("shadows", [True, False])
 def test_the_picture_has_a_point_a_method_and_names_the_ones_asked_for(sweep, shadows):
-    table = real_study(sweep).assign(**({} if shadows else {"lira_patient_auc": None}))
+    table = means(sweep).assign(**({} if shadows else {"lira_patient_auc": None}))
     other = table[table.method == "mine"].assign(method="other")
     figure = beyond_plots.closeness_and_attack(pd.concat([table, other]), ["mine"], "mine")
     labels = [axis.get_ylabel() for axis in figure.axes]

@@ -13,10 +13,8 @@ import pandas as pd
 
 from forget_mi import plots
 from forget_mi.evaluation import FOUND_AT, SAME, STRONGEST, statistics
-from forget_mi.plots import audit as audit_plots
 from forget_mi.plots import beyond as beyond_plots
 from forget_mi.runs import ROOT, run_chain, write_table
-from forget_mi.studies.audit_tables import audit_over_seeds
 from forget_mi.studies.beyond_tables import BEYOND, real_rows, write_beyond
 from forget_mi.studies.documents import of_hundred, with_earlier_rows, write_document_table
 from forget_mi.studies.results import FRONT
@@ -29,6 +27,8 @@ ATTACKS = {
     "lira_auc": ("lira", "fused", "sample", "auc"),
     "lira_patient_auc": ("lira", "fused", "patient", "auc"),
     "lira_tpr_at_1pct_fpr": ("lira", "fused", "sample", "tpr_at_1pct_fpr"),
+    "u_lira_auc": ("u_lira", "fused", "sample", "auc"),
+    "u_lira_patient_auc": ("u_lira", "fused", "patient", "auc"),
     "probe_auc_image": ("linear_probe", "image", "sample", "auc"),
     "probe_auc_text": ("linear_probe", "text", "sample", "auc"),
     "strongest_auc": (STRONGEST, "any", "sample", "auc"),
@@ -48,8 +48,18 @@ REAL = (
 )
 
 
-# What a study's rows are replaced by: a part of it may be made again.
-STUDY_KEYS = ("method", "forget_fraction")
+# The rows of single seeds, kept beside the means: by what they are replaced, and what they hold.
+SEED_KEYS = ("method", "forget_fraction", "seed")
+SEED_ROWS = (
+    "cohort",
+    *SEED_KEYS,
+    *(
+        name
+        for name in REAL
+        if name not in ("cohort", *SEED_KEYS, "requests", "seeds", "retrain_gap")
+        and not name.endswith("_sd")
+    ),
+)
 
 
 # The cohort whose rows the README and the site's first page show.
@@ -110,23 +120,24 @@ def rebuild_real_results(profile: str, data: Path | None = None) -> None:
 def rebuild_real_study(
     profile: str, overrides: Mapping[str, Any], options: Sequence[str] = ()
 ) -> int:
-    """Finish the sweep of a real cohort's profile, then rewrite figures/<profile>.csv (REAL, a row
-    an approach and size of request, means over seeds), the pictures and the table of the docs that
-    are made from it, and for FIRST_PAGE the README's table. Rows of sizes of request that were not
-    asked for (sweep.fractions) stay. Returns the exit status; with failed cells nothing is
-    rewritten."""
+    """Finish the sweep of a real cohort's profile, then rewrite figures/<profile>_seeds.csv
+    (SEED_ROWS), figures/<profile>.csv (REAL, means over the seeds), the pictures and the table of
+    the docs that are made from it, and for FIRST_PAGE the README's table. A study may be finished
+    in parts: rows of seeds, sizes of request and approaches that were not asked for stay. Returns
+    the exit status; with failed cells nothing is rewritten."""
     code = run_sweep(profile, None, overrides, options)
     if code == 0 and not only_shows(options):
         sweep = open_sweep(profile, None, overrides)
         figures, name = ROOT / "figures", sweep.params.profile
-        table = with_earlier_rows(real_study(sweep), figures / f"{name}.csv", STUDY_KEYS)
-        table = table.sort_values("forget_fraction", kind="stable", ignore_index=True)
+        path = figures / f"{name}_seeds.csv"
+        by_seed = with_earlier_rows(study_by_seed(sweep), path, SEED_KEYS)
+        by_seed = by_seed.sort_values(["forget_fraction", "seed"], kind="stable")
+        write_table(path, by_seed)
+        table = study_means(by_seed, sweep.own)
         write_table(figures / f"{name}.csv", table)
         plots.set_style()
         picture = beyond_plots.closeness_and_attack(largest_request(table), FRONT, sweep.own)
         picture.savefig(figures / f"{name}.png")
-        picture = audit_plots.attacks_by_approach(audit_over_seeds(sweep), first=sweep.own)
-        picture.savefig(figures / f"{name}_attacks.png")
         write_document_table(name, real_study_rows(table, sweep.own))
         if name == FIRST_PAGE:
             write_document_table("front", front_rows(table, sweep.own))
@@ -134,18 +145,17 @@ def rebuild_real_study(
 
 
 def largest_request(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the largest request of `real_study`."""
+    """The rows of the largest request of `study_means`."""
     return table[table.forget_fraction == table.forget_fraction.max()]
 
 
-def real_study(sweep: Sweep) -> pd.DataFrame:
-    """The columns of REAL from the audits of a sweep: a row an approach and size of request, means
-    over seeds (of a seed's retrained models, their mean).
+def study_by_seed(sweep: Sweep) -> pd.DataFrame:
+    """SEED_ROWS from the audits of a sweep: a row an approach, size of request and seed (of a
+    seed's retrained models, their mean).
 
-    indistinguishable: share of the seeds whose verdict on averages (notebook 04) is that the model
-    can't be told from the retrained ones. share_of_retraining goes by work (records forward and
-    backward), as in figures/beyond.csv. The
-    interval of the patients found adds up those of the seeds, whose patients differ.
+    indistinguishable: 1 where the verdict on averages (notebook 04) is that the model can't be told
+    from the retrained ones, else 0. share_of_retraining goes by work (records forward and
+    backward), as in figures/beyond.csv.
     """
     parts = []
     for name in sweep.names():
@@ -159,30 +169,41 @@ def real_study(sweep: Sweep) -> pd.DataFrame:
         rows["indistinguishable"] = pd.Series(verdicts).eq(SAME).astype(float)
         parts.append(rows.reset_index())
     rows = statistics.add_approach_column(pd.concat(parts, ignore_index=True))
-    rows["share_of_retraining"] = rows.share_of_work
-    keys = ["approach", "forget_fraction"]
-    by_seed = rows.groupby([*keys, "seed"], sort=False).mean(numeric_only=True)
+    rows = rows.assign(share_of_retraining=rows.share_of_work).drop(columns="method")
+    rows = rows.rename(columns={"approach": "method"})
+    means = rows.groupby([*SEED_KEYS], sort=False).mean(numeric_only=True).reset_index()
+    gold = means[means.method == statistics.RETRAINED].set_index(["forget_fraction", "seed"])
+    means = means.join(
+        gold.test_auc.rename("retrained_test_auc"), on=["forget_fraction", "seed"]
+    ).assign(cohort=sweep.params.profile)
+    return means.reindex(columns=list(SEED_ROWS))
+
+
+def study_means(by_seed: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """The columns of REAL from `study_by_seed`: a row an approach and size of request, means over
+    seeds. The interval of the patients found adds up those of the seeds, whose patients differ;
+    retrain_gap is that of the same seeds."""
+    keys = ["method", "forget_fraction"]
+    gold = by_seed[by_seed.method == statistics.RETRAINED]
+    gold = gold.set_index(["forget_fraction", "seed"]).mean_gap.rename("retrain_gap")
+    by_seed = by_seed.join(gold, on=["forget_fraction", "seed"])
     groups = by_seed.groupby(keys, sort=False)
-    table = groups.mean().assign(seeds=groups.size(), requests=1)
+    table = groups.mean(numeric_only=True).assign(seeds=groups.size(), requests=1)
     for column in SPREAD:
         table[f"{column}_sd"] = groups[column].std()
     one = "patients_found_at_5pct"
     half = ((by_seed[f"{one}_high"] - by_seed[f"{one}_low"]) / 2) ** 2
-    half = np.sqrt(half.groupby(keys, sort=False).sum()) / groups.size()
+    half = np.sqrt(half.groupby([by_seed[key] for key in keys], sort=False).sum()) / groups.size()
     for end, sign in (("low", -1), ("high", 1)):
         table[f"{one}_{end}"] = (table[one] + sign * half).clip(0, 1)
-    table = table.reset_index().rename(columns={"approach": "method"})
-    gold = table[table.method == statistics.RETRAINED].set_index("forget_fraction")
-    for column, name in (("mean_gap", "retrain_gap"), ("test_auc", "retrained_test_auc")):
-        table[name] = table.forget_fraction.map(gold[column])
-    order = {n: at for at, n in enumerate(statistics.sort_approaches(table.method, sweep.own))}
-    table["at"] = table.method.map(order)
-    table = table.assign(cohort=sweep.params.profile).sort_values(["forget_fraction", "at"])
+    table = table.reset_index().assign(cohort=by_seed.cohort.iloc[0])
+    order = {name: at for at, name in enumerate(statistics.sort_approaches(table.method, ours))}
+    table = table.assign(at=table.method.map(order)).sort_values(["forget_fraction", "at"])
     return table.reindex(columns=list(REAL)).reset_index(drop=True)
 
 
 def real_study_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """The docs' form of `real_study`: the largest request, nearest to the retrained models
+    """The docs' form of `study_means`: the largest request, nearest to the retrained models
     first."""
     lines = []
     for row in largest_request(table).sort_values("mean_gap", kind="stable").to_dict("records"):
@@ -202,7 +223,7 @@ def real_study_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
 
 
 def front_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """The README's table from `real_study`: FRONT in this order, at the largest request."""
+    """The README's table from `study_means`: FRONT in this order, at the largest request."""
     part, lines = largest_request(table).set_index("method"), []
     for name in FRONT:
         row = part.loc[name]
