@@ -22,6 +22,7 @@ from forget_mi.course import (
     lesson,
     membership_inference,
     memorisation,
+    real_patients,
     stronger_attacks,
     ways_out,
 )
@@ -220,6 +221,13 @@ def said_of(check, *given) -> str:
         (ways_out.touched, lambda k, s: k / s, "do not add up"),
         (ways_out.repeated, lambda first, n: (n - first + 1) / n, "not alike"),
         (ways_out.bound, lambda e, d, f: np.exp(e) * f + d, "first line alone"),
+        (
+            real_patients.interval,
+            lambda v: v.mean() + np.array([-1, 1]) * 1.959964 * v.std(ddof=1) / len(v) ** 0.5,
+            "Student's t",
+        ),
+        (real_patients.most, lambda n: 3 / n, "rule of thumb"),
+        (real_patients.reach, "proof", "teaching cases"),
     ],
 )
 def test_a_wrong_answer_is_told_what_is_wrong(check, answer, hint):
@@ -238,7 +246,7 @@ def test_a_wrong_answer_is_told_what_is_wrong(check, answer, hint):
     [memorisation.cross_entropy, memorisation.ceiling, memorisation.reply, four_losses.pulling,
      four_losses.total,
      membership_inference.rates, gold_standard.gaps, baselines.diagnosis, stronger_attacks.means,
-     held_out_targets.break_even, deletion_request.verdict, ways_out.bound],
+     held_out_targets.break_even, deletion_request.verdict, ways_out.bound, real_patients.interval],
 )  # fmt: skip
 def test_whatever_is_given_a_check_answers_with_a_sentence(check, given):
     said = said_of(check, given)

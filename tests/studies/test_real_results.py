@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from forget_mi.errors import InputError
 from forget_mi.evaluation import SAME, UNDER
 from forget_mi.plots import beyond as beyond_plots
 from forget_mi.studies import real_results
@@ -123,3 +124,11 @@ def test_the_picture_has_a_point_a_method_and_names_the_ones_asked_for(sweep, sh
     for axis in figure.axes:
         assert sorted(text.get_text() for text in axis.texts) == ["mine", "original", "retrained"]
         assert sum(line.get_marker() == "o" for line in axis.lines) == 2
+
+
+def test_one_run_does_not_replace_a_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(real_results, "ROOT", tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "medpix_seeds.csv").touch()
+    with pytest.raises(InputError, match="make results PROFILE=medpix"):
+        real_results.rebuild_real_results("medpix")

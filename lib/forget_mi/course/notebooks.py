@@ -18,6 +18,7 @@ LESSONS = (
     "07_held_out_targets",
     "08_deletion_request",
     "09_ways_out",
+    "10_real_patients",
 )
 
 

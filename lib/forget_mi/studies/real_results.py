@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from forget_mi import plots
+from forget_mi.errors import InputError
 from forget_mi.evaluation import FOUND_AT, SAME, STRONGEST, statistics
 from forget_mi.plots import beyond as beyond_plots
-from forget_mi.runs import ROOT, run_chain, write_table
+from forget_mi.runs import ROOT, display_path, run_chain, write_table
 from forget_mi.studies.beyond_tables import BEYOND, real_rows, write_beyond
 from forget_mi.studies.documents import of_hundred, with_earlier_rows, write_document_table
 from forget_mi.studies.results import FRONT
@@ -83,7 +84,12 @@ SHOWN = {
 def rebuild_real_results(profile: str, data: Path | None = None) -> None:
     """Run a profile of a real cohort (data: its folder, where the profile needs one), then rewrite
     figures/<profile>.csv (measures with intervals, no record of any patient) and its table in the
-    docs."""
+    docs. Raises InputError where the figures are those of `rebuild_real_study`."""
+    if (seeds := ROOT / "figures" / f"{Path(profile).stem}_seeds.csv").is_file():
+        raise InputError(
+            f"profile {profile}: {display_path(seeds)} says that it is a study over seeds; "
+            f"run make results PROFILE={profile}"
+        )
     run = run_chain(profile, overrides={} if data is None else {"cohort.root": str(data)})
     audit = pd.read_csv(run.stage("04_audit") / "audit.csv")
     audit = audit[audit.tower == "fused"].drop(columns="tower")
@@ -135,6 +141,7 @@ def rebuild_real_study(
         write_table(path, by_seed)
         table = study_means(by_seed, sweep.own)
         write_table(figures / f"{name}.csv", table)
+        write_beyond(table)
         plots.set_style()
         picture = beyond_plots.closeness_and_attack(largest_request(table), FRONT, sweep.own)
         picture.savefig(figures / f"{name}.png")
