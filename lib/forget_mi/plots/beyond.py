@@ -71,7 +71,7 @@ def closeness_and_attack(table: pd.DataFrame, named: Sequence[str], ours: str) -
     5 % of false alarms) against the share of retraining's work. table: method,
     share_of_retraining, mean_gap and lira_patient_auc with their _sd, patients_found_at_5pct; the
     band is the retrained models' mean and standard deviation over seeds. named: those that get
-    their name; the others are grey.
+    their name and standard deviation; the others are grey.
     """
     second = ("lira_patient_auc", "LiRA by patient (AUC)")
     if table.lira_patient_auc.isna().all():
@@ -99,16 +99,19 @@ def closeness_and_attack(table: pd.DataFrame, named: Sequence[str], ours: str) -
             colour = "black" if name == ours else colours.get(name, "0.7")
             axis.plot(x, y, "o", ms=9 if name == ours else 6, color=colour, zorder=3)
             if name in named:
+                deviation = rows.loc[name].get(f"{column}_sd", 0.0)
+                axis.plot([x, x], [y - deviation, y + deviation], color=colour, lw=1.5, zorder=2)
                 axis.annotate(
                     name, (x, y), fontsize=8, xytext=(6, 4), textcoords="offset points",
                     color=colour, fontweight="bold" if name == ours else "normal",
                 )  # fmt: skip
         for name in ("original", "retrained"):
             axis.annotate(
-                name, (1, rows.loc[name, column]), xycoords=("axes fraction", "data"), fontsize=8,
-                xytext=(-4, 2), textcoords="offset points", ha="right", color=COLOURS[name],
+                name, (0, rows.loc[name, column]), xycoords=("axes fraction", "data"), fontsize=8,
+                xytext=(4, 2), textcoords="offset points", color=COLOURS[name],
             )  # fmt: skip
         axis.set(xlabel="share of retraining's work", ylabel=title, xscale="log")
+        axis.set_xlim(right=3 * rows.loc[methods, "share_of_retraining"].max())  # names fit in
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.xaxis.set_minor_formatter(NullFormatter())
