@@ -293,6 +293,16 @@ def test_margins_of_a_study_are_those_of_its_evidence(study):
 # ---- tables --------------------------------------------------------------------------------------
 
 
+def test_rows_of_a_cohort_are_replaced_where_they_stood(tmp_path, monkeypatch):
+    monkeypatch.setattr(beyond_tables, "ROOT", tmp_path)
+    (tmp_path / "figures").mkdir()
+    for cohort, gap in (("demo", 0.1), ("real", 0.2), ("other", 0.3), ("demo", 0.4), ("real", 0.5)):
+        beyond_tables.write_beyond(pd.DataFrame({"cohort": [cohort] * 2, "mean_gap": gap}))
+    table = pd.read_csv(tmp_path / "figures" / "beyond.csv")
+    assert table.cohort.tolist() == ["demo"] * 2 + ["real"] * 2 + ["other"] * 2
+    assert table.mean_gap.tolist() == [0.4] * 2 + [0.5] * 2 + [0.3] * 2
+
+
 def test_the_committed_table_is_made_from_the_committed_parts():
     figures = ROOT / "figures"
     table = pd.read_csv(figures / "beyond.csv")

@@ -13,7 +13,7 @@ from forget_mi.models import read_manifest
 from forget_mi.plots import beyond as beyond_plots
 from forget_mi.runs import ROOT, Run, write_table
 from forget_mi.studies import beyond
-from forget_mi.studies.documents import write_document_table
+from forget_mi.studies.documents import with_earlier_rows, write_document_table
 from forget_mi.studies.sweep import Sweep
 
 BEYOND = (
@@ -110,12 +110,14 @@ def _unless_nan(value: float, digits: int) -> str:
 
 
 def write_beyond(rows: pd.DataFrame) -> None:
-    """Put rows into figures/beyond.csv in place of those of the same cohorts."""
+    """Put rows into figures/beyond.csv in place of those of the same cohorts; the cohorts keep
+    their order."""
     path = ROOT / "figures" / "beyond.csv"
     there = pd.read_csv(path) if path.is_file() else rows.iloc[:0]
-    kept = there[~there.cohort.isin(rows.cohort)]
-    together = [rows, kept] if len(kept) else [rows]
-    write_table(path, pd.concat(together, ignore_index=True).reindex(columns=list(BEYOND)))
+    both = with_earlier_rows(rows, path, ["cohort"])
+    order = {name: at for at, name in enumerate(pd.concat([there.cohort, rows.cohort]).unique())}
+    both = both.sort_values("cohort", key=lambda names: names.map(order), kind="stable")
+    write_table(path, both.reindex(columns=list(BEYOND)))
 
 
 def real_rows(run: Run, comparison: pd.DataFrame) -> pd.DataFrame:
