@@ -24,7 +24,7 @@ from forget_mi.plots import beyond as beyond_plots
 from forget_mi.runs.policies import quick
 from forget_mi.runs.project import ROOT
 from forget_mi.runs.run import open_run
-from forget_mi.studies import beyond, budgets
+from forget_mi.studies import beyond, beyond_tables, budgets
 from forget_mi.studies.beyond_tables import BEYOND
 from forget_mi.studies.budgets import apply_change, with_folds, within_budgets
 from forget_mi.studies.many_models import many_against_many
