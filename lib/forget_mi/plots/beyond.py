@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from forget_mi.plots.style import (
     COLOURS,
@@ -16,6 +15,7 @@ from forget_mi.plots.style import (
     approach_palette,
     finish_figure,
     model_colour,
+    share_ticks,
 )
 
 OURS = "held_out_targets"
@@ -58,9 +58,8 @@ def frontier(table: pd.DataFrame) -> Figure:
                 zorder=3 if strong else 2,
             )
         axis.set(xlabel="share of retraining's work", ylabel=title, xscale="log")
+        share_ticks(axis)
         axis.set_xticks([0.02, 0.05, 0.1, 0.2])
-        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.xaxis.set_minor_formatter(NullFormatter())
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return finish_figure(figure)
 
@@ -112,9 +111,7 @@ def closeness_and_attack(table: pd.DataFrame, named: Sequence[str], ours: str) -
             )  # fmt: skip
         axis.set(xlabel="share of retraining's work", ylabel=title, xscale="log")
         axis.set_xlim(right=3 * rows.loc[methods, "share_of_retraining"].max())  # names fit in
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        share_ticks(axis)
     return finish_figure(figure)
 
 

@@ -9,10 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from forget_mi.evaluation import ORIGINAL, RETRAINED, add_approach_column, sort_approaches
-from forget_mi.plots.style import COLOURS, approach_palette, finish_figure
+from forget_mi.plots.style import COLOURS, approach_palette, finish_figure, share_ticks
 
 
 def gaps_by_measure(
@@ -141,9 +140,7 @@ def cost_against_closeness(comparison: pd.DataFrame, first: str | None = None) -
         ylabel="mean gap to retrained",
         ylim=(0, None),
     )
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    share_ticks(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
     return finish_figure(figure)
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from forget_mi.evaluation import ORIGINAL, RETRAINED
 
@@ -35,6 +37,13 @@ def finish_figure(figure: Figure) -> Figure:
     figure.tight_layout()
     plt.close(figure)
     return figure
+
+
+def share_ticks(axis: Axes) -> None:
+    """Ticks of a logarithmic x axis of shares: 1 %, 2 %, 5 %, 10 %, ..."""
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def model_colour(model: str) -> str:
