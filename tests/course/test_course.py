@@ -218,6 +218,12 @@ def said_of(check, *given) -> str:
         ),
         (deletion_request.pseudonym, lambda patient, salt: patient, "another hash"),
         (deletion_request.needed, 39, "half width"),
+        (deletion_request.cheapest, lambda t, wait, gap: t.trainings.idxmin(), "monthly waits"),
+        (
+            deletion_request.cheapest,
+            lambda t, wait, gap: t[(t.wait < wait) & (t.gap < gap)].trainings.idxmin(),
+            "a queue of 31 days is allowed",
+        ),
         (ways_out.touched, lambda k, s: k / s, "do not add up"),
         (ways_out.repeated, lambda first, n: (n - first + 1) / n, "not alike"),
         (ways_out.bound, lambda e, d, f: np.exp(e) * f + d, "first line alone"),
@@ -246,7 +252,8 @@ def test_a_wrong_answer_is_told_what_is_wrong(check, answer, hint):
     [memorisation.cross_entropy, memorisation.ceiling, memorisation.reply, four_losses.pulling,
      four_losses.total,
      membership_inference.rates, gold_standard.gaps, baselines.diagnosis, stronger_attacks.means,
-     held_out_targets.break_even, deletion_request.verdict, ways_out.bound, real_patients.interval],
+     held_out_targets.break_even, deletion_request.verdict, deletion_request.cheapest,
+     ways_out.bound, real_patients.interval],
 )  # fmt: skip
 def test_whatever_is_given_a_check_answers_with_a_sentence(check, given):
     said = said_of(check, given)

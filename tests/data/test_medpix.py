@@ -1,6 +1,8 @@
 """MedPix 2.0 in the layout of a clone, with made-up cases, and what can be wrong with it."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -238,6 +240,23 @@ def test_reports_that_name_their_class_are_counted(clone):
     named = class_named_in_reports(clone.load())
     assert named.naming.to_dict() == {"tumour": 1, "trauma": 1}
     assert named.reports.sum() == 14
+
+
+def test_a_copy_of_the_clone_is_the_same_cohort_until_a_pixel_changes(clone):
+    """Models that were trained on it serve the copy: it lies elsewhere, and is younger."""
+    first = clone.load()
+    copy = clone.folder.parent / "copy"
+    shutil.copytree(clone.folder, copy)
+    for path in copy.rglob("*"):
+        os.utime(path, (1, 1))
+    again = clone.read(root=str(copy))
+    assert again.store != first.store
+    assert again.fingerprint == first.fingerprint
+    path = next(copy.rglob(f"{first.table.image_id[0]}.*"))
+    pixels = np.array(Image.open(path))
+    pixels[:8, :8] = 255 - pixels[:8, :8]
+    Image.fromarray(pixels).save(path)
+    assert clone.read(root=str(copy)).fingerprint != first.fingerprint
 
 
 def test_ids_are_hashed_and_no_setting_of_the_run_shows_them(clone):

@@ -1,5 +1,6 @@
 """The image store: each image decoded once, into a file that is read like an array."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from forget_mi.data import store
-from forget_mi.data.cohort import ImageRows
+from forget_mi.data.cohort import DIGESTS, ImageRows
 from forget_mi.data.store import open_store
 from forget_mi.errors import InputError
 
@@ -77,6 +78,24 @@ def test_another_size_or_a_changed_file_is_another_store(pictures, tmp_path):
     assert folder(9) != first
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(pictures[0])
     assert folder() != first
+
+
+def test_digests_are_of_the_pixels_and_an_older_store_without_them_is_made_again(
+    pictures, tmp_path
+):
+    def opened():
+        return open_store(pictures, 8, tmp_path / "store", source="x", workers=1, progress=False)
+
+    first = opened()
+    digests = np.load(first.folder / DIGESTS)
+    assert digests.shape == (70, 32)
+    for row in (0, 69):
+        assert digests[row].tobytes() == hashlib.sha256(first.images[row].tobytes()).digest()
+    (first.folder / DIGESTS).unlink()
+    again = opened()
+    assert again.folder == first.folder
+    assert np.array_equal(np.load(again.folder / DIGESTS), digests)
+    assert levels(again) == list(range(70))
 
 
 def test_unreadable_images_are_remembered(pictures, tmp_path):

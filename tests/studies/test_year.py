@@ -59,6 +59,14 @@ def test_letters_of_more_than_half_the_patients_are_refused():
         draw_letters(range(20), LetterConfig(family=0.7, ward=0.5), seed=0)
 
 
+def test_the_picture_of_the_letters_shows_each_one():
+    table = pd.DataFrame(draw_letters(range(500), LetterConfig(urgent=0.3), seed=1))
+    axis = year_plots.letters(table.assign(named=table.patients.map(len))).axes[0]
+    shown = {line.get_label(): len(line.get_xdata()) for line in axis.lines}
+    assert shown == {"letter": (~table.urgent).sum(), "urgent": table.urgent.sum()}
+    assert shown["urgent"] > 0
+
+
 # ---- policies ------------------------------------------------------------------------------------
 
 

@@ -146,3 +146,32 @@ def needed(answer: Any) -> str:
         "Most requests are smaller. Ten requests together may not be; that is why a study "
         "audits earlier ones again."
     )
+
+
+@exercise
+def cheapest(function: Any) -> str:
+    """The cheapest policy within both limits."""
+    table = pd.DataFrame(
+        {
+            "trainings": [0.6, 0.4, 1.1, 26.0],
+            "wait": [0, 31, 0, 0],
+            "gap": [0.12, 0.04, 0.04, 0.03],
+        },
+        index=["at_once", "monthly", "at_once-together", "retrain_at_once"],
+    )
+    cases = (
+        ((31, 0.05), "monthly", "a queue of 31 days is allowed"),
+        ((30, 0.05), "at_once-together", "monthly waits 31 days, at_once has a gap of .12"),
+        ((30, 0.2), "at_once", "its gap is allowed, and only monthly, which waits, costs less"),
+        ((0, 0.04), "at_once-together", "a limit that is just met is met"),
+        ((0, 0.03), "retrain_at_once", "every other one has a larger gap"),
+        ((0, 0.02), None, "no policy is within both limits"),
+    )
+    for limits, right, why in cases:
+        found = call(function, table.copy(), *limits, name="cheapest")
+        if found != right:
+            raise NotYetError(
+                f"With a wait of at most {limits[0]} days and a gap of at most {limits[1]} it is "
+                f"{right!r}, not {describe(found)}: {why}."
+            )
+    return "Notebook 08 does this with a simulated year and your own prices."

@@ -25,6 +25,10 @@ TABLE_COLUMNS = (*ID_COLUMNS, "label")
 SKIPPED_COLUMNS = ("item", "reason")
 
 
+# In an image store's folder: SHA-256 of each image's pixels, uint8 (n, 32).
+DIGESTS = "digests.npy"
+
+
 class ImageRows:
     """Some rows of an image array, by position, without copying: what is asked for is read when it
     is asked for, so that a memory-mapped array stays on disk. Indexing, shape, len and
@@ -173,8 +177,9 @@ class Cohort:
 
         Ids count by the order in which they come, not by what they say: hashed with another salt,
         the cohort is the same, so that runs share what was trained on it; and no id can be read
-        from it. Of images in a store, the store's name counts, which changes with any of its files,
-        and which rows are used.
+        from it. Of images in a store, the digests of the rows used count, which the store took when
+        it decoded them: neither where the files lie nor when they were written, so that another
+        copy of the same collection is the same cohort.
         """
         digest = hashlib.sha256()
         columns = [c for c in self.table.columns if c != "split"]
@@ -184,7 +189,8 @@ class Cohort:
         digest.update(json.dumps(reports).encode())
         digest.update(json.dumps([self.name, list(self.classes), list(self.images.shape)]).encode())
         if self.store is not None:
-            digest.update(self.store.name.encode() + self.images.rows.tobytes())
+            digests = np.load(self.store / DIGESTS, mmap_mode="r")
+            digest.update(digests[self.images.rows].tobytes())
             return digest.hexdigest()[:16]
         for start in range(0, len(self.images), 256):
             digest.update(np.ascontiguousarray(self.images[start : start + 256]).tobytes())
@@ -245,17 +251,17 @@ class Cohort:
                 skipped=pd.read_csv(folder / "skipped.csv"),
                 store=store or None,
             )
+            fingerprint = cohort.fingerprint
         except InputError:
             raise
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"{folder}: the saved cohort is damaged ({error}); run notebook 01_cohort again"
             ) from None
-        if cohort.fingerprint != about["fingerprint"]:
+        if fingerprint != about["fingerprint"]:
             raise InputError(
                 f"{folder}: the saved cohort was changed after it was written (fingerprint "
-                f"{cohort.fingerprint}, expected {about['fingerprint']}); run notebook 01_cohort "
-                "again"
+                f"{fingerprint}, expected {about['fingerprint']}); run notebook 01_cohort again"
             )
         if about.get("ids") not in (None, cohort._ids_hash()):  # earlier versions kept none
             raise InputError(

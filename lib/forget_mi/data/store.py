@@ -7,6 +7,7 @@ Epochs, and later runs, read it without decoding; memory stays flat however many
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from forget_mi.config import config
-from forget_mi.data.cohort import SKIPPED_COLUMNS, Cohort, ImageRows
+from forget_mi.data.cohort import DIGESTS, SKIPPED_COLUMNS, Cohort, ImageRows
 from forget_mi.data.images import UnreadableImageError, read_image
 from forget_mi.errors import InputError
 from forget_mi.files import sha256_of_text, write_text
@@ -169,19 +170,20 @@ def _read_chunk(job: tuple[Path, int, list[tuple[int, str]]]) -> int:
     """Decode some files into the store. The state is set once the pixels are written: a killed
     chunk is read again."""
     home, size, items = job
-    images, state = (
-        np.load(home / "images.npy", mmap_mode="r+"),
-        np.load(home / "state.npy", mmap_mode="r+"),
+    images, digests, state = (
+        np.load(home / name, mmap_mode="r+") for name in ("images.npy", DIGESTS, "state.npy")
     )
     reasons = {}
     for index, path in items:
         try:
             images[index, 0] = read_image(Path(path), size)
+            digests[index] = np.frombuffer(hashlib.sha256(images[index]).digest(), np.uint8)
         except UnreadableImageError as error:
             reasons[index] = str(error)
     if reasons:
         write_text(home / f"unreadable.{items[0][0]:09d}.json", json.dumps(reasons))
     images.flush()
+    digests.flush()
     for index, _ in items:
         state[index] = UNREADABLE if index in reasons else READ
     state.flush()
@@ -189,10 +191,12 @@ def _read_chunk(job: tuple[Path, int, list[tuple[int, str]]]) -> int:
 
 
 def _make_room(home: Path, shape: tuple[int, ...]) -> None:
-    """images.npy and state.npy in their full size, before anything is decoded: a full disk shows
-    now."""
-    if (home / "state.npy").is_file():
+    """images.npy, the digests and state.npy in their full size, before anything is decoded: a full
+    disk shows now."""
+    # An earlier version kept no digests: its images are decoded again.
+    if all((home / name).is_file() for name in (DIGESTS, "state.npy")):
         return
+    (home / "state.npy").unlink(missing_ok=True)
     home.mkdir(parents=True, exist_ok=True)
     temporary = home / f".images.{os.getpid()}.tmp"
     try:
@@ -201,6 +205,7 @@ def _make_room(home: Path, shape: tuple[int, ...]) -> None:
         with open(temporary, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         os.replace(temporary, home / "images.npy")
+        np.save(home / DIGESTS, np.zeros((shape[0], 32), dtype=np.uint8))
         # Last: without a state there is no store.
         np.save(home / ".state.tmp.npy", np.full(shape[0], WAITING, dtype=np.uint8))
         os.replace(home / ".state.tmp.npy", home / "state.npy")

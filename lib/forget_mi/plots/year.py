@@ -11,6 +11,22 @@ from matplotlib.figure import Figure
 from forget_mi.plots.style import COLOURS, approach_palette, finish_figure
 
 
+def letters(table: pd.DataFrame) -> Figure:
+    """The letters of a year: when each came and how many patients it names. table: a row a letter
+    with received (day of the year), named and urgent."""
+    figure, axis = plt.subplots(figsize=(9, 2.6))
+    for urgent, label, colour in (
+        (False, "letter", COLOURS["neutral"]),
+        (True, "urgent", COLOURS["unlearned"]),
+    ):
+        rows = table[table.urgent == urgent]
+        axis.vlines(rows.received / 7, 0, rows.named, color=colour, lw=1)
+        axis.plot(rows.received / 7, rows.named, "o", ms=5, color=colour, label=label)
+    axis.set(xlabel="week", ylabel="patients named", xlim=(0, 52), ylim=(0, None))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return finish_figure(figure)
+
+
 def policies(table: pd.DataFrame) -> Figure:
     """Left, the gap to models retrained without everyone served so far, over the year, a line a
     policy (mean over seeds), and the retrained models' own in the same manner; right, how long a
@@ -68,12 +84,13 @@ def moves(table: pd.DataFrame, cosines: pd.DataFrame, layers: pd.DataFrame) -> F
         if name in table:
             reach.plot(table.request, table[name], "o-", ms=3, label=label)
     reach.set(xlabel="request", ylabel="mean margin, nats")
-    reach.legend(fontsize=7)
+    reach.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     sns.heatmap(
         cosines.mask(np.eye(len(cosines), dtype=bool)), ax=angles, vmin=-0.5, vmax=0.5, cmap="vlag",
         square=True, cbar_kws={"label": "cosine of two steps", "shrink": 0.8},
     )  # fmt: skip
     angles.set(xlabel="request", ylabel="request")
+    angles.grid(visible=False)
     layers.mean().plot.barh(ax=where, color=COLOURS["unlearned"])
     where.invert_yaxis()
     where.set(xlabel="share of a step's squared length")
