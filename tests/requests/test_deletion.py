@@ -309,7 +309,9 @@ def test_wear_is_estimated_from_what_the_owner_has(model, monkeypatch):
     asked = len(request.forget_rows(cohort))
     assert found["gap"] == pytest.approx((gone + asked) / (gone + len(rows_of(cohort, "train"))))
     assert found["retrain"]
-    assert "retrain; that costs a training" in found["in_words"]
+    assert "retrain, above all because many were served since" in found["in_words"]
+    seconds = read_manifest(served.last_trained())["seconds"]
+    assert f"a training (the last took {seconds / 3600:.2g} hours), and 2 new" in found["in_words"]
     assert all(value >= 0 for value in found["signs"].values())
 
 

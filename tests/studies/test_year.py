@@ -8,7 +8,7 @@ import pytest
 
 from forget_mi.data import make_request, split_by_patient
 from forget_mi.errors import InputError
-from forget_mi.evaluation.wear import SIGNS, WearModel
+from forget_mi.evaluation.wear import IN_WORDS, SIGNS, WearModel
 from forget_mi.plots import year as year_plots
 from forget_mi.runs import open_run
 from forget_mi.runs.policies import (
@@ -116,6 +116,8 @@ def test_wear_is_fitted_and_never_falls_with_a_sign():
     fitted = WearModel.fit(signs, gaps)
     assert fitted.coefficients == pytest.approx(known, abs=1e-9)
     assert fitted.gap(signs.iloc[4]) == pytest.approx(gaps[4])
+    largest = max(SIGNS, key=lambda name: known[name] * signs[name][4])
+    assert fitted.reason(signs.iloc[4]) == IN_WORDS[largest]
     opposed = WearModel.fit(signs, gaps - 0.4 * signs.share_served)
     assert min(opposed.coefficients.values()) == 0
     with pytest.raises(InputError, match="more than 4 are needed"):

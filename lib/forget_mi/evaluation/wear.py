@@ -18,6 +18,14 @@ from forget_mi.training import Predictions
 SIGNS = ("stay_loss", "validation_auc", "membership", "share_served")
 
 
+IN_WORDS = {
+    "stay_loss": "the loss on those who stay has risen",
+    "validation_auc": "the AUC on validation patients has fallen",
+    "membership": "those who stay look less like training patients",
+    "share_served": "many were served since the last training",
+}
+
+
 def signs_of_wear(
     stay: Predictions,
     validation: Predictions,
@@ -80,3 +88,8 @@ class WearModel:
     def gap(self, signs: Mapping[str, float]) -> float:
         """The estimated mean gap of a model."""
         return float(sum(self.coefficients[name] * signs[name] for name in SIGNS))
+
+    def reason(self, signs: Mapping[str, float]) -> str:
+        """What makes most of the estimate, in words."""
+        parts = {name: self.coefficients[name] * signs[name] for name in SIGNS}
+        return IN_WORDS[max(parts, key=parts.get)]

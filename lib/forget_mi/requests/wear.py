@@ -10,8 +10,9 @@ import numpy as np
 from forget_mi.data import Cohort, Request, make_examples, rows_of
 from forget_mi.evaluation import FORGOTTEN
 from forget_mi.evaluation.wear import WearModel, signs_of_wear
-from forget_mi.models import load_checkpoint
+from forget_mi.models import load_checkpoint, read_manifest
 from forget_mi.requests.served_model import DELETED, ServedModel
+from forget_mi.runs import Run
 from forget_mi.runs.policies import load_alarm
 from forget_mi.training import make_accelerator, predict
 
@@ -38,13 +39,24 @@ def wear_of(
             predict(saved.model, make_examples(cohort, each, *how), accelerator) for each in rows
         ]
     signs = signs_of_wear(*sides, _share_since_training(served, cohort, request))
-    gap = WearModel(alarm.coefficients).gap(signs)
+    model = WearModel(alarm.coefficients)
+    gap = model.gap(signs)
     due = gap > alarm.threshold
-    words = f"estimated gap to a retrained model {gap:.3f}, threshold {alarm.threshold:g}: " + (
-        "retrain; that costs a training" if due else "no need to retrain"
-    )
+    advice = "no need to retrain"
+    if due:
+        advice = f"retrain, above all because {model.reason(signs)}; {_cost_of_training(served)}"
+    words = f"estimated gap to a retrained model {gap:.3f}, threshold {alarm.threshold:g}: {advice}"
     facts = {"gap": gap, "threshold": alarm.threshold, "retrain": due, "in_words": words}
     return facts | {"signs": signs}
+
+
+def _cost_of_training(served: ServedModel) -> str:
+    """In words, by what the last training took."""
+    seconds = read_manifest(served.last_trained()).get("seconds")  # None: trained elsewhere
+    took = f" (the last took {seconds / 3600:.2g} hours)" if seconds else ""
+    references = Run(served.folder, served.params).reference_seeds()
+    new = f", and {len(references)} new reference models to go on with" if references else ""
+    return f"that costs a training{took}{new}"
 
 
 def _share_since_training(served: ServedModel, cohort: Cohort, request: Request) -> float:
