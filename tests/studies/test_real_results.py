@@ -19,6 +19,7 @@ from forget_mi.studies.real_results import (
     front_rows,
     largest_request,
     real_study_rows,
+    size_rows,
     study_by_seed,
     study_means,
 )
@@ -91,6 +92,16 @@ def test_the_first_page_shows_its_approaches_in_their_order(sweep, monkeypatch):
     rows = front_rows(means(sweep), "mine")
     assert rows.approach.tolist() == ["original", "**mine**", "retrained"]
     assert rows.iloc[1, 1:4].tolist() == ["20 [13, 27]", "30", "0.200 (0.141)"]
+
+
+def test_the_sizes_of_a_request_stand_below_each_other(sweep, monkeypatch):
+    monkeypatch.setattr(real_results, "FRONT", ("original", "mine"))
+    large = means(sweep)
+    small = large.assign(forget_fraction=0.03, mean_gap=0.4)
+    rows = size_rows(pd.concat([large, small]), "mine")
+    assert rows.request.tolist() == ["3 %", "3 %", "10 %", "10 %"]
+    assert rows.approach.tolist() == ["original", "**mine**"] * 2
+    assert rows["mean gap"].tolist()[1::2] == ["0.400 (0.141)", "0.200 (0.141)"]
 
 
 def test_a_study_is_finished_in_parts(sweep, tmp_path):

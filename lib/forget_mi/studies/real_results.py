@@ -146,6 +146,8 @@ def rebuild_real_study(
         picture = beyond_plots.closeness_and_attack(largest_request(table), FRONT, sweep.own)
         picture.savefig(figures / f"{name}.png")
         write_document_table(name, real_study_rows(table, sweep.own))
+        if table.forget_fraction.nunique() > 1:
+            write_document_table(f"{name}_sizes", size_rows(table, sweep.own))
         if name == FIRST_PAGE:
             write_document_table("front", front_rows(table, sweep.own))
     return code
@@ -212,21 +214,37 @@ def study_means(by_seed: pd.DataFrame, ours: str) -> pd.DataFrame:
 def real_study_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
     """The docs' form of `study_means`: the largest request, nearest to the retrained models
     first."""
-    lines = []
-    for row in largest_request(table).sort_values("mean_gap", kind="stable").to_dict("records"):
-        one = "patients_found_at_5pct"
-        line = {"approach": f"**{row['method']}**" if row["method"] == ours else row["method"]}
-        line["found at 5 %"] = f"{row[one]:.2f} [{row[f'{one}_low']:.2f}, {row[f'{one}_high']:.2f}]"
-        for column, title in SHOWN.items():
-            text = "" if np.isnan(row[column]) else f"{row[column]:.{2 + (column == 'mean_gap')}f}"
-            spread = row.get(f"{column}_sd", np.nan)
-            line[title] = text if np.isnan(spread) else f"{text} ({spread:.3f})"
-        told = row["indistinguishable"]
-        line["not told apart"] = (
-            "" if np.isnan(told) else f"{told * row['seeds']:.0f} of {row['seeds']}"
-        )
-        lines.append(line)
-    return pd.DataFrame(lines)
+    rows = largest_request(table).sort_values("mean_gap", kind="stable")
+    return pd.DataFrame([_study_line(row, ours) for row in rows.to_dict("records")])
+
+
+def size_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """The docs' form of `study_means` by size of the request, the smallest first: FRONT, in this
+    order."""
+    part = table[table.method.isin(FRONT)]
+    part = part.sort_values("method", key=lambda names: names.map(list(FRONT).index))
+    part = part.sort_values("forget_fraction", kind="stable")
+    return pd.DataFrame(
+        [
+            {"request": f"{100 * row['forget_fraction']:.0f} %", **_study_line(row, ours)}
+            for row in part.to_dict("records")
+        ]
+    )
+
+
+def _study_line(row: Mapping[str, Any], ours: str) -> dict[str, str]:
+    one = "patients_found_at_5pct"
+    line = {"approach": f"**{row['method']}**" if row["method"] == ours else row["method"]}
+    line["found at 5 %"] = f"{row[one]:.2f} [{row[f'{one}_low']:.2f}, {row[f'{one}_high']:.2f}]"
+    for column, title in SHOWN.items():
+        text = "" if np.isnan(row[column]) else f"{row[column]:.{2 + (column == 'mean_gap')}f}"
+        spread = row.get(f"{column}_sd", np.nan)
+        line[title] = text if np.isnan(spread) else f"{text} ({spread:.3f})"
+    told = row["indistinguishable"]
+    line["not told apart"] = (
+        "" if np.isnan(told) else f"{told * row['seeds']:.0f} of {row['seeds']}"
+    )
+    return line
 
 
 def front_rows(table: pd.DataFrame, ours: str) -> pd.DataFrame:
