@@ -21,7 +21,13 @@ NOTEBOOKS = ("01_cohort", "02_train", "03_unlearn", "04_audit", "05_compare")
 
 
 # Beside the chain: nothing of the chain reads them.
-SIDE_NOTEBOOKS = ("03a_tune", "03b_own_method", "06_beyond", "07_your_own_model")
+SIDE_NOTEBOOKS = (
+    "03a_tune",
+    "03b_own_method",
+    "06_beyond",
+    "07_your_own_model",
+    "08_year_of_requests",
+)
 
 
 # What torch and its like leave in memory stays to the end. Without looking through it again and
