@@ -10,7 +10,7 @@ from forget_mi.data import make_request, split_by_patient
 from forget_mi.errors import InputError
 from forget_mi.evaluation.wear import IN_WORDS, SIGNS, WearModel
 from forget_mi.plots import year as year_plots
-from forget_mi.runs import open_run
+from forget_mi.runs import open_run, shadows
 from forget_mi.runs.policies import (
     MONTH,
     POLICIES,
@@ -279,6 +279,13 @@ def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, 
     assert asked[3:] == [("weekly", 3)]
     assert rows.groupby("policy").size().to_dict() == {"at_once": 4, "weekly": 4}
     assert rows.wear.to_list() == pytest.approx(rows.mean_gap.to_list())
+
+
+def test_a_year_trains_the_shadow_models_that_its_lira_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(shadows, "SHADOWS", tmp_path / "shadows")
+    changes = {"training.epochs": 1, "shadows.count": 4}
+    job = year_tables.YearJob("tiny", changes, 0, "at_once", tmp_path, None)
+    assert len(job._study().shadows.predictions) == 4
 
 
 def test_what_policies_cost_at_another_rate():

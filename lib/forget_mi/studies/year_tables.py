@@ -68,7 +68,12 @@ class YearJob:
         return self.folder / f"seed{self.seed}"
 
     def _study(self) -> Study:
-        changes = {**self.overrides, "seed": self.seed, "request.fraction": 0.1}
+        changes = {
+            "shadows.missing": "train",  # without them there is no LiRA
+            **self.overrides,
+            "seed": self.seed,
+            "request.fraction": 0.1,
+        }
         run = open_run(self.profile, self._trained, changes)
         cohort = split_by_patient(run.source(), run.params.split)
         run.folder.mkdir(parents=True, exist_ok=True)
