@@ -174,4 +174,4 @@ def cheapest(function: Any) -> str:
                 f"With a wait of at most {limits[0]} days and a gap of at most {limits[1]} it is "
                 f"{right!r}, not {describe(found)}: {why}."
             )
-    return "Notebook 08 does this with a simulated year and your own prices."
+    return "`studies.policy_costs` does this for a simulated year, with your own prices."
