@@ -165,7 +165,7 @@ def cheapest(function: Any) -> str:
         ((30, 0.2), "at_once", "its gap is allowed, and only monthly, which waits, costs less"),
         ((0, 0.04), "at_once-together", "a limit that is just met is met"),
         ((0, 0.03), "retrain_at_once", "every other one has a larger gap"),
-        ((0, 0.02), None, "no policy is within both limits"),
+        ((0, 0.02), "none", "no policy is within both limits"),
     )
     for limits, right, why in cases:
         found = call(function, table.copy(), *limits, name="cheapest")
