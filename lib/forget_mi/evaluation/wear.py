@@ -15,15 +15,15 @@ from forget_mi.errors import InputError
 from forget_mi.metrics import binary_auc, mean_auc
 from forget_mi.training import Predictions
 
-SIGNS = ("stay_loss", "validation_auc", "membership", "share_served")
-
-
 IN_WORDS = {
     "stay_loss": "the loss on those who stay has risen",
     "validation_auc": "the AUC on validation patients has fallen",
     "membership": "those who stay look less like training patients",
     "share_served": "many were served since the last training",
 }
+
+
+SIGNS = tuple(IN_WORDS)
 
 
 def signs_of_wear(
@@ -87,9 +87,12 @@ class WearModel:
 
     def gap(self, signs: Mapping[str, float]) -> float:
         """The estimated mean gap of a model."""
-        return float(sum(self.coefficients[name] * signs[name] for name in SIGNS))
+        return float(sum(self._parts(signs).values()))
 
     def reason(self, signs: Mapping[str, float]) -> str:
         """What makes most of the estimate, in words."""
-        parts = {name: self.coefficients[name] * signs[name] for name in SIGNS}
+        parts = self._parts(signs)
         return IN_WORDS[max(parts, key=parts.get)]
+
+    def _parts(self, signs: Mapping[str, float]) -> dict[str, float]:
+        return {name: self.coefficients[name] * signs[name] for name in SIGNS}
