@@ -279,6 +279,11 @@ def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, 
     assert asked[3:] == [("weekly", 3)]
     assert rows.groupby("policy").size().to_dict() == {"at_once": 4, "weekly": 4}
     assert rows.wear.to_list() == pytest.approx(rows.mean_gap.to_list())
+    # Each profile has its own files.
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {f"year_tiny{end}" for end in (".csv", ".png", "_alarm.csv", "_alarm.png")}
+    year_tables.rebuild_year("demo", overrides, ["at_once"])
+    assert len(pd.read_csv(tmp_path / "figures" / "year.csv")) == 4
 
 
 def test_a_year_trains_the_shadow_models_that_its_lira_needs(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ APPROACH = "held_out_targets"
 THRESHOLD = 0.05  # of the estimated gap, above which the alarm says 'retrain'
 CALIBRATES = "at_once"  # the policy whose models the alarm is calibrated on, on tuning seeds
 ALARM = (*COLUMNS, *SIGNS)
+DOCUMENTED = ("demo", "medpix")  # profiles whose tables stand in docs/year.md
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ def rebuild_year(
     profile: str, overrides: Mapping[str, Any] | None = None, policies: Sequence[str] = ()
 ) -> pd.DataFrame:
     """figures/year.csv (a row a policy, seed and quarter), params/wear/<profile>.yaml (the alarm,
-    from the tuning seeds, where it is not there yet), figures/year_alarm.csv, figures/year.png and
-    the tables of docs/year.md.
+    from the tuning seeds, where it is not there yet), figures/year_alarm.csv, both as pictures, and
+    the tables of docs/year.md. Of another profile than demo: figures/year_<profile>.csv and so on.
 
-    policies: some of POLICIES, or all; rows of the others stay in figures/year.csv, so that a year
-    can be simulated in parts. Raises InputError for one that is not there.
+    policies: some of POLICIES, or all; rows of the others stay in the table, so that a year can be
+    simulated in parts. Raises InputError for one that is not there.
     """
     names = tuple(policies) or tuple(POLICIES)
     for name in names:
@@ -111,15 +112,19 @@ def rebuild_year(
     rows["wear"] = [
         wear.gap(row) if row["served"] else float("nan") for row in rows.to_dict("records")
     ]
-    rows = with_earlier_rows(rows, ROOT / "figures" / "year.csv", ["policy", "seed"])
-    write_table(ROOT / "figures" / "year.csv", rows)
+    own = run.params.profile
+    name = "year" if own == "demo" else f"year_{own}"
+    figures = ROOT / "figures"
+    rows = with_earlier_rows(rows, figures / f"{name}.csv", ["policy", "seed"])
+    write_table(figures / f"{name}.csv", rows)
     quality = alarm_quality(rows, alarm.threshold)
-    write_table(ROOT / "figures" / "year_alarm.csv", quality)
+    write_table(figures / f"{name}_alarm.csv", quality)
     plots.set_style()
-    year_plots.policies(rows).savefig(ROOT / "figures" / "year.png")
-    year_plots.alarm(rows, alarm.threshold).savefig(ROOT / "figures" / "year_alarm.png")
-    write_document_table("year", year_table(rows))
-    write_document_table("year_alarm", quality.round(3).astype(str))
+    year_plots.policies(rows).savefig(figures / f"{name}.png")
+    year_plots.alarm(rows, alarm.threshold).savefig(figures / f"{name}_alarm.png")
+    if own in DOCUMENTED:
+        write_document_table(name, year_table(rows))
+        write_document_table(f"{name}_alarm", quality.round(3).astype(str))
     return rows
 
 
