@@ -290,7 +290,9 @@ def test_a_year_trains_the_shadow_models_that_its_lira_needs(tmp_path, monkeypat
     monkeypatch.setattr(shadows, "SHADOWS", tmp_path / "shadows")
     changes = {"training.epochs": 1, "shadows.count": 4}
     job = year_tables.YearJob("tiny", changes, 0, "at_once", tmp_path, None)
-    assert len(job._study().shadows.predictions) == 4
+    study = job._study()
+    assert len(study.shadows.predictions) == 4
+    assert not study.run.retrained_seeds()  # of the whole request: nobody would ask them
 
 
 def test_what_policies_cost_at_another_rate():

@@ -74,6 +74,7 @@ class YearJob:
             **self.overrides,
             "seed": self.seed,
             "request.fraction": 0.1,
+            "retrained": 0,  # the judges are trained for each quarter's patients, below `without`
         }
         run = open_run(self.profile, self._trained, changes)
         cohort = split_by_patient(run.source(), run.params.split)
