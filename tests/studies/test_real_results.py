@@ -37,6 +37,7 @@ def sweep(tmp_path):
         rows = pd.DataFrame({"model": list(MODELS), "method": list(MODELS.values())})
         rows = rows.assign(forget_fraction=0.1, seed=seed, mean_gap=values, test_auc=0.8)
         rows = rows.assign(share_of_work=[1.2, 0.1, 1, 1], share_of_retraining=9.0)
+        rows = rows.assign(share_of_references=[0, 18.0, 0, 0])
         rows = rows.assign(patients_found_at_5pct=[1, 0.2, 0, 0.1])
         rows = rows.assign(patients_found_at_5pct_low=[1, 0.1, 0, 0], patients_found_at_1pct=0.0)
         rows["patients_found_at_5pct_high"] = [1, 0.3, 0.2, 0.2]
@@ -71,6 +72,7 @@ def test_a_row_an_approach_with_means_and_spread_over_seeds(sweep):
     # Two retrained models a seed count once a seed: (.1 + .3) / 2.
     assert mine.retrain_gap == table.mean_gap["retrained"] == pytest.approx(0.2)
     assert mine.share_of_retraining == pytest.approx(0.1)  # by work, not by the clock
+    assert mine.share_of_references == pytest.approx(0.2)  # twice its own seconds
     assert mine.probe_auc_text == pytest.approx(0.61)
     assert table.indistinguishable.tolist() == [0, 0.5, 1]  # of re-1 nothing is said
     assert mine.lira_tpr_at_1pct_fpr == pytest.approx(0.01)

@@ -164,7 +164,9 @@ def study_by_seed(sweep: Sweep) -> pd.DataFrame:
 
     indistinguishable: 1 where the verdict on averages (notebook 04) is that the model can't be told
     from the retrained ones, else 0. share_of_retraining goes by work (records forward and
-    backward), as in figures/beyond.csv.
+    backward), as in figures/beyond.csv. So does share_of_references: a reference model's step costs
+    what the model's costs, so that the seconds of both, taken in the same minutes, say how much
+    work it was.
     """
     parts = []
     for name in sweep.names():
@@ -178,7 +180,10 @@ def study_by_seed(sweep: Sweep) -> pd.DataFrame:
         rows["indistinguishable"] = pd.Series(verdicts).eq(SAME).astype(float)
         parts.append(rows.reset_index())
     rows = statistics.add_approach_column(pd.concat(parts, ignore_index=True))
-    rows = rows.assign(share_of_retraining=rows.share_of_work).drop(columns="method")
+    of_references = rows.share_of_references / rows.share_of_retraining * rows.share_of_work
+    rows = rows.assign(
+        share_of_retraining=rows.share_of_work, share_of_references=of_references
+    ).drop(columns="method")
     rows = rows.rename(columns={"approach": "method"})
     means = rows.groupby([*SEED_KEYS], sort=False).mean(numeric_only=True).reset_index()
     gold = means[means.method == statistics.RETRAINED].set_index(["forget_fraction", "seed"])
