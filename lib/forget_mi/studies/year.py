@@ -32,7 +32,7 @@ LEVEL = 0.05
 JUDGES = ("retrained-1", "retrained-2")
 NEW_MODEL = "retrained-3"  # what a policy that retrains puts into use; it judges nobody
 COLUMNS = (
-    "policy", "seed", "week", "letters", "served", "waiting", "mean_gap", "retrain_gap", "lira_auc",
+    "policy", "seed", "week", "moment", "letters", "served", "waiting", "mean_gap", "retrain_gap", "lira_auc",
     "lira_patient_auc", "retrained_lira_auc", "found", "retrained_found", "test_auc",
     "retrained_test_auc", "retain_loss", "trainings", "trainings_of_references", "unlearning",
     "retrainings",
@@ -111,10 +111,12 @@ class Year:
     # ---- the year --------------------------------------------------------------------------------
 
     def run(self) -> pd.DataFrame:
-        """A row a quarter, the columns of COLUMNS and the signs of wear. Costs are in trainings of
-        the first model; unlearning: what of them unlearning took. exposure_days: days from a
-        patient's letter on which an attacker who accuses 5 % of strangers finds them in the model
-        in use, mean over those who wrote."""
+        """A row a quarter, the columns of COLUMNS and the signs of wear. moment: 'in_use', or of a
+        second row 'renewed', after what the policy does at the quarter's end by its calendar
+        (training again, serving together): patients lived with the model before it. Costs are in
+        trainings of the first model; unlearning: what of them unlearning took. exposure_days: days
+        from a patient's letter on which an attacker who accuses 5 % of strangers finds them in the
+        model in use, mean over those who wrote."""
         waiting: list[Letter] = []
         letters = list(self.letters)
         found = self._found_now()
@@ -128,21 +130,29 @@ class Year:
                 self._serve([p for letter in due for p in letter.patients])
                 changed = True
             quarter = day > 0 and day % QUARTER == 0
-            if quarter and self.policy.retrain == "quarterly" and self._since_retraining:
-                self._retrain()
-                changed = True
-            together = self.policy.together
-            if together and self._since_together and period_ended(together, day - 1, day):
-                self._serve_together()
-                changed = True
             found = self._found_now() if changed else found
             if quarter:
-                rows.append(self._row(int(day // 7), waiting))
+                rows.append(self._row(int(day // 7), "in_use", waiting))
+            if self._renew(day, quarter):
+                found = self._found_now()
+                if quarter:
+                    rows.append(self._row(int(day // 7), "renewed", waiting))
             for letter in self.letters:
                 if letter.received <= day < DAYS:
                     for patient in letter.patients:
                         self._exposed[patient] += float(found[patient])
         return pd.DataFrame(rows)
+
+    def _renew(self, day: int, quarter: bool) -> bool:
+        """Do what the policy does by its calendar; whether there was anything."""
+        if quarter and self.policy.retrain == "quarterly" and self._since_retraining:
+            self._retrain()
+            return True
+        together = self.policy.together
+        if together and self._since_together and period_ended(together, day - 1, day):
+            self._serve_together()
+            return True
+        return False
 
     def _serve(self, patients: Sequence[str]) -> None:
         self._requests += 1
@@ -205,11 +215,12 @@ class Year:
 
     # ---- what is measured ------------------------------------------------------------------------
 
-    def _row(self, week: int, waiting: Sequence[Letter]) -> dict[str, Any]:
+    def _row(self, week: int, moment: str, waiting: Sequence[Letter]) -> dict[str, Any]:
         row = {
             "policy": self.name,
             "seed": self.study.run.params.seed,
             "week": week,
+            "moment": moment,
             "letters": sum(each.received < 7 * week for each in self.letters),
             "served": len(self._served),
             "waiting": sum(len(letter.patients) for letter in waiting),
