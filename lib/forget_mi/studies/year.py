@@ -33,10 +33,9 @@ JUDGES = ("retrained-1", "retrained-2")
 NEW_MODEL = "retrained-3"  # what a policy that retrains puts into use; it judges nobody
 COLUMNS = (
     "policy", "seed", "week", "moment", "letters", "served", "waiting", "mean_gap", "retrain_gap", "lira_auc",
-    "lira_patient_auc", "retrained_lira_auc", "found", "retrained_found", "test_auc",
-    "retrained_test_auc", "retain_loss", "trainings", "trainings_of_references", "unlearning",
-    "retrainings",
-    "exposure_days", "alarms", "wear",
+    "lira_patient_auc", "retrained_lira_auc", "retrained_lira_patient_auc", "found",
+    "retrained_found", "test_auc", "retrained_test_auc", "retain_loss", "trainings",
+    "trainings_of_references", "unlearning", "retrainings", "exposure_days", "alarms", "wear",
 )  # fmt: skip
 
 
@@ -254,7 +253,7 @@ class Year:
         }
         if whole.shadows is not None:
             row |= {name: mine[name] for name in ("lira_auc", "lira_patient_auc")}
-            row["retrained_lira_auc"] = mean["lira_auc"]
+            row |= {f"retrained_{name}": mean[name] for name in ("lira_auc", "lira_patient_auc")}
         return row
 
     def _found_now(self) -> dict[str, bool]:
