@@ -32,8 +32,8 @@ LEVEL = 0.05
 JUDGES = ("retrained-1", "retrained-2")
 NEW_MODEL = "retrained-3"  # what a policy that retrains puts into use; it judges nobody
 COLUMNS = (
-    "policy", "seed", "week", "moment", "letters", "served", "waiting", "mean_gap", "retrain_gap", "lira_auc",
-    "lira_patient_auc", "retrained_lira_auc", "retrained_lira_patient_auc", "found",
+    "policy", "seed", "week", "moment", "letters", "served", "waiting", "mean_gap", "retrain_gap",
+    "lira_auc", "lira_patient_auc", "retrained_lira_auc", "retrained_lira_patient_auc", "found",
     "retrained_found", "test_auc", "retrained_test_auc", "retain_loss", "trainings",
     "trainings_of_references", "unlearning", "retrainings", "exposure_days", "alarms", "wear",
 )  # fmt: skip
