@@ -16,6 +16,7 @@ from forget_mi.runs.policies import (
     POLICIES,
     QUARTER,
     QUICK,
+    Alarm,
     Policy,
     get_policy,
     period_ended,
@@ -153,10 +154,11 @@ def year_of(study, letters, name: str, **more) -> Year:
 @pytest.mark.parametrize("name", ["at_once", "retrain_quarterly"])
 def test_a_year_serves_every_letter(study, letters, name):
     table = year_of(study, letters, name).run()
+    assert table.moment.eq("in_use").all()
     assert table.week.tolist() == [13, 26, 39, 52]
     assert table.served.tolist() == [1, 3, 3, 3]
     assert table.waiting.eq(0).all()
-    assert set(COLUMNS) - set(table) <= {"lira_auc", "lira_patient_auc", "retrained_lira_auc"}
+    assert all("lira" in name for name in set(COLUMNS) - set(table))
     assert table.trainings.is_monotonic_increasing
     if name == "retrain_quarterly":
         # Two trainings, each without those served so far; nobody waits longer than a quarter.
@@ -199,8 +201,18 @@ def test_those_served_in_a_month_are_served_together_at_its_end(study, monkeypat
 
 def test_a_retraining_leaves_nobody_to_be_served_together(study, letters):
     table = year_of(study, letters, "at_once-together-quarterly").run()
-    assert table.retrainings.tolist() == [1, 2, 2, 2]
+    assert table.retrainings.tolist() == [0, 1, 1, 2, 2, 2]
     assert table.served.iloc[-1] == 3
+
+
+def test_a_quarter_ends_with_the_model_that_was_in_use_and_with_the_new_one(study, letters):
+    year = year_of(study, letters, "at_once-quarterly")
+    year._closeness = lambda: {"mean_gap": float(year._retrainings)}
+    table = year.run()
+    assert table.week.tolist() == [13, 13, 26, 26, 39, 52]  # no letter comes after week 14
+    assert table.moment.tolist() == [*["in_use", "renewed"] * 2, "in_use", "in_use"]
+    assert table.mean_gap.tolist() == [0, 1, 1, 2, 2, 2]
+    assert table.trainings.diff().gt(0).tolist() == [False, True, True, True, False, False]
 
 
 def test_exposure_counts_the_days_on_which_a_patient_is_found(study, letters):
@@ -231,11 +243,9 @@ def test_tables_of_the_year_and_of_the_alarm():
     weeks = [13, 26, 39, 52]
     rows = pd.concat(
         pd.DataFrame(
-            {"policy": policy, "seed": seed, "week": weeks, "mean_gap": gaps, "wear": wears}
-            | dict.fromkeys(
-                ("retrain_gap", "trainings", "trainings_of_references", "exposure_days", "alarms",
-                 "lira_auc", "retrained_lira_auc", "test_auc"), 0.5,
-            )
+            dict.fromkeys(set(COLUMNS), 0.5)
+            | {"policy": policy, "seed": seed, "week": weeks, "moment": "in_use"}
+            | {"mean_gap": gaps, "wear": wears}
         )
         for policy, gaps, wears in (
             ("at_once", [0.02, 0.04, 0.06, 0.2], [0.03, 0.04, 0.045, 0.3]),
@@ -249,7 +259,15 @@ def test_tables_of_the_year_and_of_the_alarm():
     table = year_table(rows).set_index("policy")
     assert table.loc["at_once", "gap"] == "0.200"
     assert table.loc["at_once", "largest"] == "0.200"
-    assert year_plots.policies(rows).axes
+    assert table.loc["at_once", "seeds"] == "2"
+    last = rows[(rows.week == 52) & (rows.policy == "at_once") & (rows.seed == 3)]
+    after = last.assign(moment="renewed", mean_gap=0.01, trainings=1.5)
+    table = year_table(pd.concat([rows, after])).set_index("policy")
+    shown = ["trainings", "gap", "largest", "renewed"]
+    # One of two seeds is renewed: the costs are those at the end, the gap that of the model in use.
+    assert table.loc["at_once", shown].tolist() == ["1.00", "0.200", "0.200", "0.010"]
+    assert table.loc["retrain_monthly", "renewed"] == ""
+    assert year_plots.policies(pd.concat([rows, after])).axes
     assert year_plots.alarm(rows, 0.05).axes
 
 
@@ -261,7 +279,8 @@ def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, 
         share = 0.01 * job.seed + 0.1 * np.arange(1, 5)
         signs = pd.DataFrame(np.outer(share, np.ones(len(SIGNS))), columns=SIGNS)
         rows = pd.DataFrame(dict.fromkeys(COLUMNS, 0.1), index=range(4)).assign(**signs)
-        return rows.assign(policy=job.policy, seed=job.seed, week=[13, 26, 39, 52], mean_gap=share)
+        rows = rows.assign(policy=job.policy, seed=job.seed, week=[13, 26, 39, 52])
+        return rows.assign(mean_gap=share, moment="in_use")
 
     (tmp_path / "figures").mkdir()
     monkeypatch.setattr(year_tables, "ROOT", tmp_path)
@@ -289,7 +308,11 @@ def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, 
 def test_a_year_trains_the_shadow_models_that_its_lira_needs(tmp_path, monkeypatch):
     monkeypatch.setattr(shadows, "SHADOWS", tmp_path / "shadows")
     changes = {"training.epochs": 1, "shadows.count": 4}
-    job = year_tables.YearJob("tiny", changes, 0, "at_once", tmp_path, None)
+    alarm = Alarm(0.05, dict.fromkeys(SIGNS, 0.0))
+    calibrating, job = (
+        year_tables.YearJob("tiny", changes, 0, "at_once", tmp_path, each) for each in (None, alarm)
+    )
+    assert calibrating._study().shadows is None  # the alarm is fitted on gaps alone
     study = job._study()
     assert len(study.shadows.predictions) == 4
     assert not study.run.retrained_seeds()  # of the whole request: nobody would ask them

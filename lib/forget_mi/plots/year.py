@@ -29,14 +29,16 @@ def letters(table: pd.DataFrame) -> Figure:
 
 def policies(table: pd.DataFrame) -> Figure:
     """Left, the gap to models retrained without everyone served so far, over the year, a line a
-    policy (mean over seeds), and the retrained models' own in the same manner; right, how long a
-    patient can still be found against what the year costs."""
+    policy (mean over seeds; at a quarter's end before and after the model is renewed), and the
+    retrained models' own in the same manner; right, how long a patient can still be found against
+    what the year costs."""
     names = list(table.policy.unique())
     colours = approach_palette(names)
     figure, (over_time, costs) = plt.subplots(1, 2, figsize=(12, 4.6))
     for name in names:
-        rows = table[table.policy == name].groupby("week").mean(numeric_only=True)
-        over_time.plot(rows.index, rows.mean_gap, "o-", label=name, color=colours[name])
+        own = table[table.policy == name].groupby(["week", "moment"])  # in_use, then renewed
+        rows = own.mean(numeric_only=True).reset_index("moment")
+        over_time.plot(rows.index, rows.mean_gap, "o-", ms=3, label=name, color=colours[name])
         last = rows.iloc[-1]
         total = last.trainings + last.trainings_of_references
         costs.scatter(total, last.exposure_days, color=colours[name])

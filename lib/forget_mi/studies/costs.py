@@ -53,8 +53,8 @@ def policy_costs(
 ) -> pd.DataFrame:
     """What each policy of a simulated year costs where letters come at another rate, cheapest
     first. Index: policy; columns: trainings (a year, references included), cost (in the currency of
-    `price`, of a GPU hour), wait (days, at most), exposure_days, gap (the largest of the year's
-    quarters), fits (whether wait and gap are within what is allowed).
+    `price`, of a GPU hour), wait (days, at most), exposure_days, gap (the largest of the model in
+    use at the end of a quarter), fits (whether wait and gap are within what is allowed).
 
     year: the rows of figures/year.csv, means over seeds are taken. longest_wait: days that the law
     allows between a letter and its serving. What unlearning costs grows with the letters, what a
@@ -73,7 +73,7 @@ def policy_costs(
             raise InputError(f"{name} = {value}: a positive number is allowed")
     rows = []
     for (policy, _), one in year.groupby(["policy", "seed"], sort=False):
-        last, rule = one.loc[one.week.idxmax()], POLICIES[policy]
+        last, rule = one.sort_values("week", kind="stable").iloc[-1], POLICIES[policy]
         more = letters_a_week * 52 / last.letters
         total = last.trainings + last.trainings_of_references
         scheduled = rule.retrain == "quarterly" or (rule.retrain == "instead" and rule.every > 0)

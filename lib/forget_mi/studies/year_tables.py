@@ -157,25 +157,42 @@ def alarm_quality(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def year_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The page's table: a row a policy at the end of the year, means over seeds; the largest gap of
-    the four quarters beside the last."""
-    last = rows[rows.week == rows.week.max()].groupby("policy", sort=False).mean(numeric_only=True)
-    worst = rows.groupby(["policy", "seed"], sort=False).mean_gap.max().groupby("policy").mean()
-    return pd.DataFrame(
-        {
-            "policy": last.index,
-            "trainings": [f"{value:.2f}" for value in last.trainings],
-            "of references": [f"{value:.2f}" for value in last.trainings_of_references],
-            "exposure, days": [f"{value:.1f}" for value in last.exposure_days],
-            "gap": [f"{value:.3f}" for value in last.mean_gap],
-            "largest": [f"{worst[name]:.3f}" for name in last.index],
-            "retrained": [f"{value:.3f}" for value in last.retrain_gap],
-            "LiRA": [f"{value:.2f}" for value in last.lira_auc],
-            "retrained's": [f"{value:.2f}" for value in last.retrained_lira_auc],
-            "test AUC": [f"{value:.3f}" for value in last.test_auc],
-            "alarms": [f"{value:.1f}" for value in last.alarms],
-        }
-    )
+    """The page's table: a row a policy at the end of the year, means over seeds. gap, LiRA: of the
+    model in use; largest: the largest gap of the four quarters; renewed: right after what the
+    policy does by its calendar at the year's end, where it does anything."""
+    in_use = rows[rows.moment == "in_use"]
+    ends = rows[rows.week == rows.week.max()]
+    costs = ends.groupby(["policy", "seed"], sort=False).last()
+    costs = costs.groupby("policy", sort=False).mean(numeric_only=True)
+    by_moment = {
+        moment: own.groupby("policy", sort=False).mean(numeric_only=True).reindex(costs.index)
+        for moment, own in ends.groupby("moment")
+    }
+    last, renewed = by_moment["in_use"], by_moment.get("renewed")
+    worst = in_use.groupby(["policy", "seed"]).mean_gap.max().groupby("policy").mean()
+    columns = {
+        "policy": list(costs.index),
+        "seeds": [str(rows[rows.policy == name].seed.nunique()) for name in costs.index],
+        "trainings": _numbers(costs.trainings, 2),
+        "of references": _numbers(costs.trainings_of_references, 2),
+        "exposure, days": _numbers(last.exposure_days, 1),
+        "gap": _numbers(last.mean_gap, 3),
+        "largest": _numbers(worst[costs.index], 3),
+        "renewed": _numbers(renewed.mean_gap, 3) if renewed is not None else "",
+        "retrained's": _numbers(last.retrain_gap, 3),
+        "LiRA": _numbers(last.lira_auc, 2),
+        "by patient": _numbers(last.lira_patient_auc, 2),
+        "renewed, LiRA": _numbers(renewed.lira_auc, 2) if renewed is not None else "",
+        "retrained's LiRA": _numbers(last.retrained_lira_auc, 2),
+        "test AUC": _numbers(last.test_auc, 3),
+        "alarms": _numbers(last.alarms, 1),
+    }
+    return pd.DataFrame(columns)
+
+
+def _numbers(values: pd.Series, digits: int) -> list[str]:
+    """As text; empty where there is none."""
+    return ["" if pd.isna(value) else f"{value:.{digits}f}" for value in values]
 
 
 def _share(found: pd.Series) -> float:
