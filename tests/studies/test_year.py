@@ -29,7 +29,7 @@ from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.moves import moves_of_requests, target_margins, undone_by
 from forget_mi.studies.study import UnlearningResult, approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
-from forget_mi.studies.year_tables import alarm_quality, year_table
+from forget_mi.studies.year_tables import AT_EACH, alarm_quality, year_table
 from forget_mi.unlearning import get_method
 
 # ---- letters -------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_tables_of_the_year_and_of_the_alarm():
     weeks = [13, 26, 39, 52]
     rows = pd.concat(
         pd.DataFrame(
-            dict.fromkeys(set(COLUMNS), 0.5)
+            dict.fromkeys({*COLUMNS, AT_EACH}, 0.5)
             | {"policy": policy, "seed": seed, "week": weeks, "moment": "in_use"}
             | {"mean_gap": gaps, "wear": wears}
         )
@@ -263,9 +263,9 @@ def test_tables_of_the_year_and_of_the_alarm():
     last = rows[(rows.week == 52) & (rows.policy == "at_once") & (rows.seed == 3)]
     after = last.assign(moment="renewed", mean_gap=0.01, trainings=1.5)
     table = year_table(pd.concat([rows, after])).set_index("policy")
-    shown = ["trainings", "gap", "largest", "renewed"]
+    shown = ["trainings", "of retraining at each", "gap", "largest", "renewed"]
     # One of two seeds is renewed: the costs are those at the end, the gap that of the model in use.
-    assert table.loc["at_once", shown].tolist() == ["1.00", "0.200", "0.200", "0.010"]
+    assert table.loc["at_once", shown].tolist() == ["1.00", "3.00", "0.200", "0.200", "0.010"]
     assert table.loc["retrain_monthly", "renewed"] == ""
     assert year_plots.policies(pd.concat([rows, after])).axes
     assert year_plots.alarm(rows, 0.05).axes
@@ -285,6 +285,8 @@ def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, 
     (tmp_path / "figures").mkdir()
     monkeypatch.setattr(year_tables, "ROOT", tmp_path)
     monkeypatch.setattr(year_tables.YearJob, "run", simulated)
+    at_each = dict.fromkeys([13, 26, 39, 52], 6.0)
+    monkeypatch.setattr(year_tables.YearJob, "retraining_at_each", lambda _: at_each)
     monkeypatch.setattr(year_tables, "run_parallel", lambda run, jobs, _: [run(j) for j in jobs])
     monkeypatch.setattr(year_tables, "write_document_table", lambda *_: None)
     monkeypatch.setattr(year_tables, "load_alarm", lambda _: saved[0] if saved else None)
@@ -316,6 +318,21 @@ def test_a_year_trains_the_shadow_models_that_its_lira_needs(tmp_path, monkeypat
     study = job._study()
     assert len(study.shadows.predictions) == 4
     assert not study.run.retrained_seeds()  # of the whole request: nobody would ask them
+
+
+def test_what_retraining_at_each_letter_takes(study, letters, tmp_path):
+    """By hand: before the second quarter ends, all three letters have come."""
+    job = year_tables.YearJob("tiny", {}, 0, "at_once", tmp_path, None)
+    patients = study.cohort.table.patient_id[study.cohort.table.split == "train"]
+    gone, by_hand = [], []
+    for letter in letters:
+        gone += letter.patients
+        by_hand.append(1 - patients.isin(gone).mean())
+    object.__setattr__(job, "_letters", lambda _: letters)
+    object.__setattr__(job, "_cohort", lambda _: study.cohort)
+    found = job.retraining_at_each()
+    assert list(found) == [13, 26, 39, 52]
+    assert list(found.values()) == pytest.approx([by_hand[0], *[sum(by_hand)] * 3])
 
 
 def test_what_policies_cost_at_another_rate():

@@ -13,15 +13,15 @@ from filelock import FileLock
 from scipy.stats import spearmanr
 
 from forget_mi import plots
-from forget_mi.data import make_request, split_by_patient
+from forget_mi.data import Cohort, make_request, split_by_patient
 from forget_mi.evaluation.wear import SIGNS, WearModel
 from forget_mi.files import sha256_of_text, write_text
 from forget_mi.plots import year as year_plots
-from forget_mi.runs import ROOT, draw_salt, open_run, run_parallel, tuned_by, write_table
-from forget_mi.runs.policies import POLICIES, Alarm, get_policy, load_alarm
+from forget_mi.runs import ROOT, Run, draw_salt, open_run, run_parallel, tuned_by, write_table
+from forget_mi.runs.policies import POLICIES, QUARTER, Alarm, get_policy, load_alarm
 from forget_mi.source_code import code_fingerprint
 from forget_mi.studies.documents import with_earlier_rows, write_document_table
-from forget_mi.studies.letters import LetterConfig, draw_letters
+from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.study import Study, approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
 
@@ -29,6 +29,10 @@ APPROACH = "held_out_targets"
 THRESHOLD = 0.05  # of the estimated gap, above which the alarm says 'retrain'
 CALIBRATES = "at_once"  # the policy whose models the alarm is calibrated on, on tuning seeds
 ALARM = (*COLUMNS, *SIGNS)
+AT_EACH = (
+    "retraining_at_each"  # trainings that retraining at each letter takes, beside all policies
+)
+QUARTER_WEEKS = int(QUARTER // 7)
 DOCUMENTED = ("demo", "medpix")  # profiles whose tables stand in docs/year.md
 
 
@@ -53,10 +57,21 @@ class YearJob:
             write_text(path, self._simulate().to_csv(index=False))
         return pd.read_csv(path)
 
+    def retraining_at_each(self) -> dict[int, float]:
+        """By week of a quarter's end, the trainings that retraining at each letter takes by then.
+        Nothing is trained for it."""
+        cohort = self._cohort(self._run())
+        patients = cohort.table.patient_id[cohort.table.split == "train"]
+        gone, costs = set(), []
+        for letter in self._letters(cohort):
+            gone |= set(letter.patients)
+            costs.append((letter.received, 1 - float(patients.isin(gone).mean())))
+        weeks = range(QUARTER_WEEKS, DAYS // 7 + 1, QUARTER_WEEKS)
+        return {week: sum(cost for day, cost in costs if day <= 7 * week) for week in weeks}
+
     def _simulate(self) -> pd.DataFrame:
         study = self._study()
-        train = study.cohort.table[study.cohort.table.split == "train"]
-        letters = draw_letters(sorted(train.patient_id.unique()), LetterConfig(), self.seed)
+        letters = self._letters(study.cohort)
         settings = approach_settings(APPROACH, tuned_by(self.profile))
         how = (self.policy, POLICIES[self.policy], letters, self._trained / "without")
         if self.alarm is None:
@@ -68,7 +83,11 @@ class YearJob:
     def _trained(self) -> Path:
         return self.folder / f"seed{self.seed}"
 
-    def _study(self) -> Study:
+    def _letters(self, cohort: Cohort) -> list[Letter]:
+        train = cohort.table[cohort.table.split == "train"]
+        return draw_letters(sorted(train.patient_id.unique()), LetterConfig(), self.seed)
+
+    def _run(self) -> Run:
         changes = {
             # Without them there is no LiRA; the alarm's calibration asks for none.
             "shadows.missing": "leave_out" if self.alarm is None else "train",
@@ -77,8 +96,14 @@ class YearJob:
             "request.fraction": 0.1,
             "retrained": 0,  # the judges are trained for each quarter's patients, below `without`
         }
-        run = open_run(self.profile, self._trained, changes)
-        cohort = split_by_patient(run.source(), run.params.split)
+        return open_run(self.profile, self._trained, changes)
+
+    def _cohort(self, run: Run) -> Cohort:
+        return split_by_patient(run.source(), run.params.split)
+
+    def _study(self) -> Study:
+        run = self._run()
+        cohort = self._cohort(run)
         run.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(run.folder / "training.lock"):  # another policy's job may train them now
             return train_study(run, cohort, make_request(cohort, run.params.request))
@@ -111,6 +136,10 @@ def rebuild_year(
     jobs = [job(seed, name, alarm=alarm) for name in names for seed in run.params.sweep.beyond]
     rows = pd.concat(run_parallel(YearJob.run, jobs, device), ignore_index=True)
     rows = rows.reindex(columns=list(ALARM))
+    each = {
+        seed: job(seed, CALIBRATES, alarm=alarm).retraining_at_each() for seed in set(rows.seed)
+    }
+    rows[AT_EACH] = [each[seed][week] for seed, week in zip(rows.seed, rows.week, strict=True)]
     rows["wear"] = [
         wear.gap(row) if row["served"] else float("nan") for row in rows.to_dict("records")
     ]
@@ -159,7 +188,8 @@ def alarm_quality(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
 def year_table(rows: pd.DataFrame) -> pd.DataFrame:
     """The page's table: a row a policy at the end of the year, means over seeds. gap, LiRA: of the
     model in use; largest: the largest gap of the four quarters; renewed: right after what the
-    policy does by its calendar at the year's end, where it does anything."""
+    policy does by its calendar at the year's end, where it does anything. 'of retraining at each':
+    both costs, in those of retraining at each letter."""
     in_use = rows[rows.moment == "in_use"]
     ends = rows[rows.week == rows.week.max()]
     costs = ends.groupby(["policy", "seed"], sort=False).last()
@@ -169,12 +199,14 @@ def year_table(rows: pd.DataFrame) -> pd.DataFrame:
         for moment, own in ends.groupby("moment")
     }
     last, renewed = by_moment["in_use"], by_moment.get("renewed")
+    total = costs.trainings + costs.trainings_of_references
     worst = in_use.groupby(["policy", "seed"]).mean_gap.max().groupby("policy").mean()
     columns = {
         "policy": list(costs.index),
         "seeds": [str(rows[rows.policy == name].seed.nunique()) for name in costs.index],
         "trainings": _numbers(costs.trainings, 2),
         "of references": _numbers(costs.trainings_of_references, 2),
+        "of retraining at each": _numbers(total / costs[AT_EACH], 2),
         "exposure, days": _numbers(last.exposure_days, 1),
         "gap": _numbers(last.mean_gap, 3),
         "largest": _numbers(worst[costs.index], 3),
