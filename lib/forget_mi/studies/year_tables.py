@@ -27,7 +27,9 @@ from forget_mi.studies.year import COLUMNS, Year
 
 APPROACH = "held_out_targets"
 THRESHOLD = 0.05  # of the estimated gap, above which the alarm says 'retrain'
-CALIBRATES = "at_once"  # the policy whose models the alarm is calibrated on, on tuning seeds
+# The policies whose models the alarm is calibrated on, on tuning seeds: worn ones, and, of as many
+# patients served, ones that are hardly worn.
+CALIBRATES = ("at_once", "at_once-together")
 ALARM = (*COLUMNS, *SIGNS)
 AT_EACH = (
     "retraining_at_each"  # trainings that retraining at each letter takes, beside all policies
@@ -129,7 +131,8 @@ def rebuild_year(
     device = run.params.device
     alarm = load_alarm(profile)
     if alarm is None:
-        tuning = [job(seed, CALIBRATES, alarm=None) for seed in run.params.tuning.seeds]
+        seeds = run.params.tuning.seeds
+        tuning = [job(seed, name, alarm=None) for name in CALIBRATES for seed in seeds]
         alarm = calibrate(pd.concat(run_parallel(YearJob.run, tuning, device), ignore_index=True))
         alarm.save(profile)
     wear = WearModel(alarm.coefficients)
