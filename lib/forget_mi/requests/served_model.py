@@ -68,13 +68,16 @@ class ServedModel:
         whole = [k for k, e in places if e["approach"] == "retrain" or e.get("again")]
         return max(whole, default=0)
 
+    def trained_since(self) -> int:
+        """How many lines of the ledger stand before the requests that were served since the model
+        was trained last."""
+        places = enumerate(self.ledger, start=1)
+        return max((k for k, entry in places if entry["approach"] == "retrain"), default=0)
+
     def last_trained(self) -> Path:
         """The folder of the model as it was trained last: the run's original, or the last
         retraining's."""
-        for entry in reversed(self.ledger):
-            if entry["approach"] == "retrain":
-                return self.folder / entry["checkpoint"]
-        return self.folder / "02_train" / "original"
+        return ServedModel(self.folder, self.trained_since()).checkpoint()
 
     def reference(self, name: str) -> Path | None:
         """The folder of a reference model as it is now: the last request's, or the run's; None

@@ -41,7 +41,7 @@ MOST_PATIENTS = 10_000  # in one file
 
 Clock = Callable[[], datetime]
 Serve = Callable[[Path, Path, Mapping[str, Any]], Path]
-ServeTogether = Callable[[Path, Mapping[str, Any]], Path]
+ServeTogether = Callable[[Path, Mapping[str, Any], bool], Path]
 Retrain = Callable[[Path], Path]
 
 
@@ -67,8 +67,8 @@ class Service:
     serve: Serve = lambda model, patients, overrides: serve(
         model, patients, overrides, progress=False
     )
-    serve_together: ServeTogether = lambda model, overrides: serve_together(
-        model, overrides, progress=False
+    serve_together: ServeTogether = lambda model, overrides, afresh: serve_together(
+        model, overrides, afresh=afresh, progress=False
     )
     retrain: Retrain = lambda model: retrain(model)
 
@@ -282,7 +282,7 @@ class Service:
         if not period_ended(self._policy.together, first, now):
             return
         try:
-            self.serve_together(self.model, dict(self.overrides or {}))
+            self.serve_together(self.model, dict(self.overrides or {}), self._policy.afresh)
         except NotebookError as error:
             self._show(state, f"requests not served together: {error}")
             raise InputError(str(error)) from error

@@ -59,19 +59,25 @@ def serve(
 
 
 def serve_together(
-    model: Path, overrides: Mapping[str, Any] | None = None, *, progress: bool = True
+    model: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    afresh: bool = False,
+    progress: bool = True,
 ) -> Path:
     """Serve everyone whose request was served by itself since the last retraining, or since the
     last call, once more: in one request, from the model as it was before them. Return its folder.
+
+    afresh: everyone since the last training, however served, from the model as it was trained.
 
     One request wears a model less than several do. The line of the ledger says in `again` which
     requests it stands for. Raises InputError where there is none, or where their records or the
     model before them were destroyed since; else as `serve` does.
     """
     now = ServedModel(Path(model).resolve())
-    before = ServedModel(now.folder, now.alone_since())
+    before = ServedModel(now.folder, now.trained_since() if afresh else now.alone_since())
     again = now.ledger[before.lines :]
-    if not again:
+    if now.alone_since() == len(now.ledger):
         raise InputError(
             f"MODEL {display_path(now.folder)}: no request was served by itself since the last "
             "retraining, or since all were served together"

@@ -91,7 +91,8 @@ class Year:
     threshold: float = 0.05
     _served: list[str] = field(default_factory=list)
     _since_retraining: list[str] = field(default_factory=list)
-    _since_together: list[str] = field(default_factory=list)
+    _together: list[str] = field(default_factory=list)  # who is served together next time
+    _alone: bool = False  # whether any of them was served by themselves since the last time
     _requests: int = 0
     _trainings: float = 0.0
     _of_references: float = 0.0
@@ -148,7 +149,7 @@ class Year:
             self._retrain()
             return True
         together = self.policy.together
-        if together and self._since_together and period_ended(together, day - 1, day):
+        if together and self._alone and period_ended(together, day - 1, day):
             self._serve_together()
             return True
         return False
@@ -162,17 +163,21 @@ class Year:
         before, settings = self._now, self.settings
         if self.policy.together:
             settings = replace(settings, **quick(settings))
-            if not self._since_together:
+            if not self._together:
                 self._before = before
-            self._since_together += patients
+            self._together += patients
+            self._alone = True
         self._unlearn(before, self._served, patients, settings)
         self._served += patients
         self._since_retraining += patients
         self._retrain_if_worn()
 
     def _serve_together(self) -> None:
-        """Serve everyone since the last time once more, from the model as it was before them."""
-        patients, self._since_together = self._since_together, []
+        """Serve everyone since the last time (or since the last training) once more, from the
+        model as it was before them."""
+        patients, self._alone = list(self._together), False
+        if not self.policy.afresh:
+            self._together = []
         earlier = [each for each in self._served if each not in patients]
         self._requests += 1
         self._unlearn(self._before, earlier, patients, self.settings)
@@ -209,7 +214,8 @@ class Year:
             self._of_references += self.study.one_off_trainings * share
         model = self._retrained.model(self._served, NEW_MODEL)
         self._now = replace(self._now, original=model, references=references)
-        self._fresh, self._since_retraining, self._since_together = model, [], []
+        self._fresh, self._since_retraining = model, []
+        self._together, self._alone = [], False
         self.__dict__.pop("_fresh_sides", None)
 
     # ---- what is measured ------------------------------------------------------------------------
