@@ -129,11 +129,35 @@ def test_requests_are_served_together_from_the_model_before_them(model, tmp_path
     assert ledger_problems(own) == []
     split = pd.read_csv(folder / "01_cohort" / "cohort" / "cohort.csv").split
     assert not (split == "forgotten").any()  # as it was before both
-    with pytest.raises(InputError, match="no request was served by itself since"):
-        serve_together(own, progress=False)
+    for afresh in (False, True):
+        with pytest.raises(InputError, match="no request was served by itself since"):
+            serve_together(own, afresh=afresh, progress=False)
     delete_records(own)
     assert set(ServedModel(own).served()) == set(third["patients"])
     assert leaks(own, traces) == []
+
+
+def test_requests_are_served_afresh_from_the_model_as_it_was_trained(model, tmp_path):
+    """Everyone since the training, however often they were served before."""
+    own = Path(shutil.copytree(model, tmp_path / "model"))
+    first, second = ServedModel(own).ledger
+    both = sorted(first["patients"] + second["patients"])
+    # As if both had been served together: only the third was served by itself since.
+    third = {"number": 3, "patients": both, "again": [1, 2], "approach": "together"}
+    left = {name: second[name] for name in ("checkpoint", "served", "report", "verdicts")}
+    ServedModel(own).add(third | left)
+    assert ServedModel(own).alone_since() == 3
+    table = ServedModel(own).cohort().table
+    one = table.patient_id[table.split == "train"].iloc[0]
+    serve(own, forget_csv(tmp_path / "one.csv", [one]), progress=False)
+    folder = serve_together(own, afresh=True, progress=False)
+    entry = ServedModel(own).ledger[-1]
+    assert entry["again"] == [1, 2, 3, 4]
+    assert entry["patients"] == sorted([*both, ServedModel(own).hashed(one)])
+    assert entry["original_sha256"] == first["original_sha256"]
+    assert ledger_problems(own) == []
+    split = pd.read_csv(folder / "01_cohort" / "cohort" / "cohort.csv").split
+    assert not (split == "forgotten").any()  # as it was before any of them
 
 
 def test_requests_whose_records_were_destroyed_are_not_served_together(model, tmp_path):

@@ -491,9 +491,10 @@ def test_a_quarterly_policy_retrains_once_a_quarter_and_only_after_requests(mode
 def quick_together(seen):
     """What `serve_together` leaves in the ledger, without a model."""
 
-    def serve_together(model, overrides):
+    def serve_together(model, overrides, afresh):
         served = ServedModel(model)
-        alone = served.ledger[served.alone_since() :]
+        since = served.trained_since() if afresh else served.alone_since()
+        alone = served.ledger[since:]
         number = len(served.ledger) + 1
         seen.append(([entry["number"] for entry in alone], overrides))
         served.add({"number": number, "served": "", "approach": "together",
@@ -536,11 +537,28 @@ def test_requests_are_served_at_once_and_together_at_the_end_of_the_month(model,
     assert ledger_problems(model) == []
 
 
+def test_requests_are_served_afresh_each_month_until_the_model_is_retrained(model, inbox, patients):
+    together, clock = [], Clock()
+    here = retraining_service(model, inbox, "at_once-afresh-quarterly", clock)
+    here.serve_together = quick_together(together)
+    here.run(once=True)
+    letters = iter(patients)
+    for days, comes in ((12, True), (19, False), (9, True), (22, False), (38, True), (10, True),
+                        (15, False)):  # fmt: skip
+        clock.now += timedelta(days=days)
+        if comes:
+            drop(inbox, f"{days}.csv", [next(letters)])
+        here.run(once=True)
+    # 2, 4 and 8 stand for others; 6 is the retraining: nobody before it is served again.
+    assert [numbers for numbers, _ in together] == [[1], [1, 2, 3], [7]]
+    assert approaches_in(model)[5] == "retrain"
+
+
 def test_what_cannot_be_served_together_any_more_stands_in_the_status(model, inbox, patients):
     clock = Clock()
     here = service(model, inbox, "at_once-together", clock)
 
-    def destroyed(model, overrides):
+    def destroyed(model, overrides, afresh):
         raise InputError("02_train/original: this model was destroyed")
 
     here.serve_together = destroyed

@@ -167,12 +167,14 @@ def test_a_year_serves_every_letter(study, letters, name):
         assert table.trainings_of_references.eq(0).all()
 
 
-def test_those_served_in_a_month_are_served_together_at_its_end(study, monkeypatch):
-    """From the model as it was before the first of them, by the settings as they are."""
+@pytest.mark.parametrize("afresh", [False, True])
+def test_those_served_in_a_month_are_served_together_at_its_end(study, monkeypatch, afresh):
+    """From the model as it was before the first of them, by the settings as they are; afresh, with
+    everyone before, from the first model."""
     train = study.cohort.table[study.cohort.table.split == "train"].patient_id.unique()[:4]
     days = (3, 20, 40, 100)
     letters = [Letter(float(d), (str(p),), False) for d, p in zip(days, train, strict=True)]
-    year = year_of(study, letters, "at_once-together")
+    year = year_of(study, letters, "at_once-afresh" if afresh else "at_once-together")
     seen = []
 
     def watched(now, cohort, served, request, method, settings, *, seed):
@@ -191,16 +193,18 @@ def test_those_served_in_a_month_are_served_together_at_its_end(study, monkeypat
         (1, 1, 1, few),
         (0, 0, 2, all_of_them),  # day 31: both, from the first model
         (3, 2, 1, few),
-        (3, 2, 1, all_of_them),
+        (0, 0, 3, all_of_them) if afresh else (3, 2, 1, all_of_them),
         (5, 3, 1, few),
-        (5, 3, 1, all_of_them),
+        (0, 0, 4, all_of_them) if afresh else (5, 3, 1, all_of_them),
     ]
     assert table.served.iloc[-1] == 4
     assert table.trainings.iloc[-1] == pytest.approx(70 / year._training_work)
 
 
 def test_a_retraining_leaves_nobody_to_be_served_together(study, letters):
-    table = year_of(study, letters, "at_once-together-quarterly").run()
+    year = year_of(study, letters, "at_once-together-quarterly")
+    table = year.run()
+    assert not year._together
     assert table.retrainings.tolist() == [0, 1, 1, 2, 2, 2]
     assert table.served.iloc[-1] == 3
 
