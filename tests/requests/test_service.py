@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from hypothesis import strategies as st
 from forget_mi.cli import main
 from forget_mi.data import read_forget_csv
 from forget_mi.errors import InputError
+from forget_mi.models import WEIGHTS
 from forget_mi.requests.ledger import ledger_path, ledger_problems
 from forget_mi.requests.served_model import ServedModel
 from forget_mi.requests.service import Service
 from forget_mi.runs.chain import NotebookError, run_chain
-from forget_mi.runs.policies import QUICK
+from forget_mi.runs.policies import POLICIES, QUICK
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
@@ -537,9 +539,15 @@ def test_requests_are_served_at_once_and_together_at_the_end_of_the_month(model,
     assert ledger_problems(model) == []
 
 
-def test_requests_are_served_afresh_each_month_until_the_model_is_retrained(model, inbox, patients):
+AFRESH = POLICIES["at_once-together-afresh"]
+
+
+def test_requests_are_served_afresh_each_month_until_the_model_is_retrained(
+    model, inbox, patients, monkeypatch
+):
     together, clock = [], Clock()
-    here = retraining_service(model, inbox, "at_once-afresh-quarterly", clock)
+    monkeypatch.setitem(POLICIES, "made-up", replace(AFRESH, retrain="quarterly"))
+    here = retraining_service(model, inbox, "made-up", clock)
     here.serve_together = quick_together(together)
     here.run(once=True)
     letters = iter(patients)
@@ -552,6 +560,28 @@ def test_requests_are_served_afresh_each_month_until_the_model_is_retrained(mode
     # 2, 4 and 8 stand for others; 6 is the retraining: nobody before it is served again.
     assert [numbers for numbers, _ in together] == [[1], [1, 2, 3], [7]]
     assert approaches_in(model)[5] == "retrain"
+
+
+def test_a_queue_is_served_afresh_as_long_as_the_trained_model_is_there(model, inbox, patients):
+    here = service(model, inbox, "at_once-afresh")
+    afresh = []
+
+    def watching(model, patients, overrides):
+        afresh.append(len(ServedModel(model).ledger))
+        return quick_serve(model, patients, overrides)
+
+    here.serve_afresh = watching
+    for number in range(2):
+        drop(inbox, f"{number}.csv", patients[number : number + 1])
+        here.run(once=True)
+    assert afresh == [0, 1]
+    (model / "02_train" / "original" / WEIGHTS).unlink()
+    drop(inbox, "2.csv", patients[2:3])
+    here.run(once=True)
+    assert len(served(model)) == 3  # by itself: a request does not wait for what is gone
+    assert afresh == [0, 1]
+    status = json.loads((model / "requests" / "status.json").read_text())
+    assert "as it was trained was destroyed" in status["trouble"]
 
 
 def test_what_cannot_be_served_together_any_more_stands_in_the_status(model, inbox, patients):

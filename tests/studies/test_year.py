@@ -174,7 +174,7 @@ def test_those_served_in_a_month_are_served_together_at_its_end(study, monkeypat
     train = study.cohort.table[study.cohort.table.split == "train"].patient_id.unique()[:4]
     days = (3, 20, 40, 100)
     letters = [Letter(float(d), (str(p),), False) for d, p in zip(days, train, strict=True)]
-    year = year_of(study, letters, "at_once-afresh" if afresh else "at_once-together")
+    year = year_of(study, letters, "at_once-together-afresh" if afresh else "at_once-together")
     seen = []
 
     def watched(now, cohort, served, request, method, settings, *, seed):
@@ -201,10 +201,24 @@ def test_those_served_in_a_month_are_served_together_at_its_end(study, monkeypat
     assert table.trainings.iloc[-1] == pytest.approx(70 / year._training_work)
 
 
+def test_a_queue_is_served_afresh_with_everyone_before(study, letters, monkeypatch):
+    seen = []
+
+    def watched(now, cohort, served, request, method, settings, *, seed):
+        seen.append((now is study, len(served), len(request.patients)))
+        return replace(now), UnlearningResult(now.original.model, {}, 0.0, 10.0)
+
+    monkeypatch.setattr(module, "serve_next", watched)
+    year = year_of(study, letters, "monthly-afresh")
+    year._found_now = lambda: {p: False for each in letters for p in each.patients}
+    assert year.run().served.tolist() == [1, 3, 3, 3]
+    assert seen == [(True, 0, 1), (True, 0, 3)]
+
+
 def test_a_retraining_leaves_nobody_to_be_served_together(study, letters):
     year = year_of(study, letters, "at_once-together-quarterly")
     table = year.run()
-    assert not year._together
+    assert not year._since_together
     assert table.retrainings.tolist() == [0, 1, 1, 2, 2, 2]
     assert table.served.iloc[-1] == 3
 

@@ -39,22 +39,28 @@ def serve(
     patients: Path,
     overrides: Mapping[str, Any] | None = None,
     *,
+    afresh: bool = False,
     progress: bool = True,
 ) -> Path:
     """Serve one request: run notebooks 03 and 04 on a stored model, write the report, then the
     ledger; return the request's folder.
 
     model: a run folder with a trained original. patients: a forget CSV (subject_id). overrides: of
-    the run's params, such as the method or `audit.draws`. What a request that was cut short left
-    behind is removed by the next.
+    the run's params, such as the method or `audit.draws`. afresh: with everyone served since the
+    last training, in one request, from the model as it was trained. What a request that was cut
+    short left behind is removed by the next.
 
     Raises InputError for a folder without a trained model, a patient who is not in training or was
-    served before, and bad params; NotebookError where a notebook stops, in which case the model in
-    use is still the one before.
+    served before, and bad params, and afresh where the records or the model as it was trained were
+    destroyed; NotebookError where a notebook stops, in which case the model in use is still the one
+    before.
     """
     served = ServedModel(Path(model).resolve())
     cohort = served.cohort()
     request = served.request(cohort, Path(patients))
+    since = served.trained_since()
+    if afresh and since < len(served.ledger):
+        return _serve_again(served, since, request.patients, overrides or {}, progress)
     return _serve(served, cohort, request, overrides or {}, progress)
 
 
@@ -75,13 +81,21 @@ def serve_together(
     model before them were destroyed since; else as `serve` does.
     """
     now = ServedModel(Path(model).resolve())
-    before = ServedModel(now.folder, now.trained_since() if afresh else now.alone_since())
-    again = now.ledger[before.lines :]
     if now.alone_since() == len(now.ledger):
         raise InputError(
             f"MODEL {display_path(now.folder)}: no request was served by itself since the last "
             "retraining, or since all were served together"
         )
+    since = now.trained_since() if afresh else now.alone_since()
+    return _serve_again(now, since, (), overrides or {}, progress)
+
+
+def _serve_again(
+    now: ServedModel, since: int, more: Sequence[str], overrides: Mapping[str, Any], progress: bool
+) -> Path:
+    """Serve the patients of all requests after the first so many lines of the ledger, and some
+    more, in one request, from the model as it was then."""
+    before, again = ServedModel(now.folder, since), now.ledger[since:]
     if not (before.checkpoint() / WEIGHTS).is_file():
         raise InputError(
             f"{display_path(before.checkpoint())}: this model, before requests "
@@ -91,10 +105,11 @@ def serve_together(
     cohort = before.cohort()
     hashes = {patient for entry in again for patient in entry["patients"]}
     ids = cohort.table.patient_id.unique()
-    patients = tuple(sorted(str(each) for each in ids if before.hashed(each) in hashes))
-    request = check_request(cohort, Request(f"request-{len(now.ledger) + 1:03d}", patients))
+    patients = {str(each) for each in ids if before.hashed(each) in hashes} | set(more)
+    name = f"request-{len(now.ledger) + 1:03d}"
+    request = check_request(cohort, Request(name, tuple(sorted(patients))))
     numbers = [entry["number"] for entry in again]
-    return _serve(before, cohort, request, overrides or {}, progress, again=numbers)
+    return _serve(before, cohort, request, overrides, progress, again=numbers)
 
 
 def _serve(

@@ -34,9 +34,10 @@ class Policy:
     (where the estimated wear is over the threshold). together: days after which everyone served
     since is served once more, in one request, from the model as it was before them; 0 for never.
     One request wears a model less than several do. Until then each is served by QUICK settings,
-    and the records must be there. afresh: everyone since the last training is served together each
-    time, from the model as it was trained, so that no wear adds up; their records and that model
-    must be there until the next training."""
+    and the records must be there. afresh: with those whom a request names (or, with `together`,
+    at the end of its period) everyone since the last training is served once more, in one request,
+    from the model as it was trained, so that no wear adds up. Their records and that model must be
+    there until the next training."""
 
     every: float = 0.0
     urgent: bool = True
@@ -89,8 +90,9 @@ POLICIES = {
     "monthly-quarterly": Policy(MONTH, retrain="quarterly"),
     "at_once-together": Policy(together=MONTH),
     "at_once-together-quarterly": Policy(together=MONTH, retrain="quarterly"),
-    "at_once-afresh": Policy(together=MONTH, afresh=True),
-    "at_once-afresh-quarterly": Policy(together=MONTH, afresh=True, retrain="quarterly"),
+    "at_once-afresh": Policy(afresh=True),
+    "monthly-afresh": Policy(MONTH, afresh=True),
+    "at_once-together-afresh": Policy(together=MONTH, afresh=True),
     "at_once-alarm": Policy(retrain="alarm"),
     "monthly-alarm": Policy(MONTH, retrain="alarm"),
     "retrain_at_once": Policy(retrain="instead"),

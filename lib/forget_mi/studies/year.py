@@ -91,8 +91,7 @@ class Year:
     threshold: float = 0.05
     _served: list[str] = field(default_factory=list)
     _since_retraining: list[str] = field(default_factory=list)
-    _together: list[str] = field(default_factory=list)  # who is served together next time
-    _alone: bool = False  # whether any of them was served by themselves since the last time
+    _since_together: list[str] = field(default_factory=list)
     _requests: int = 0
     _trainings: float = 0.0
     _of_references: float = 0.0
@@ -103,7 +102,7 @@ class Year:
     def __post_init__(self):
         if self.policy.retrain == "alarm" and self.wear is None:
             raise InputError(f"policy {self.name}: asks for an alarm, which is not calibrated yet")
-        self._now = self._before = self.study
+        self._now = self._before = self._trained = self.study
         self._fresh = self.study.original
         self._retrained = Retrained(self.study, self.folder)
         self._exposed = dict.fromkeys(self._everyone, 0.0)
@@ -149,7 +148,7 @@ class Year:
             self._retrain()
             return True
         together = self.policy.together
-        if together and self._alone and period_ended(together, day - 1, day):
+        if together and self._since_together and period_ended(together, day - 1, day):
             self._serve_together()
             return True
         return False
@@ -163,11 +162,13 @@ class Year:
         before, settings = self._now, self.settings
         if self.policy.together:
             settings = replace(settings, **quick(settings))
-            if not self._together:
+            if not self._since_together:
                 self._before = before
-            self._together += patients
-            self._alone = True
-        self._unlearn(before, self._served, patients, settings)
+            self._since_together += patients
+        if self.policy.afresh and not self.policy.together:
+            self._unlearn(self._trained, [*self._since_retraining, *patients], settings)
+        else:
+            self._unlearn(before, patients, settings)
         self._served += patients
         self._since_retraining += patients
         self._retrain_if_worn()
@@ -175,18 +176,17 @@ class Year:
     def _serve_together(self) -> None:
         """Serve everyone since the last time (or since the last training) once more, from the
         model as it was before them."""
-        patients, self._alone = list(self._together), False
-        if not self.policy.afresh:
-            self._together = []
-        earlier = [each for each in self._served if each not in patients]
         self._requests += 1
-        self._unlearn(self._before, earlier, patients, self.settings)
+        if self.policy.afresh:
+            self._unlearn(self._trained, self._since_retraining, self.settings)
+        else:
+            self._unlearn(self._before, self._since_together, self.settings)
+        self._since_together = []
         self._retrain_if_worn()
 
-    def _unlearn(
-        self, now: Study, served: Sequence[str], patients: Sequence[str], settings: Any
-    ) -> None:
-        """Put into use what a request makes of a model that served some patients before."""
+    def _unlearn(self, now: Study, patients: Sequence[str], settings: Any) -> None:
+        """Put into use what a request makes of a model that served everyone else served so far."""
+        served = [each for each in self._served if each not in patients]
         request = Request(f"day-{self._requests}", tuple(patients))
         how = parse_approach(self.approach)[0], settings
         seed = self.study.run.original_seed + 20 * self._requests
@@ -213,9 +213,8 @@ class Year:
             references = self._retrained.references(self._served)
             self._of_references += self.study.one_off_trainings * share
         model = self._retrained.model(self._served, NEW_MODEL)
-        self._now = replace(self._now, original=model, references=references)
-        self._fresh, self._since_retraining = model, []
-        self._together, self._alone = [], False
+        self._now = self._trained = replace(self._now, original=model, references=references)
+        self._fresh, self._since_retraining, self._since_together = model, [], []
         self.__dict__.pop("_fresh_sides", None)
 
     # ---- what is measured ------------------------------------------------------------------------
