@@ -321,7 +321,8 @@ def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, 
     assert rows.wear.to_list() == pytest.approx(rows.mean_gap.to_list())
     # Each profile has its own files.
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {f"year_tiny{end}" for end in (".csv", ".png", "_alarm.csv", "_alarm.png")}
+    ends = (".csv", ".png", "_alarm.csv", "_alarm.png", "_calibration.csv")
+    assert names == {f"year_tiny{end}" for end in ends}
     year_tables.rebuild_year("demo", overrides, ["at_once"])
     assert len(pd.read_csv(tmp_path / "figures" / "year.csv")) == 4
 

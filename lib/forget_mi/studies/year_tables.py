@@ -115,8 +115,9 @@ def rebuild_year(
     profile: str, overrides: Mapping[str, Any] | None = None, policies: Sequence[str] = ()
 ) -> pd.DataFrame:
     """figures/year.csv (a row a policy, seed and quarter), params/wear/<profile>.yaml (the alarm,
-    from the tuning seeds, where it is not there yet), figures/year_alarm.csv, both as pictures, and
-    the tables of docs/year.md. Of another profile than demo: figures/year_<profile>.csv and so on.
+    where it is not there yet) and figures/year_calibration.csv (the years of the tuning seeds that
+    it is from), figures/year_alarm.csv, pictures, and the tables of docs/year.md. Of another
+    profile than demo: figures/year_<profile>.csv and so on.
 
     policies: some of POLICIES, or all; rows of the others stay in the table, so that a year can be
     simulated in parts. Raises InputError for one that is not there.
@@ -129,11 +130,15 @@ def rebuild_year(
     draw_salt(folder)
     job = partial(YearJob, profile, dict(overrides or {}), folder=folder)
     device = run.params.device
+    own, figures = run.params.profile, ROOT / "figures"
+    name = "year" if own == "demo" else f"year_{own}"
     alarm = load_alarm(profile)
     if alarm is None:
         seeds = run.params.tuning.seeds
         tuning = [job(seed, name, alarm=None) for name in CALIBRATES for seed in seeds]
-        alarm = calibrate(pd.concat(run_parallel(YearJob.run, tuning, device), ignore_index=True))
+        years = pd.concat(run_parallel(YearJob.run, tuning, device), ignore_index=True)
+        write_table(figures / f"{name}_calibration.csv", years.reindex(columns=list(ALARM)))
+        alarm = calibrate(years)
         alarm.save(profile)
     wear = WearModel(alarm.coefficients)
     jobs = [job(seed, name, alarm=alarm) for name in names for seed in run.params.sweep.beyond]
@@ -146,9 +151,6 @@ def rebuild_year(
     rows["wear"] = [
         wear.gap(row) if row["served"] else float("nan") for row in rows.to_dict("records")
     ]
-    own = run.params.profile
-    name = "year" if own == "demo" else f"year_{own}"
-    figures = ROOT / "figures"
     rows = with_earlier_rows(rows, figures / f"{name}.csv", ["policy", "seed"])
     write_table(figures / f"{name}.csv", rows)
     quality = alarm_quality(rows, alarm.threshold)
