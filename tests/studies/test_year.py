@@ -311,12 +311,13 @@ def test_a_year_is_finished_in_parts_and_its_alarm_is_calibrated_once(tmp_path, 
     monkeypatch.setattr(year_tables.Alarm, "save", lambda alarm, _: saved.append(alarm))
     overrides = {"sweep.beyond": [3], "tuning.seeds": [10, 11]}
     year_tables.rebuild_year("tiny", overrides, ["at_once"])
-    tuned_on = [(name, seed) for name in ("at_once", "at_once-together") for seed in (10, 11)]
+    tuned_on = [(name, seed) for name in year_tables.CALIBRATES for seed in (10, 11)]
+    assert len(tuned_on) == 6
     assert asked == [*tuned_on, ("at_once", 3)]
     # The signs are equal, so that their coefficients add up to gap over sign.
     assert sum(saved[0].coefficients.values()) == pytest.approx(1)
     rows = year_tables.rebuild_year("tiny", overrides, ["weekly"])
-    assert asked[5:] == [("weekly", 3)]
+    assert asked[7:] == [("weekly", 3)]
     assert rows.groupby("policy").size().to_dict() == {"at_once": 4, "weekly": 4}
     assert rows.wear.to_list() == pytest.approx(rows.mean_gap.to_list())
     # Each profile has its own files.

@@ -27,9 +27,9 @@ from forget_mi.studies.year import COLUMNS, Year
 
 APPROACH = "held_out_targets"
 THRESHOLD = 0.05  # of the estimated gap, above which the alarm says 'retrain'
-# The policies whose models the alarm is calibrated on, on tuning seeds: worn ones, and, of as many
-# patients served, ones that are hardly worn.
-CALIBRATES = ("at_once", "at_once-together")
+# The policies whose models the alarm is calibrated on, on tuning seeds: as many patients are served
+# by each, and the models are worn, less worn, and hardly worn.
+CALIBRATES = ("at_once", "at_once-together", "monthly-afresh")
 ALARM = (*COLUMNS, *SIGNS)
 AT_EACH = (
     "retraining_at_each"  # trainings that retraining at each letter takes, beside all policies
