@@ -24,12 +24,12 @@ from forget_mi.runs.policies import (
 )
 from forget_mi.studies import year as module
 from forget_mi.studies import year_tables
-from forget_mi.studies.costs import policy_costs
+from forget_mi.studies.costs import AT_EACH, policy_costs
 from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.moves import moves_of_requests, target_margins, undone_by
 from forget_mi.studies.study import UnlearningResult, approach_settings, train_study
 from forget_mi.studies.year import COLUMNS, Year
-from forget_mi.studies.year_tables import AT_EACH, alarm_quality, year_table
+from forget_mi.studies.year_tables import alarm_quality, year_table
 from forget_mi.unlearning import get_method
 
 # ---- letters -------------------------------------------------------------------------------------
@@ -375,6 +375,10 @@ def test_what_policies_cost_at_another_rate():
     assert table.index[0] == "at_once"
     assert not table.fits["retrain_quarterly"]  # waits a quarter
     assert not policy_costs(rows.assign(mean_gap=0.1), 10, 3, 1).fits.any()
+    counted = rows[rows.policy != "retrain_at_once"].assign(**{AT_EACH: 26.0}, retrain_gap=0.03)
+    each = policy_costs(counted, 10, 3, 1).loc["retrain_at_once"]
+    assert each[["trainings", "cost", "wait", "gap"]].tolist() == [52, 1560, 0, 0.03]
+    assert each.fits
     with pytest.raises(InputError, match="letters_a_week = 0: a positive"):
         policy_costs(rows, 10, 3, 0)
 

@@ -9,9 +9,7 @@ import pandas as pd
 from forget_mi.errors import InputError
 from forget_mi.runs.policies import POLICIES
 
-AT_EACH = (
-    "retraining_at_each"  # of figures/year.csv: trainings that retraining at each letter takes
-)
+AT_EACH = "retraining_at_each"  # of figures/year.csv: the trainings that it takes at each letter
 
 
 def yearly_cost(

@@ -20,6 +20,7 @@ from forget_mi.plots import year as year_plots
 from forget_mi.runs import ROOT, Run, draw_salt, open_run, run_parallel, tuned_by, write_table
 from forget_mi.runs.policies import POLICIES, QUARTER, Alarm, get_policy, load_alarm
 from forget_mi.source_code import code_fingerprint
+from forget_mi.studies.costs import AT_EACH
 from forget_mi.studies.documents import with_earlier_rows, write_document_table
 from forget_mi.studies.letters import DAYS, Letter, LetterConfig, draw_letters
 from forget_mi.studies.study import Study, approach_settings, train_study
@@ -31,9 +32,6 @@ THRESHOLD = 0.05  # of the estimated gap, above which the alarm says 'retrain'
 # by each, and the models are worn, less worn, and hardly worn.
 CALIBRATES = ("at_once", "at_once-together", "monthly-afresh")
 ALARM = (*COLUMNS, *SIGNS)
-AT_EACH = (
-    "retraining_at_each"  # trainings that retraining at each letter takes, beside all policies
-)
 QUARTER_WEEKS = int(QUARTER // 7)
 DOCUMENTED = ("demo", "medpix")  # profiles whose tables stand in docs/year.md
 
