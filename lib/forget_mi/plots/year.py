@@ -49,11 +49,13 @@ def policies(table: pd.DataFrame) -> Figure:
     floor = table.groupby("week").retrain_gap.mean()
     over_time.plot(floor.index, floor, ":", color=COLOURS["retrained"], label="retrained")
     over_time.set(xlabel="week", ylabel="mean gap to the retrained models")
-    over_time.legend(fontsize=7, ncols=2)
+    over_time.set_ylim(0)
+    over_time.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     costs.set(
         xlabel="trainings in the year, references included",
         ylabel="days on which a patient is found",
-        xscale="symlog",
+        xlim=(0, 1.4 * costs.get_xlim()[1]),  # room for the names
+        ylim=(0, None),
     )
     return finish_figure(figure)
 
