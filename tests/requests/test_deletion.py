@@ -338,6 +338,17 @@ def test_wear_is_estimated_from_what_the_owner_has(model, monkeypatch):
     assert all(value >= 0 for value in found["signs"].values())
 
 
+def test_without_the_model_as_it_was_trained_no_wear_can_be_told(taught, monkeypatch):
+    served = ServedModel(taught[0])
+    alarm = Alarm(0.05, dict.fromkeys(SIGNS, 0.0) | {"share_served": 1.0})
+    monkeypatch.setattr(wear, "load_alarm", lambda profile: alarm)
+    request = Request("next", tuple(trained_patients(taught[0])[:1]))
+    found = wear_of(served, served.checkpoint(), served.cohort(), request)
+    assert found["gap"] is None
+    assert found["retrain"]  # an alarm that can't speak would never call
+    assert "02_train/original: the model as it was trained was destroyed" in found["in_words"]
+
+
 def test_the_profile_of_a_request_is_the_runs(model):
     mine = yaml.safe_load((model / "requests" / "001" / "request.yaml").read_text())
     own = yaml.safe_load((ROOT / "params" / "tiny.yaml").read_text())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import yaml
 from forget_mi.data import Cohort, Request, check_request, cohort_ids, read_forget_csv
 from forget_mi.errors import InputError
 from forget_mi.evaluation import FORGOTTEN
-from forget_mi.models import MANIFEST
+from forget_mi.models import MANIFEST, WEIGHTS
 from forget_mi.requests.ledger import append_entry, read_ledger
 from forget_mi.runs import SECTIONS, Params, Run, display_path, resolve, run_salt
 
@@ -64,20 +64,32 @@ class ServedModel:
     def alone_since(self) -> int:
         """How many lines of the ledger stand before the requests that were served one by one since
         a retraining, or since several were served together."""
-        places = enumerate(self.ledger, start=1)
-        whole = [k for k, e in places if e["approach"] == "retrain" or e.get("again")]
-        return max(whole, default=0)
+        return self._lines_to(lambda entry: entry["approach"] == "retrain" or entry.get("again"))
 
     def trained_since(self) -> int:
         """How many lines of the ledger stand before the requests that were served since the model
         was trained last."""
+        return self._lines_to(lambda entry: entry["approach"] == "retrain")
+
+    def _lines_to(self, ends: Callable[[Mapping[str, Any]], Any]) -> int:
+        """How many lines of the ledger there are to the last that is of some kind, with it."""
         places = enumerate(self.ledger, start=1)
-        return max((k for k, entry in places if entry["approach"] == "retrain"), default=0)
+        return max((k for k, entry in places if ends(entry)), default=0)
 
     def last_trained(self) -> Path:
         """The folder of the model as it was trained last: the run's original, or the last
         retraining's."""
         return ServedModel(self.folder, self.trained_since()).checkpoint()
+
+    def destroyed(self) -> str:
+        """Why the model as it was trained last is not there any more; empty where it is."""
+        trained = self.last_trained()
+        if (trained / WEIGHTS).is_file():
+            return ""
+        return (
+            f"{display_path(trained)}: the model as it was trained was destroyed with the records "
+            "of those served"
+        )
 
     def reference(self, name: str) -> Path | None:
         """The folder of a reference model as it is now: the last request's, or the run's; None

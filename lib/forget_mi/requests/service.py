@@ -29,7 +29,6 @@ from filelock import FileLock, Timeout
 from forget_mi.data import read_forget_csv
 from forget_mi.errors import InputError
 from forget_mi.files import sha256_of, write_bytes, write_text
-from forget_mi.models import WEIGHTS
 from forget_mi.requests.served_model import ServedModel
 from forget_mi.requests.serving import retrain, serve, serve_together
 from forget_mi.requests.status import REFUSED, status_facts, write_status
@@ -58,8 +57,7 @@ class Queued:
 @dataclass
 class Service:
     """The service of one model. policy: one of `runs.policies.POLICIES`. overrides: of the run's
-    params, for each request. clock, serve, serve_afresh, serve_together, retrain:
-    for tests."""
+    params, for each request. clock, serve, serve_afresh, serve_together, retrain: for tests."""
 
     model: Path
     inbox: Path
@@ -220,8 +218,8 @@ class Service:
         stays in the queue, and the status names it."""
         state = self._state()
         self._now(state)
-        if self._policy.afresh:
-            trouble = trouble or self._destroyed()
+        if self._policy.afresh and not trouble and (gone := self.served_model.destroyed()):
+            trouble = f"{gone}, so each request is served by itself until the next training"
         self._mark_served(state)
         ledger = self.served_model.ledger
         if state["retraining"] and ledger and not ledger[-1]["patients"]:
@@ -251,7 +249,8 @@ class Service:
     def _serve(self, due: list[dict[str, Any]], overrides: Mapping[str, Any], state: dict) -> None:
         """Serve these together. Raises InputError where that fails."""
         patients = self._joined(due)
-        afresh = self._policy.afresh and not self._policy.together and not self._destroyed()
+        policy = self._policy
+        afresh = policy.afresh and not policy.together and not self.served_model.destroyed()
         try:
             (self.serve_afresh if afresh else self.serve)(self.model, patients, overrides)
         except (InputError, NotebookError) as error:
@@ -259,16 +258,6 @@ class Service:
             raise InputError(str(error)) from error
         finally:
             patients.unlink(missing_ok=True)
-
-    def _destroyed(self) -> str:
-        """Why nothing can be served afresh any more; empty where it can."""
-        trained = self.served_model.last_trained()
-        if (trained / WEIGHTS).is_file():
-            return ""
-        return (
-            f"{display_path(trained)}: the model as it was trained was destroyed with the records "
-            "of those served, so each request is served by itself until the next training"
-        )
 
     def _retrain_if_due(self, state: dict[str, Any], trouble: str) -> None:
         """Put a model into use that was trained without everyone served so far, where the policy

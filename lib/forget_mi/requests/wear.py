@@ -22,13 +22,17 @@ def wear_of(
 ) -> dict[str, Any] | None:
     """What the alarm says of the model in the folder `now`, which has just served a request: gap
     (estimated), threshold, retrain (whether it is due), signs, in_words. None where no alarm was
-    calibrated for the run's profile.
+    calibrated for the run's profile. Where the model as it was trained was destroyed there is
+    nothing to compare with: gap is None, and retraining is due, after which there is.
 
     cohort: as it was before the request.
     """
     alarm = load_alarm(served.params.profile)
     if alarm is None:
         return None
+    facts = {"gap": None, "threshold": alarm.threshold, "retrain": True, "signs": {}}
+    if gone := served.destroyed():
+        return facts | {"in_words": f"can't be estimated, since {gone}; retrain to have it again"}
     accelerator = make_accelerator(served.params.device)
     rows = request.retain_rows(cohort), rows_of(cohort, "validation")
     sides = []
@@ -46,8 +50,7 @@ def wear_of(
     if due:
         advice = f"retrain, above all because {model.reason(signs)}; {_cost_of_training(served)}"
     words = f"estimated gap to a retrained model {gap:.3f}, threshold {alarm.threshold:g}: {advice}"
-    facts = {"gap": gap, "threshold": alarm.threshold, "retrain": due, "in_words": words}
-    return facts | {"signs": signs}
+    return facts | {"gap": gap, "retrain": due, "signs": signs, "in_words": words}
 
 
 def _cost_of_training(served: ServedModel) -> str:
