@@ -142,9 +142,8 @@ def rebuild_year(
     jobs = [job(seed, name, alarm=alarm) for name in names for seed in run.params.sweep.beyond]
     rows = pd.concat(run_parallel(YearJob.run, jobs, device), ignore_index=True)
     rows = rows.reindex(columns=list(ALARM))
-    each = {
-        seed: job(seed, CALIBRATES, alarm=alarm).retraining_at_each() for seed in set(rows.seed)
-    }
+    seeds = run.params.sweep.beyond
+    each = {seed: job(seed, names[0], alarm=alarm).retraining_at_each() for seed in seeds}
     rows[AT_EACH] = [each[seed][week] for seed, week in zip(rows.seed, rows.week, strict=True)]
     rows["wear"] = [
         wear.gap(row) if row["served"] else float("nan") for row in rows.to_dict("records")
@@ -197,11 +196,10 @@ def year_table(rows: pd.DataFrame) -> pd.DataFrame:
     ends = rows[rows.week == rows.week.max()]
     costs = ends.groupby(["policy", "seed"], sort=False).last()
     costs = costs.groupby("policy", sort=False).mean(numeric_only=True)
-    by_moment = {
-        moment: own.groupby("policy", sort=False).mean(numeric_only=True).reindex(costs.index)
-        for moment, own in ends.groupby("moment")
-    }
-    last, renewed = by_moment["in_use"], by_moment.get("renewed")
+    last, renewed = (
+        ends[ends.moment == moment].groupby("policy").mean(numeric_only=True).reindex(costs.index)
+        for moment in ("in_use", "renewed")
+    )
     total = costs.trainings + costs.trainings_of_references
     worst = in_use.groupby(["policy", "seed"]).mean_gap.max().groupby("policy").mean()
     columns = {
@@ -213,11 +211,11 @@ def year_table(rows: pd.DataFrame) -> pd.DataFrame:
         "exposure, days": _numbers(last.exposure_days, 1),
         "gap": _numbers(last.mean_gap, 3),
         "largest": _numbers(worst[costs.index], 3),
-        "renewed": _numbers(renewed.mean_gap, 3) if renewed is not None else "",
+        "renewed": _numbers(renewed.mean_gap, 3),
         "retrained's": _numbers(last.retrain_gap, 3),
         "LiRA": _numbers(last.lira_auc, 2),
         "by patient": _numbers(last.lira_patient_auc, 2),
-        "renewed, LiRA": _numbers(renewed.lira_auc, 2) if renewed is not None else "",
+        "renewed, LiRA": _numbers(renewed.lira_auc, 2),
         "retrained's LiRA": _numbers(last.retrained_lira_auc, 2),
         "test AUC": _numbers(last.test_auc, 3),
         "alarms": _numbers(last.alarms, 1),
